@@ -1,0 +1,291 @@
+//! A local service: where it is, and a new connection to it, plain or with TLS.
+
+use std::{fmt, io, str::FromStr, sync::Arc, time::Duration};
+
+use rustls::pki_types::ServerName;
+use tokio::{
+    io::{ReadHalf, WriteHalf},
+    net::TcpStream,
+};
+use tokio_rustls::{TlsConnector, client::TlsStream};
+
+use crate::{
+    net::{self, HostPort, InvalidHostPort, ResolveError},
+    protocol::Code,
+    splice::Side,
+};
+
+/// How long the service has to accept a connection, TLS included. Nodes and forwarders wait a second longer each.
+const DIAL: Duration = Duration::from_secs(5);
+
+/// Where a service is.
+#[derive(Debug, Clone)]
+pub struct Service {
+    address: HostPort,
+    tls: Option<ServiceTls>,
+}
+
+/// TLS towards a service.
+#[derive(Clone)]
+pub struct ServiceTls {
+    connector: TlsConnector,
+    name: ServerName<'static>,
+}
+
+impl fmt::Debug for ServiceTls {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ServiceTls").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
+/// Why a text is not a service's address.
+#[derive(Debug, thiserror::Error)]
+pub enum InvalidService {
+    /// It is not a port, host:port or URL.
+    #[error(transparent)]
+    HostPort(#[from] InvalidHostPort),
+    /// The URL's scheme is not http, https, tcp or tls.
+    #[error("{0:?} is not a scheme that a service can have: use http, https, tcp or tls")]
+    Scheme(String),
+    /// The URL has more than a host and a port.
+    #[error("{0:?} has a path: adit passes requests on as they are, so give the host and the port alone")]
+    Path(String),
+    /// The host cannot be in a certificate.
+    #[error("{0:?} is neither a host name nor an address")]
+    Host(String),
+}
+
+/// A service's address as it is written: a port, `host:port`, or a URL.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServiceAddress {
+    address: HostPort,
+    tls: bool,
+}
+
+impl ServiceAddress {
+    /// Whether the service wants TLS.
+    pub fn is_tls(&self) -> bool {
+        self.tls
+    }
+}
+
+impl FromStr for ServiceAddress {
+    type Err = InvalidService;
+
+    fn from_str(text: &str) -> Result<Self, InvalidService> {
+        let Some((scheme, rest)) = text.split_once("://") else {
+            return Ok(Self { address: HostPort::or_port(text)?, tls: false });
+        };
+        let (tls, port) = match scheme {
+            "http" => (false, Some(80)),
+            "https" => (true, Some(443)),
+            "tcp" => (false, None),
+            "tls" => (true, None),
+            other => return Err(InvalidService::Scheme(other.into())),
+        };
+        let authority = rest.strip_suffix('/').unwrap_or(rest);
+        if authority.contains(['/', '?', '#']) {
+            return Err(InvalidService::Path(text.into()));
+        }
+        let address = match (authority.parse::<HostPort>(), port) {
+            (Ok(address), _) => address,
+            (Err(error), None) => return Err(error.into()),
+            (Err(error), Some(port)) => format!("{authority}:{port}").parse().map_err(|_| error)?,
+        };
+        Ok(Self { address, tls })
+    }
+}
+
+impl Service {
+    /// A service at an address; `tls` is used when the address asks for it, with the address' host as the name that the
+    /// service's certificate must have.
+    ///
+    /// # Errors
+    /// When the host cannot be in a certificate.
+    pub fn new(address: ServiceAddress, tls: &Arc<rustls::ClientConfig>) -> Result<Self, InvalidService> {
+        let ServiceAddress { address, tls: wanted } = address;
+        let tls = if wanted {
+            let name = ServerName::try_from(address.host.clone())
+                .map_err(|_| InvalidService::Host(address.host.clone()))?;
+            Some(ServiceTls { connector: TlsConnector::from(Arc::clone(tls)), name })
+        } else {
+            None
+        };
+        Ok(Self { address, tls })
+    }
+
+    /// Opens a connection. Names are resolved each time, and the next address is tried when one fails.
+    pub(super) async fn connect(&self) -> Result<Connection, ConnectError> {
+        tokio::time::timeout(DIAL, async {
+            let addresses = self.address.resolve().await.map_err(ConnectError::Resolve)?;
+            let stream =
+                net::connect(&addresses).await.map_err(|source| ConnectError::Tcp(self.address.clone(), source))?;
+            match &self.tls {
+                None => Ok(Connection::Tcp(stream)),
+                Some(tls) => match tls.connector.connect(tls.name.clone(), stream).await {
+                    Ok(stream) => Ok(Connection::Tls(Box::new(stream))),
+                    Err(source) => Err(ConnectError::Tls(self.address.clone(), source)),
+                },
+            }
+        })
+        .await
+        .unwrap_or_else(|_| Err(ConnectError::Timeout(self.address.clone())))
+    }
+}
+
+impl fmt::Display for Service {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}{}", if self.tls.is_some() { "tls://" } else { "" }, self.address)
+    }
+}
+
+/// Why a service cannot be reached. The sentence goes to the client, so it holds what its sources say.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum ConnectError {
+    #[error("{}", crate::telemetry::report(.0))]
+    Resolve(ResolveError),
+    #[error("cannot connect to {0}: {1}")]
+    Tcp(HostPort, io::Error),
+    #[error("TLS with {0} failed: {1}")]
+    Tls(HostPort, io::Error),
+    #[error("{0} did not accept the connection within {DIAL:?}")]
+    Timeout(HostPort),
+}
+
+impl ConnectError {
+    pub(super) fn code(&self) -> Code {
+        match self {
+            Self::Tcp(_, error) if error.kind() == io::ErrorKind::ConnectionRefused => Code::UpstreamRefused,
+            Self::Tcp(_, error) if error.kind() == io::ErrorKind::TimedOut => Code::UpstreamTimeout,
+            Self::Resolve(_) | Self::Tcp(..) => Code::UpstreamUnreachable,
+            Self::Tls(..) => Code::UpstreamTls,
+            Self::Timeout(_) => Code::UpstreamTimeout,
+        }
+    }
+}
+
+/// A connection to a service.
+#[derive(Debug)]
+pub(super) enum Connection {
+    Tcp(TcpStream),
+    Tls(Box<TlsStream<TcpStream>>),
+}
+
+mod halves {
+    use std::{
+        io,
+        pin::Pin,
+        task::{Context, Poll},
+    };
+
+    use tokio::{
+        io::{AsyncRead, AsyncWrite, ReadBuf},
+        net::tcp,
+    };
+
+    use super::{ReadHalf, TcpStream, TlsStream, WriteHalf};
+
+    #[derive(Debug)]
+    pub(crate) enum Read<'a> {
+        Tcp(tcp::ReadHalf<'a>),
+        Tls(ReadHalf<&'a mut TlsStream<TcpStream>>),
+    }
+
+    #[derive(Debug)]
+    pub(crate) enum Write<'a> {
+        Tcp(tcp::WriteHalf<'a>),
+        Tls(WriteHalf<&'a mut TlsStream<TcpStream>>),
+    }
+
+    impl AsyncRead for Read<'_> {
+        fn poll_read(
+            self: Pin<&mut Self>,
+            cx: &mut Context<'_>,
+            buf: &mut ReadBuf<'_>,
+        ) -> Poll<io::Result<()>> {
+            match self.get_mut() {
+                Self::Tcp(half) => Pin::new(half).poll_read(cx, buf),
+                Self::Tls(half) => Pin::new(half).poll_read(cx, buf),
+            }
+        }
+    }
+
+    impl AsyncWrite for Write<'_> {
+        fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+            match self.get_mut() {
+                Self::Tcp(half) => Pin::new(half).poll_write(cx, buf),
+                Self::Tls(half) => Pin::new(half).poll_write(cx, buf),
+            }
+        }
+
+        fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+            match self.get_mut() {
+                Self::Tcp(half) => Pin::new(half).poll_flush(cx),
+                Self::Tls(half) => Pin::new(half).poll_flush(cx),
+            }
+        }
+
+        fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+            match self.get_mut() {
+                Self::Tcp(half) => Pin::new(half).poll_shutdown(cx),
+                Self::Tls(half) => Pin::new(half).poll_shutdown(cx),
+            }
+        }
+    }
+}
+
+impl Side for Connection {
+    type Read<'a> = halves::Read<'a>;
+    type Write<'a> = halves::Write<'a>;
+
+    fn halves(&mut self) -> (Self::Read<'_>, Self::Write<'_>) {
+        match self {
+            Self::Tcp(stream) => {
+                let (read, write) = stream.split();
+                (halves::Read::Tcp(read), halves::Write::Tcp(write))
+            }
+            Self::Tls(stream) => {
+                let (read, write) = tokio::io::split(&mut **stream);
+                (halves::Read::Tls(read), halves::Write::Tls(write))
+            }
+        }
+    }
+
+    fn reset(self, written: bool) {
+        match self {
+            Self::Tcp(stream) => stream.reset(written),
+            Self::Tls(stream) => stream.into_inner().0.reset(written),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_service_is_a_port_a_host_and_port_or_a_url() {
+        let read = |text: &str| {
+            text.parse::<ServiceAddress>().map(|service| (service.address.to_string(), service.is_tls()))
+        };
+        for (text, address, tls) in [
+            ("3000", "127.0.0.1:3000", false),
+            ("db:5432", "db:5432", false),
+            ("http://app", "app:80", false),
+            ("http://app:3000/", "app:3000", false),
+            ("https://app", "app:443", true),
+            ("https://[::1]", "[::1]:443", true),
+            ("tls://[::1]:853", "[::1]:853", true),
+        ] {
+            assert_eq!(read(text).unwrap(), (address.into(), tls), "{text}");
+        }
+        for (bad, why) in [
+            ("ftp://app", "scheme"),
+            ("http://app/base", "path"),
+            ("tcp://app", "port is missing"),
+            ("app", "port or host:port"),
+        ] {
+            assert!(read(bad).unwrap_err().to_string().contains(why), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,206 @@
+//! The SDK: be an agent ([`Client::listen`]) or a client ([`Client::dial`]) of a cluster from inside a program.
+//!
+//! Owns links to nodes and, alone in adit, their reconnection; `agent` and `forward` are built on it. Dropping a [`Client`]
+//! closes its links at once; [`Client::close`] lets flows finish first.
+//!
+//! ```no_run
+//! use adit::{client::{Client, Config}, protocol::{EndpointId, Kind}, tls::{self, Trust}};
+//! use tokio::io::{AsyncReadExt, AsyncWriteExt};
+//!
+//! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+//! let trust = Trust::Roots(Trust::roots_from_file("certs/ca.pem".as_ref())?);
+//! let client = Client::new(Config::new("127.0.0.1:8001".parse()?, &trust)?)?;
+//! let mut listener = client.listen(EndpointId::new("hello")?, Kind::Tcp).await?;
+//! while let Some(incoming) = listener.accept().await {
+//!     let mut flow = incoming.accept().await?;
+//!     flow.write_all(b"hello\n").await?;
+//!     flow.shutdown().await?;
+//! }
+//! # Ok(())
+//! # }
+//! ```
+
+mod backoff;
+mod dial;
+mod flow;
+mod listen;
+mod session;
+mod uplink;
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::sync::watch;
+
+pub use backoff::Backoff;
+pub use dial::DialError;
+pub use flow::Flow;
+pub use listen::{Incoming, ListenError, Listener};
+pub use uplink::{ConnectError, State};
+
+use crate::{
+    drain::Tasks,
+    net::HostPort,
+    protocol::{ALPN_LINK, AgentId, EndpointId, Kind, Role, Secret, TenantId},
+    tls,
+    transport::{Settings, quic},
+};
+use listen::Listens;
+use uplink::Uplink;
+
+/// How a client reaches its cluster.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// A node's link port, or a name that several nodes answer to.
+    pub connect: HostPort,
+    /// Whom to trust and who to be; ALPN must be [`ALPN_LINK`].
+    pub tls: rustls::ClientConfig,
+    /// The name that a node's certificate must have; `connect`'s host when absent.
+    pub server_name: Option<String>,
+    /// A label for people, shown in the nodes' status.
+    pub name: Option<String>,
+    /// The tenant to ask for.
+    pub tenant: Option<TenantId>,
+    /// Credentials.
+    pub token: Option<Secret>,
+    /// Timing and sizes of links.
+    pub settings: Settings,
+    /// How long to wait between attempts to connect.
+    pub backoff: Backoff,
+}
+
+impl Config {
+    /// Connects to a node whose certificate is trusted by `trust`; everything else by default.
+    ///
+    /// # Errors
+    /// When the trust cannot be used, such as an empty list of roots.
+    pub fn new(connect: HostPort, trust: &tls::Trust) -> Result<Self, tls::ConfigError> {
+        Ok(Self {
+            connect,
+            tls: tls::client_config(trust, None, &[ALPN_LINK])?,
+            server_name: None,
+            name: None,
+            tenant: None,
+            token: None,
+            settings: Settings::default(),
+            backoff: Backoff::default(),
+        })
+    }
+}
+
+/// What all parts of a client share.
+#[derive(Debug)]
+struct Shared {
+    config: Config,
+    agent: AgentId,
+    dialer: quic::Dialer,
+    listens: Listens,
+    tasks: Tasks,
+}
+
+/// A client of a cluster. Links are opened when first needed and kept from then on. Clones are handles to the same one.
+#[derive(Debug, Clone)]
+pub struct Client {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    shared: Arc<Shared>,
+    agent: Uplink,
+    forwarder: Uplink,
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.shared.tasks.abort();
+    }
+}
+
+impl Client {
+    /// Makes a client; nothing is sent yet. Must be called inside a tokio runtime.
+    ///
+    /// # Errors
+    /// When there is no UDP socket to be had, or TLS is not fit for QUIC.
+    pub fn new(config: Config) -> Result<Self, quic::DialError> {
+        let shared = Arc::new(Shared {
+            dialer: quic::Dialer::new(config.tls.clone(), &config.settings)?,
+            agent: AgentId::from_bits(rand::random()),
+            listens: Listens::default(),
+            tasks: Tasks::new(),
+            config,
+        });
+        let agent = Uplink::new(Arc::clone(&shared), Role::Agent);
+        let forwarder = Uplink::new(Arc::clone(&shared), Role::Forwarder);
+        Ok(Self { inner: Arc::new(Inner { shared, agent, forwarder }) })
+    }
+
+    /// Serves an endpoint: returns once a node sends flows for it, however long that takes. From then on it is served over
+    /// every link that replaces the present one.
+    ///
+    /// # Errors
+    /// When a node refuses, or this client serves the endpoint already.
+    pub async fn listen(&self, endpoint: EndpointId, kind: Kind) -> Result<Listener, ListenError> {
+        let mut listener = self.inner.shared.listens.add(endpoint, kind)?;
+        self.inner.agent.start();
+        listener.ready().await?;
+        Ok(listener)
+    }
+
+    /// Opens a flow to an endpoint, waiting for a link if there is none just now.
+    ///
+    /// # Errors
+    /// See [`DialError`]. Cancel safe: a dial that is dropped is given up.
+    pub async fn dial(&self, endpoint: &EndpointId) -> Result<Flow, DialError> {
+        self.dial_for(endpoint, None).await
+    }
+
+    /// The same on behalf of a client at an address, of which the service may be told.
+    ///
+    /// # Errors
+    /// See [`DialError`].
+    pub async fn dial_for(
+        &self,
+        endpoint: &EndpointId,
+        client: Option<std::net::SocketAddr>,
+    ) -> Result<Flow, DialError> {
+        self.inner.forwarder.start();
+        dial::dial(&self.inner.forwarder, endpoint, client).await
+    }
+
+    /// The state of the link that carries this client's listens, as it changes.
+    pub fn agent_state(&self) -> watch::Receiver<State> {
+        self.inner.agent.state()
+    }
+
+    /// The state of the link that carries this client's dials, as it changes. The link is opened by the first dial, or by
+    /// this call.
+    pub fn forwarder_state(&self) -> watch::Receiver<State> {
+        self.inner.forwarder.start();
+        self.inner.forwarder.state()
+    }
+
+    /// The id by which nodes know this client.
+    pub fn id(&self) -> AgentId {
+        self.inner.shared.agent
+    }
+
+    /// Leaves without losing a flow: serves no endpoint any more, says goodbye, waits for open flows at most `grace` long,
+    /// and closes the links.
+    ///
+    /// # Errors
+    /// How many flows had not ended by then and were cut.
+    pub async fn close(&self, grace: Duration) -> Result<(), FlowsCut> {
+        let started = tokio::time::Instant::now();
+        self.inner.shared.listens.close(grace).await;
+        let left = self.inner.agent.finish(grace.saturating_sub(started.elapsed())).await
+            + self.inner.forwarder.finish(grace.saturating_sub(started.elapsed())).await;
+        self.inner.shared.tasks.abort();
+        self.inner.shared.dialer.wait_idle().await;
+        if left > 0 { Err(FlowsCut(left)) } else { Ok(()) }
+    }
+}
+
+/// Flows that had not ended when a client closed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("{0} flows had not ended and were cut")]
+pub struct FlowsCut(pub usize);

@@ -1,0 +1,279 @@
+//! What a client serves: its listens, the same over every link, and the flows that arrive for them.
+//!
+//! [`Listens`] is the one truth; each link's session compares it with what it has announced there and sends the difference.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use tokio::sync::{mpsc, watch};
+use tokio_util::task::task_tracker::TaskTrackerToken;
+
+use super::Flow;
+use crate::{
+    protocol::{self, Code, EndpointId, Kind, Listen, Open, Refusal},
+    transport::{self, Stream},
+};
+
+/// Flows that have arrived and wait for [`Listener::accept`]. When it is full, flows are refused as busy, and nodes try
+/// another agent.
+const BACKLOG: usize = 1024;
+
+/// Why an endpoint is not served.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ListenError {
+    /// This client serves it already.
+    #[error("this client serves {0} already")]
+    Duplicate(EndpointId),
+    /// A node does not let this client serve it.
+    #[error("the node refuses to let this agent serve {endpoint}")]
+    Refused {
+        /// The endpoint.
+        endpoint: EndpointId,
+        /// The node's reason.
+        #[source]
+        refusal: Refusal,
+    },
+    /// The client has been closed.
+    #[error("the client is closed")]
+    Closed,
+}
+
+/// Whether nodes send flows for a listen.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Answer {
+    None,
+    Listening,
+    Refused(Refusal),
+}
+
+/// One listen.
+#[derive(Debug)]
+pub(super) struct Entry {
+    pub(super) listen: Listen,
+    flows: mpsc::Sender<Incoming>,
+    answer: watch::Sender<Answer>,
+    /// On how many links it has been announced and not yet withdrawn.
+    links: watch::Sender<usize>,
+}
+
+impl Entry {
+    pub(super) fn listening(&self) {
+        self.answer.send_replace(Answer::Listening);
+    }
+
+    pub(super) fn refused(&self, refusal: Refusal) {
+        self.answer.send_replace(Answer::Refused(refusal));
+    }
+
+    /// Notes that it stands on a link, until the answer is dropped.
+    pub(super) fn announce(self: &Arc<Self>) -> Announced {
+        self.links.send_modify(|links| *links += 1);
+        Announced(Arc::clone(self))
+    }
+
+    /// Offers a flow that has arrived.
+    pub(super) fn offer(&self, incoming: Incoming) -> Result<(), (Incoming, Refusal)> {
+        self.flows.try_send(incoming).map_err(|error| match error {
+            mpsc::error::TrySendError::Full(incoming) => {
+                (incoming, Refusal::new(Code::Busy, format!("{BACKLOG} flows wait at the agent already")))
+            }
+            mpsc::error::TrySendError::Closed(incoming) => (incoming, not_listening(&self.listen.endpoint)),
+        })
+    }
+
+    /// Waits until no link has it any more.
+    async fn withdrawn(&self) {
+        // The sender is borrowed for as long as the wait, which therefore cannot fail.
+        drop(self.links.subscribe().wait_for(|links| *links == 0).await);
+    }
+}
+
+/// A listen that stands on a link.
+#[derive(Debug)]
+pub(super) struct Announced(pub(super) Arc<Entry>);
+
+impl Drop for Announced {
+    fn drop(&mut self) {
+        self.0.links.send_modify(|links| *links -= 1);
+    }
+}
+
+pub(super) fn not_listening(endpoint: &EndpointId) -> Refusal {
+    Refusal::new(Code::NotListening, format!("this agent does not serve {endpoint}"))
+}
+
+/// All listens of a client.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Listens {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    entries: Mutex<Entries>,
+    changed: watch::Sender<()>,
+}
+
+#[derive(Debug, Default)]
+struct Entries {
+    last: u64,
+    by_id: BTreeMap<u64, Arc<Entry>>,
+    by_endpoint: BTreeMap<EndpointId, u64>,
+}
+
+impl Listens {
+    fn with<T>(&self, change: impl FnOnce(&mut Entries) -> T) -> T {
+        change(&mut self.inner.entries.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    pub(super) fn add(&self, endpoint: EndpointId, kind: Kind) -> Result<Listener, ListenError> {
+        let (sender, flows) = mpsc::channel(BACKLOG);
+        let entry = self.with(|entries| {
+            if entries.by_endpoint.contains_key(&endpoint) {
+                return Err(ListenError::Duplicate(endpoint.clone()));
+            }
+            entries.last += 1;
+            let id = entries.last;
+            let entry = Arc::new(Entry {
+                listen: Listen { id, endpoint: endpoint.clone(), kind },
+                flows: sender,
+                answer: watch::Sender::new(Answer::None),
+                links: watch::Sender::new(0),
+            });
+            entries.by_endpoint.insert(endpoint, id);
+            entries.by_id.insert(id, Arc::clone(&entry));
+            Ok(entry)
+        })?;
+        self.inner.changed.send_replace(());
+        Ok(Listener { entry, flows, listens: self.clone() })
+    }
+
+    fn remove(&self, entry: &Entry) {
+        self.with(|entries| {
+            if entries.by_id.remove(&entry.listen.id).is_some() {
+                entries.by_endpoint.remove(&entry.listen.endpoint);
+            }
+        });
+        self.inner.changed.send_replace(());
+    }
+
+    pub(super) fn all(&self) -> Vec<Arc<Entry>> {
+        self.with(|entries| entries.by_id.values().map(Arc::clone).collect())
+    }
+
+    pub(super) fn of_endpoint(&self, endpoint: &EndpointId) -> Option<Arc<Entry>> {
+        self.with(|entries| {
+            let id = entries.by_endpoint.get(endpoint)?;
+            entries.by_id.get(id).map(Arc::clone)
+        })
+    }
+
+    pub(super) fn changes(&self) -> watch::Receiver<()> {
+        self.inner.changed.subscribe()
+    }
+
+    /// Withdraws everything and waits until every node has said that no flow will come any more.
+    pub(super) async fn close(&self, patience: Duration) {
+        let all = self.all();
+        for entry in &all {
+            self.remove(entry);
+        }
+        let withdrawn = async {
+            for entry in &all {
+                entry.withdrawn().await;
+            }
+        };
+        if tokio::time::timeout(patience.min(WITHDRAW), withdrawn).await.is_err() {
+            tracing::warn!("a node has not acknowledged that endpoints are served no more");
+        }
+    }
+}
+
+/// How long a node has to acknowledge that a listen has ended.
+const WITHDRAW: Duration = Duration::from_secs(5);
+
+/// An endpoint that is being served. Dropping it ends that; flows that have been accepted go on.
+#[derive(Debug)]
+pub struct Listener {
+    entry: Arc<Entry>,
+    flows: mpsc::Receiver<Incoming>,
+    listens: Listens,
+}
+
+impl Listener {
+    /// Waits for a node's first answer.
+    pub(super) async fn ready(&mut self) -> Result<(), ListenError> {
+        let mut answer = self.entry.answer.subscribe();
+        let answer = answer.wait_for(|answer| *answer != Answer::None).await;
+        match answer.as_deref() {
+            Ok(Answer::Refused(refusal)) => Err(ListenError::Refused {
+                endpoint: self.entry.listen.endpoint.clone(),
+                refusal: refusal.clone(),
+            }),
+            Ok(_) => Ok(()),
+            Err(_) => Err(ListenError::Closed),
+        }
+    }
+
+    /// The next flow that a node opens; `None` once the listener is closed and all that had arrived are taken. Cancel safe.
+    pub async fn accept(&mut self) -> Option<Incoming> {
+        self.flows.recv().await
+    }
+
+    /// The endpoint that is served.
+    pub fn endpoint(&self) -> &EndpointId {
+        &self.entry.listen.endpoint
+    }
+
+    /// Ends serving: returns once every node has acknowledged that no flow will come any more, at most 5 s later. Flows
+    /// that had arrived by then are still to be taken by [`Listener::accept`], which answers `None` behind the last.
+    pub async fn close(&mut self) {
+        self.listens.remove(&self.entry);
+        if tokio::time::timeout(WITHDRAW, self.entry.withdrawn()).await.is_err() {
+            tracing::warn!(endpoint = %self.endpoint(), "a node has not acknowledged that an endpoint is served no more");
+        }
+        self.flows.close();
+    }
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        self.listens.remove(&self.entry);
+    }
+}
+
+/// A flow that a node has opened and this side has not answered. Dropping it resets it.
+#[derive(Debug)]
+pub struct Incoming {
+    open: Open,
+    stream: Stream,
+    hold: TaskTrackerToken,
+}
+
+impl Incoming {
+    pub(super) fn new(open: Open, stream: Stream, hold: TaskTrackerToken) -> Self {
+        Self { open, stream, hold }
+    }
+
+    /// What was asked for.
+    pub fn open(&self) -> &Open {
+        &self.open
+    }
+
+    /// Joins it: the other end's bytes may come from now on.
+    ///
+    /// # Errors
+    /// When the flow or its link has gone.
+    pub async fn accept(mut self) -> std::io::Result<Flow> {
+        transport::write_flow(&mut self.stream, &protocol::Flow::Opened).await?;
+        Ok(Flow::new(self.stream, self.open.client, self.hold))
+    }
+
+    /// Refuses it, with the promise that none of its bytes was passed on: the node may offer it to another agent.
+    pub async fn refuse(self, refusal: Refusal) {
+        transport::refuse(self.stream, refusal).await;
+    }
+}

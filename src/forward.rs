@@ -1,0 +1,165 @@
+//! A forwarder process: local ports for endpoints.
+//!
+//! Owns the TCP listeners; each connection becomes a flow to its endpoint. Built on `client`, which keeps the link.
+
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+
+use tokio::{
+    net::{TcpListener, TcpStream},
+    time::Instant,
+};
+
+use crate::{
+    client::{self, Client, FlowsCut},
+    drain::Tasks,
+    net,
+    protocol::EndpointId,
+    splice::{Counts, Side, splice},
+    transport::quic,
+};
+
+/// What a forwarder listens for.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// How it reaches its cluster.
+    pub client: client::Config,
+    /// The ports and their endpoints.
+    pub ports: Vec<Port>,
+}
+
+/// One local port.
+#[derive(Debug, Clone)]
+pub struct Port {
+    /// Where to listen; the first address that can be bound is.
+    pub listen: Vec<SocketAddr>,
+    /// The endpoint behind it.
+    pub endpoint: EndpointId,
+}
+
+/// Why a forwarder does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// A port cannot be bound.
+    #[error("cannot listen on TCP {address} for endpoint {endpoint}")]
+    Bind {
+        /// The address.
+        address: SocketAddr,
+        /// The endpoint.
+        endpoint: EndpointId,
+        /// Why.
+        source: io::Error,
+    },
+    /// The link cannot be set up.
+    #[error(transparent)]
+    Client(#[from] quic::DialError),
+}
+
+/// A running forwarder. Dropping it cuts everything; see [`Forwarder::drain`].
+#[derive(Debug)]
+pub struct Forwarder {
+    client: Client,
+    addresses: Vec<SocketAddr>,
+    accepting: Tasks,
+    flows: Tasks,
+}
+
+impl Forwarder {
+    /// Binds all ports and starts to connect.
+    ///
+    /// # Errors
+    /// When a port is taken, or there is no socket to be had.
+    pub async fn start(config: Config) -> Result<Self, StartError> {
+        let client = Client::new(config.client)?;
+        let (accepting, flows) = (Tasks::new(), Tasks::new());
+        let mut bound = Vec::new();
+        for port in config.ports {
+            let listener = bind(&port).await?;
+            bound.push((listener, port.endpoint));
+        }
+        let mut addresses = Vec::new();
+        for (listener, endpoint) in bound {
+            let address = listener.local_addr().map_err(|source| StartError::Bind {
+                address: SocketAddr::from(([0, 0, 0, 0], 0)),
+                endpoint: endpoint.clone(),
+                source,
+            })?;
+            tracing::info!(%address, %endpoint, "forwarding");
+            addresses.push(address);
+            accepting.spawn(accept(listener, Arc::new(endpoint), client.clone(), accepting.clone(), flows.clone()));
+        }
+        Ok(Self { client, addresses, accepting, flows })
+    }
+
+    /// The client that keeps the link.
+    pub fn client(&self) -> &Client {
+        &self.client
+    }
+
+    /// The addresses that were bound, in the order of the configuration.
+    pub fn addresses(&self) -> &[SocketAddr] {
+        &self.addresses
+    }
+
+    /// Leaves: accepts nothing new, lets open flows finish at most `grace` long, closes the link.
+    ///
+    /// # Errors
+    /// How many flows had not ended by then.
+    pub async fn drain(self, grace: Duration) -> Result<(), FlowsCut> {
+        let started = Instant::now();
+        self.accepting.signal();
+        let cut = match self.flows.finish(grace).await {
+            Ok(()) => Ok(()),
+            Err(aborted) => Err(FlowsCut(aborted.left)),
+        };
+        let closed = self.client.close(grace.saturating_sub(started.elapsed())).await;
+        cut.and(closed)
+    }
+}
+
+impl Drop for Forwarder {
+    fn drop(&mut self) {
+        self.accepting.abort();
+        self.flows.abort();
+    }
+}
+
+async fn bind(port: &Port) -> Result<TcpListener, StartError> {
+    TcpListener::bind(port.listen.as_slice()).await.map_err(|source| StartError::Bind {
+        address: port.listen.first().copied().unwrap_or_else(|| SocketAddr::from(([0, 0, 0, 0], 0))),
+        endpoint: port.endpoint.clone(),
+        source,
+    })
+}
+
+/// Accepts a port's connections until the forwarder leaves.
+async fn accept(listener: TcpListener, endpoint: Arc<EndpointId>, client: Client, accepting: Tasks, flows: Tasks) {
+    loop {
+        let (stream, peer) = tokio::select! {
+            accepted = net::accept(&listener) => accepted,
+            () = accepting.signalled() => return,
+        };
+        // As many at once as the process may have files open; the node bounds flows.
+        flows.spawn(join(stream, peer, Arc::clone(&endpoint), client.clone()));
+    }
+}
+
+/// Joins one connection to a new flow. A connection whose endpoint cannot be reached is reset, as a refused one would be.
+async fn join(stream: TcpStream, peer: SocketAddr, endpoint: Arc<EndpointId>, client: Client) {
+    let flow = match client.dial_for(&endpoint, Some(peer)).await {
+        Ok(flow) => flow,
+        Err(error) => {
+            tracing::warn!(%endpoint, client = %peer, error = crate::telemetry::report(&error), "a connection was refused");
+            return stream.reset(false);
+        }
+    };
+    let counts = Counts::default();
+    let end = splice(stream, flow, &counts).await;
+    tracing::debug!(
+        %endpoint,
+        client = %peer,
+        to_service = counts.left_to_right(),
+        from_service = counts.right_to_left(),
+        broken = end.err().map(|broken| crate::telemetry::report(&broken)),
+        "a flow has ended"
+    );
+}

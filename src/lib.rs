@@ -1,0 +1,22 @@
+//! adit: a tunnel fabric.
+//!
+//! Services that nobody can reach run an *agent*, which opens outbound QUIC links to a *cluster of nodes*; clients reach the
+//! services through any node, by HTTP or TCP. A program can also be an agent or a client itself: see [`client`].
+//!
+//! Modules stand in the order of their dependence: each uses only those above it (`tests/it/layers.rs` holds the table).
+
+#![forbid(unsafe_code)]
+#![cfg_attr(not(test), deny(clippy::unwrap_used))]
+
+pub mod protocol;
+pub mod drain;
+pub mod net;
+pub mod telemetry;
+pub mod tls;
+pub mod splice;
+pub mod transport;
+pub mod client;
+#[cfg(feature = "server")]
+pub mod agent;
+#[cfg(feature = "server")]
+pub mod forward;

@@ -1,0 +1,194 @@
+//! The frames that begin a flow's stream: `Open` from its opener, `Opened` or `Refused` from its acceptor. Data follows.
+
+use std::net::SocketAddr;
+
+use bytes::Bytes;
+use prost::Message;
+
+use super::{Code, EndpointId, Frame, Refusal, TenantId};
+
+/// What a flow carries.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Kind {
+    /// HTTP/1.1, request after request.
+    Http,
+    /// Bytes.
+    Tcp,
+}
+
+impl Kind {
+    pub(super) fn number(self) -> u32 {
+        match self {
+            Self::Http => 1,
+            Self::Tcp => 2,
+        }
+    }
+
+    pub(super) fn from_number(number: u32) -> Result<Self, String> {
+        match number {
+            1 => Ok(Self::Http),
+            2 => Ok(Self::Tcp),
+            other => Err(format!("kind {other} is not known")),
+        }
+    }
+
+    /// The name that logs and metrics use.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Http => "http",
+            Self::Tcp => "tcp",
+        }
+    }
+}
+
+/// Whether a flow may still be passed to another node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Hop {
+    /// From a client or a forwarder: the receiving node chooses.
+    First,
+    /// The receiver serves it or refuses it, and never forwards it.
+    Final,
+}
+
+/// Opens a flow.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Open {
+    /// The endpoint asked for.
+    pub endpoint: EndpointId,
+    /// Its tenant; absent where the link's own is meant.
+    pub tenant: Option<TenantId>,
+    /// What the flow carries.
+    pub kind: Kind,
+    /// Whether it may be passed on.
+    pub hop: Hop,
+    /// The client's address. Absent for HTTP flows, which carry the requests of many clients.
+    pub client: Option<SocketAddr>,
+    /// W3C `traceparent`, at most [`Open::MAX_TRACE`] bytes. Absent for HTTP flows.
+    pub trace: Option<String>,
+}
+
+impl Open {
+    /// The longest trace context, in bytes.
+    pub const MAX_TRACE: usize = 128;
+}
+
+/// A frame at the beginning of a flow.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Flow {
+    /// From the opener, before its data.
+    Open(Open),
+    /// From the acceptor, before its data: the flow is joined to the service.
+    Opened,
+    /// From the acceptor, instead: no byte of the flow was passed on.
+    Refused(Refusal),
+}
+
+mod kind {
+    pub(super) const REFUSED: u8 = 0x03;
+    pub(super) const OPEN: u8 = 0x20;
+    pub(super) const OPENED: u8 = 0x21;
+}
+
+impl Frame for Flow {
+    const MAX_BODY: usize = 4 * 1024;
+
+    fn to_parts(&self) -> (u8, Vec<u8>) {
+        match self {
+            Self::Open(open) => (kind::OPEN, WireOpen::from(open).encode_to_vec()),
+            Self::Opened => (kind::OPENED, Vec::new()),
+            Self::Refused(refusal) => (kind::REFUSED, wire_refusal(refusal).encode_to_vec()),
+        }
+    }
+
+    fn from_parts(kind: u8, body: Bytes) -> Option<Result<Self, String>> {
+        match kind {
+            kind::OPEN => Some(
+                WireOpen::decode(body)
+                    .map_err(|error| error.to_string())
+                    .and_then(WireOpen::parse)
+                    .map(Self::Open),
+            ),
+            kind::OPENED => Some(Ok(Self::Opened)),
+            kind::REFUSED => Some(
+                WireRefusal::decode(body)
+                    .map_err(|error| error.to_string())
+                    .and_then(parse_refusal)
+                    .map(Self::Refused),
+            ),
+            _ => None,
+        }
+    }
+}
+
+#[derive(Message)]
+struct WireOpen {
+    #[prost(string, tag = "1")]
+    endpoint: String,
+    #[prost(string, tag = "2")]
+    tenant: String,
+    #[prost(uint32, tag = "3")]
+    kind: u32,
+    #[prost(bool, tag = "4")]
+    last_hop: bool,
+    #[prost(string, tag = "5")]
+    client: String,
+    #[prost(string, tag = "6")]
+    trace: String,
+}
+
+impl From<&Open> for WireOpen {
+    fn from(open: &Open) -> Self {
+        Self {
+            endpoint: open.endpoint.to_string(),
+            tenant: open.tenant.as_ref().map(TenantId::to_string).unwrap_or_default(),
+            kind: open.kind.number(),
+            last_hop: open.hop == Hop::Final,
+            client: open.client.map(|client| client.to_string()).unwrap_or_default(),
+            trace: open.trace.clone().unwrap_or_default(),
+        }
+    }
+}
+
+impl WireOpen {
+    fn parse(self) -> Result<Open, String> {
+        Ok(Open {
+            endpoint: EndpointId::new(&self.endpoint).map_err(|error| error.to_string())?,
+            tenant: match self.tenant.as_str() {
+                "" => None,
+                tenant => Some(TenantId::new(tenant).map_err(|error| error.to_string())?),
+            },
+            kind: Kind::from_number(self.kind)?,
+            hop: if self.last_hop { Hop::Final } else { Hop::First },
+            client: match self.client.as_str() {
+                "" => None,
+                client => Some(client.parse().map_err(|_| "client is not an address and a port")?),
+            },
+            trace: match self.trace.len() {
+                0 => None,
+                1..=Open::MAX_TRACE => Some(self.trace),
+                len => {
+                    return Err(format!("trace has {len} bytes, at most {} are allowed", Open::MAX_TRACE));
+                }
+            },
+        })
+    }
+}
+
+#[derive(Message)]
+pub(super) struct WireRefusal {
+    #[prost(uint32, tag = "1")]
+    code: u32,
+    #[prost(string, tag = "2")]
+    message: String,
+}
+
+pub(super) fn wire_refusal(refusal: &Refusal) -> WireRefusal {
+    WireRefusal { code: refusal.code.number(), message: refusal.message.clone() }
+}
+
+pub(super) fn parse_refusal(wire: WireRefusal) -> Result<Refusal, String> {
+    if wire.message.len() > Refusal::MAX_MESSAGE {
+        return Err(format!("message has {} bytes, at most {} are allowed", wire.message.len(), Refusal::MAX_MESSAGE));
+    }
+    Ok(Refusal { code: Code::from_number(wire.code), message: wire.message })
+}

@@ -1,0 +1,164 @@
+//! Joins two byte streams honestly, for TCP, upgraded connections and tunnelled flows alike.
+//!
+//! An end of stream on one side becomes an end of stream on the other while the opposite direction goes on (half-close); a
+//! reset becomes a reset, never a clean end; bytes that were read are written before either. There is no time limit: a
+//! silent join lives as long as both sides do. Driven by its caller's task; dropping the future resets both sides.
+
+use std::{
+    io,
+    sync::atomic::{AtomicU64, Ordering::Relaxed},
+};
+
+use tokio::{
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
+    net::TcpStream,
+};
+
+/// What is read at once, in bytes: the per-chunk cost of a hop is paid per read.
+const CHUNK: usize = 64 * 1024;
+
+/// One side of a join.
+pub trait Side: Send {
+    /// What is read from it.
+    type Read<'a>: AsyncRead + Unpin + Send
+    where
+        Self: 'a;
+    /// What is written to it.
+    type Write<'a>: AsyncWrite + Unpin + Send
+    where
+        Self: 'a;
+
+    /// Both halves, to be driven at the same time.
+    fn halves(&mut self) -> (Self::Read<'_>, Self::Write<'_>);
+
+    /// Ends what has not ended, abruptly: the peer must see a reset. When `written` is true, all that was to be written has
+    /// been, with an end of stream behind it, and must still arrive.
+    fn reset(self, written: bool);
+}
+
+impl Side for TcpStream {
+    type Read<'a> = tokio::net::tcp::ReadHalf<'a>;
+    type Write<'a> = tokio::net::tcp::WriteHalf<'a>;
+
+    fn halves(&mut self) -> (Self::Read<'_>, Self::Write<'_>) {
+        self.split()
+    }
+
+    fn reset(self, written: bool) {
+        if !written {
+            // Closing with a zero linger sends RST instead of FIN.
+            if let Err(error) = socket2::SockRef::from(&self).set_linger(Some(std::time::Duration::ZERO)) {
+                tracing::debug!(%error, "cannot reset a TCP connection; it ends with FIN");
+            }
+        }
+    }
+}
+
+/// Bytes carried so far, readable while the join runs.
+#[derive(Debug, Default)]
+pub struct Counts {
+    left_to_right: AtomicU64,
+    right_to_left: AtomicU64,
+}
+
+impl Counts {
+    /// Bytes written to the right side.
+    pub fn left_to_right(&self) -> u64 {
+        self.left_to_right.load(Relaxed)
+    }
+
+    /// Bytes written to the left side.
+    pub fn right_to_left(&self) -> u64 {
+        self.right_to_left.load(Relaxed)
+    }
+}
+
+/// A join that ended other than by an end of stream in both directions.
+#[derive(Debug, thiserror::Error)]
+pub enum Broken {
+    /// Reading from, or writing to, the left side failed.
+    #[error("the left side broke")]
+    Left(#[source] io::Error),
+    /// Reading from, or writing to, the right side failed.
+    #[error("the right side broke")]
+    Right(#[source] io::Error),
+}
+
+/// Resets a side that is dropped before it has ended, so that a cancelled join never looks like a finished one.
+struct Guard<S: Side> {
+    side: Option<S>,
+    written: bool,
+}
+
+impl<S: Side> Drop for Guard<S> {
+    fn drop(&mut self) {
+        if let Some(side) = self.side.take() {
+            side.reset(self.written);
+        }
+    }
+}
+
+/// Joins two sides until both directions have ended, or one has broken.
+///
+/// # Errors
+/// [`Broken`] when a side failed; both have been reset by then.
+pub async fn splice<L: Side, R: Side>(left: L, right: R, counts: &Counts) -> Result<(), Broken> {
+    let mut left = Guard { side: Some(left), written: false };
+    let mut right = Guard { side: Some(right), written: false };
+    let (Some(left_side), Some(right_side)) = (&mut left.side, &mut right.side) else {
+        return Ok(());
+    };
+    let (left_read, left_write) = left_side.halves();
+    let (right_read, right_write) = right_side.halves();
+    let to_right = async {
+        let end = pump(left_read, right_write, &counts.left_to_right).await;
+        right.written = end.is_ok();
+        end.map_err(|broken| broken.name(Broken::Left, Broken::Right))
+    };
+    let to_left = async {
+        let end = pump(right_read, left_write, &counts.right_to_left).await;
+        left.written = end.is_ok();
+        end.map_err(|broken| broken.name(Broken::Right, Broken::Left))
+    };
+    tokio::try_join!(to_right, to_left)?;
+    // Both directions have ended cleanly: the sides close as they are dropped.
+    drop((left.side.take(), right.side.take()));
+    Ok(())
+}
+
+enum PumpError {
+    Read(io::Error),
+    Write(io::Error),
+}
+
+impl PumpError {
+    fn name(self, read: fn(io::Error) -> Broken, write: fn(io::Error) -> Broken) -> Broken {
+        match self {
+            Self::Read(error) => read(error),
+            Self::Write(error) => write(error),
+        }
+    }
+}
+
+async fn pump(
+    mut from: impl AsyncRead + Unpin,
+    mut to: impl AsyncWrite + Unpin,
+    count: &AtomicU64,
+) -> Result<(), PumpError> {
+    let mut chunk = vec![0; FIRST_CHUNK];
+    loop {
+        let len = from.read(&mut chunk).await.map_err(PumpError::Read)?;
+        if len == 0 {
+            return to.shutdown().await.map_err(PumpError::Write);
+        }
+        to.write_all(&chunk[..len]).await.map_err(PumpError::Write)?;
+        to.flush().await.map_err(PumpError::Write)?;
+        count.fetch_add(len as u64, Relaxed);
+        if len == chunk.len() && len < CHUNK {
+            chunk = vec![0; CHUNK];
+        }
+    }
+}
+
+/// What a join starts with, in bytes. One that fills it is bulk and gets [`CHUNK`].
+const FIRST_CHUNK: usize = 8 * 1024;

@@ -1,0 +1,22 @@
+//! What a process tells of itself: the registry of metrics and, for the command line, how logs are written.
+//!
+//! Modules keep their own metrics and register them here; this module knows none of them.
+
+#[cfg(feature = "server")]
+mod log;
+mod metrics;
+
+#[cfg(feature = "server")]
+pub use log::{InvalidFilter, LogFormat, init};
+pub use metrics::{Metrics, Registry, counter, gauge};
+
+/// An error and its sources in one sentence, for logs and for people.
+pub fn report(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        text = format!("{text}: {error}");
+        source = error.source();
+    }
+    text
+}

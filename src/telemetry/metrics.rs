@@ -1,0 +1,56 @@
+//! The registry of metrics, in the text format of Prometheus (OpenMetrics).
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use prometheus_client::{
+    encoding::text,
+    metrics::{counter::Counter, gauge::Gauge},
+};
+
+pub use prometheus_client::registry::Registry;
+
+/// The registry of one node or agent. Clones are handles to the same one. Metrics register at start-up and keep their own
+/// atomic handles, so that counting never comes here.
+#[derive(Debug, Clone)]
+pub struct Metrics(Arc<Mutex<Registry>>);
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self(Arc::new(Mutex::new(Registry::with_prefix("adit"))))
+    }
+}
+
+impl Metrics {
+    /// Registers metrics.
+    pub fn register<T>(&self, register: impl FnOnce(&mut Registry) -> T) -> T {
+        register(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// All metrics, as a scrape sees them.
+    pub fn encode(&self) -> String {
+        let mut out = String::new();
+        let registry = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match text::encode(&mut out, &registry) {
+            Ok(()) => out,
+            // Writing to a String cannot fail; a metric that refuses to be written is a fault of that metric.
+            Err(std::fmt::Error) => {
+                tracing::error!("a metric cannot be encoded");
+                out
+            }
+        }
+    }
+}
+
+/// Registers a counter; its exported name gets `_total`.
+pub fn counter(registry: &mut Registry, name: &str, help: &str) -> Counter {
+    let counter = Counter::default();
+    registry.register(name, help, counter.clone());
+    counter
+}
+
+/// Registers a gauge.
+pub fn gauge(registry: &mut Registry, name: &str, help: &str) -> Gauge {
+    let gauge = Gauge::default();
+    registry.register(name, help, gauge.clone());
+    gauge
+}

@@ -1,0 +1,149 @@
+//! A server's side of TLS: which certificate it shows (`Resolver`, by the name a client asks for) and what it
+//! asks of its clients (`ClientAuth`).
+//!
+//! Edges and link listeners build their configuration here; a reload replaces what the resolver holds, and
+//! connections that stand are never touched by that.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::{Arc, PoisonError, RwLock};
+
+use rustls::ServerConfig;
+use rustls::pki_types::CertificateDer;
+use rustls::server::danger::ClientCertVerifier;
+use rustls::server::{ClientHello, NoClientAuth, ResolvesServerCert, WebPkiClientVerifier};
+use rustls::sign::CertifiedKey;
+
+use super::identity::Identity;
+use super::provider;
+use super::trust::{ConfigError, root_store};
+
+/// What a server asks of its clients.
+#[derive(Debug, Clone)]
+pub enum ClientAuth {
+    /// Nothing.
+    None,
+    /// A client may show a certificate; one that these authorities did not sign is refused.
+    Optional(Vec<CertificateDer<'static>>),
+    /// A client must show a certificate that one of these authorities signed.
+    Required(Vec<CertificateDer<'static>>),
+}
+
+impl ClientAuth {
+    fn verifier(&self) -> Result<Arc<dyn ClientCertVerifier>, ConfigError> {
+        let builder = |roots| {
+            root_store(roots).map(|store| WebPkiClientVerifier::builder_with_provider(store, provider()))
+        };
+        Ok(match self {
+            Self::None => Arc::new(NoClientAuth),
+            Self::Optional(roots) => builder(roots)?.allow_unauthenticated().build()?,
+            Self::Required(roots) => builder(roots)?.build()?,
+        })
+    }
+}
+
+/// A server's configuration for TLS 1.2 and 1.3, also usable for QUIC. The first identity answers clients
+/// whose name, if they ask for any, none of the identities has.
+///
+/// # Errors
+///
+/// No identity, or an authority for clients that is missing or cannot be read.
+pub fn server_config(
+    identities: &[Identity],
+    clients: ClientAuth,
+    alpn: &[&[u8]],
+) -> Result<ServerConfig, ConfigError> {
+    server_config_with(Arc::new(Resolver::new(identities)?), clients, alpn)
+}
+
+/// As [`server_config`], with a resolver that the caller keeps, to replace its identities later.
+///
+/// # Errors
+///
+/// An authority for clients that is missing or cannot be read.
+pub fn server_config_with(
+    resolver: Arc<Resolver>,
+    clients: ClientAuth,
+    alpn: &[&[u8]],
+) -> Result<ServerConfig, ConfigError> {
+    let mut config = ServerConfig::builder_with_provider(provider())
+        .with_safe_default_protocol_versions()?
+        .with_client_cert_verifier(clients.verifier()?)
+        .with_cert_resolver(resolver);
+    config.alpn_protocols = alpn.iter().map(|protocol| protocol.to_vec()).collect();
+    Ok(config)
+}
+
+/// Chooses the certificate by the name that the client asks for: an identity with exactly that name, else one
+/// with the `*.` name above it, else the first one.
+#[derive(Debug)]
+pub struct Resolver(RwLock<Arc<Table>>);
+
+impl Resolver {
+    /// A resolver over `identities`; of two with the same name, the earlier one answers for it.
+    ///
+    /// # Errors
+    ///
+    /// [`ConfigError::NoIdentity`] if there is none.
+    pub fn new(identities: &[Identity]) -> Result<Self, ConfigError> {
+        Table::new(identities).map(|table| Self(RwLock::new(Arc::new(table))))
+    }
+
+    /// Answers all handshakes from now on with `identities`.
+    ///
+    /// # Errors
+    ///
+    /// [`ConfigError::NoIdentity`] if there is none; then the former ones stay.
+    pub fn replace(&self, identities: &[Identity]) -> Result<(), ConfigError> {
+        let table = Arc::new(Table::new(identities)?);
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = table;
+        Ok(())
+    }
+
+    fn choose(&self, name: Option<&str>) -> Arc<CertifiedKey> {
+        let table = Arc::clone(&self.0.read().unwrap_or_else(PoisonError::into_inner));
+        let named = name.and_then(|name| {
+            let name = name.to_ascii_lowercase();
+            table.names.get(&name).or_else(|| {
+                let (_, parent) = name.split_once('.')?;
+                table.names.get(&format!("*.{parent}"))
+            })
+        });
+        Arc::clone(named.unwrap_or(&table.default))
+    }
+}
+
+impl ResolvesServerCert for Resolver {
+    fn resolve(&self, client: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        Some(self.choose(client.server_name()))
+    }
+}
+
+struct Table {
+    default: Arc<CertifiedKey>,
+    names: HashMap<String, Arc<CertifiedKey>>,
+}
+
+impl Table {
+    fn new(identities: &[Identity]) -> Result<Self, ConfigError> {
+        let first = identities.first().ok_or(ConfigError::NoIdentity)?;
+        let mut names = HashMap::new();
+        for identity in identities {
+            for name in &identity.leaf().names {
+                names
+                    .entry(name.to_ascii_lowercase())
+                    .or_insert_with(|| Arc::clone(identity.certified()));
+            }
+        }
+        Ok(Self {
+            default: Arc::clone(first.certified()),
+            names,
+        })
+    }
+}
+
+impl fmt::Debug for Table {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_set().entries(self.names.keys()).finish()
+    }
+}

@@ -1,0 +1,204 @@
+//! Whom a client believes: the platform's authorities, authorities of its own, pinned certificates, or
+//! anybody; and the client's rustls configuration made of that.
+//!
+//! Whatever is trusted, the server always has to prove that it holds the key of the certificate it shows.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use rustls::client::WebPkiServerVerifier;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::{WebPkiSupportedAlgorithms, verify_tls12_signature, verify_tls13_signature};
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::server::VerifierBuilderError;
+use rustls::sign::SingleCertAndKey;
+use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, Error as TlsError, OtherError};
+use rustls::{RootCertStore, SignatureScheme};
+
+use super::certificate::Fingerprint;
+use super::identity::{Identity, LoadError, load_certificates};
+use super::provider;
+
+/// Which servers a client believes.
+#[derive(Debug, Clone)]
+pub enum Trust {
+    /// What the platform trusts, and `extra` authorities beside it. Where the platform has no store at all,
+    /// only `extra`.
+    Platform {
+        /// Further authorities.
+        extra: Vec<CertificateDer<'static>>,
+    },
+    /// Exactly these authorities.
+    Roots(Vec<CertificateDer<'static>>),
+    /// Servers whose leaf has one of these digests; its names, chain and dates are not looked at.
+    Pins(Vec<Fingerprint>),
+    /// Any server: for trying things out only.
+    Insecure,
+}
+
+impl Trust {
+    /// The authorities in the PEM file `path`, for [`Trust::Roots`], [`Trust::Platform`] or a server's
+    /// `ClientAuth`.
+    ///
+    /// # Errors
+    ///
+    /// The file cannot be read, holds no certificate, or one that cannot be an authority.
+    pub fn roots_from_file(path: &Path) -> Result<Vec<CertificateDer<'static>>, LoadError> {
+        let roots = load_certificates(path)?;
+        for root in &roots {
+            RootCertStore::empty()
+                .add(root.clone())
+                .map_err(|source| LoadError::BadCertificate {
+                    path: path.to_owned(),
+                    source,
+                })?;
+        }
+        Ok(roots)
+    }
+
+    fn verifier(&self) -> Result<Arc<dyn ServerCertVerifier>, ConfigError> {
+        Ok(match self {
+            Self::Platform { extra } => Arc::new(
+                rustls_platform_verifier::Verifier::new_with_extra_roots(extra.iter().cloned(), provider())
+                    .map_err(ConfigError::Platform)?,
+            ),
+            Self::Roots(roots) => {
+                WebPkiServerVerifier::builder_with_provider(root_store(roots)?, provider()).build()?
+            }
+            Self::Pins(pins) if pins.is_empty() => return Err(ConfigError::NoPins),
+            Self::Pins(pins) => Arc::new(LeafVerifier::new(Some(pins.clone()))),
+            Self::Insecure => Arc::new(LeafVerifier::new(None)),
+        })
+    }
+}
+
+/// Why a TLS configuration could not be made.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// There is nobody to trust.
+    #[error("no authority to trust was given: name a file with the certificate of at least one")]
+    NoRoots,
+    /// There is no pin.
+    #[error("no pin was given: name at least one `sha256:` digest")]
+    NoPins,
+    /// There is nothing to serve with.
+    #[error("a server needs a certificate: give at least one identity")]
+    NoIdentity,
+    /// A trusted certificate cannot be one of an authority.
+    #[error("a trusted certificate cannot be read as an authority's: give X.509 certificates of authorities")]
+    BadRoot(#[source] TlsError),
+    /// The platform trusts nobody, and no authority was given beside it.
+    #[error(
+        "the platform's trusted authorities cannot be used: install them, or name the authority to trust"
+    )]
+    Platform(#[source] TlsError),
+    /// The verifier could not be built.
+    #[error("no verifier can be made of the trusted authorities: give X.509 certificates of authorities")]
+    Verifier(#[from] VerifierBuilderError),
+    /// rustls refused the rest.
+    #[error("TLS could not be configured")]
+    Tls(#[from] TlsError),
+}
+
+/// A client's configuration for TLS 1.2 and 1.3, also usable for QUIC.
+///
+/// # Errors
+///
+/// Nobody to trust, or an authority that cannot be read.
+pub fn client_config(
+    trust: &Trust,
+    identity: Option<&Identity>,
+    alpn: &[&[u8]],
+) -> Result<ClientConfig, ConfigError> {
+    let builder = ClientConfig::builder_with_provider(provider())
+        .with_safe_default_protocol_versions()?
+        // The name is rustls' warning that the verifier may be lax; see `Trust` for what each kind demands.
+        .dangerous()
+        .with_custom_certificate_verifier(trust.verifier()?);
+    let mut config = match identity {
+        Some(identity) => {
+            let own = SingleCertAndKey::from(Arc::clone(identity.certified()));
+            builder.with_client_cert_resolver(Arc::new(own))
+        }
+        None => builder.with_no_client_auth(),
+    };
+    config.alpn_protocols = alpn.iter().map(|protocol| protocol.to_vec()).collect();
+    Ok(config)
+}
+
+pub(super) fn root_store(roots: &[CertificateDer<'static>]) -> Result<Arc<RootCertStore>, ConfigError> {
+    if roots.is_empty() {
+        return Err(ConfigError::NoRoots);
+    }
+    let mut store = RootCertStore::empty();
+    for root in roots {
+        store.add(root.clone()).map_err(ConfigError::BadRoot)?;
+    }
+    Ok(Arc::new(store))
+}
+
+/// The server showed a certificate that is not pinned; found inside the handshake's
+/// [`rustls::CertificateError::Other`].
+#[derive(Debug, thiserror::Error)]
+#[error("the server's certificate is {presented}, which is not pinned")]
+pub struct PinMismatch {
+    /// The digest of what it showed.
+    pub presented: Fingerprint,
+}
+
+/// Looks at the leaf's digest only, or at nothing; signatures of the handshake are verified all the same.
+#[derive(Debug)]
+struct LeafVerifier {
+    pins: Option<Vec<Fingerprint>>,
+    algorithms: WebPkiSupportedAlgorithms,
+}
+
+impl LeafVerifier {
+    fn new(pins: Option<Vec<Fingerprint>>) -> Self {
+        Self {
+            pins,
+            algorithms: provider().signature_verification_algorithms,
+        }
+    }
+}
+
+impl ServerCertVerifier for LeafVerifier {
+    fn verify_server_cert(
+        &self,
+        leaf: &CertificateDer<'_>,
+        _intermediates: &[CertificateDer<'_>],
+        _name: &ServerName<'_>,
+        _ocsp: &[u8],
+        _now: UnixTime,
+    ) -> Result<ServerCertVerified, TlsError> {
+        let presented = Fingerprint::of(leaf);
+        match &self.pins {
+            Some(pins) if !pins.contains(&presented) => Err(TlsError::InvalidCertificate(
+                CertificateError::Other(OtherError(Arc::new(PinMismatch { presented }))),
+            )),
+            _ => Ok(ServerCertVerified::assertion()),
+        }
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        leaf: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, TlsError> {
+        verify_tls12_signature(message, leaf, signature, &self.algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        leaf: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, TlsError> {
+        verify_tls13_signature(message, leaf, signature, &self.algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.algorithms.supported_schemes()
+    }
+}

@@ -1,0 +1,167 @@
+//! Links: long-lived connections that carry a control stream and flows.
+//!
+//! Owns sockets, streams, framing on them, and the judgement whether a link still answers ([`Vitals`]). Driven by `client`
+//! on one side and `upstream` on the other. It never knows what a frame means.
+
+mod framed;
+mod pulse;
+pub mod quic;
+mod stream;
+mod vitals;
+
+use std::{net::SocketAddr, time::Duration};
+
+pub use framed::{AskError, ControlReader, ControlWriter, FlowError, FrameError, ask, read_flow, refuse, write_flow};
+pub use pulse::{PING_AFTER, SUSPECT_AFTER};
+pub use stream::{RecvStream, SendStream, Stream};
+pub use vitals::{Monitor, Vitals, Waiting};
+
+use crate::protocol::Close;
+
+/// Timing and sizes of links.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Settings {
+    /// How often the opener of a link speaks when nothing else does, so that NATs keep its address.
+    pub keep_alive: Duration,
+    /// After how long without a packet a link is lost. Both sides say theirs and the smaller holds (RFC 9000 §10.1).
+    pub idle_timeout: Duration,
+    /// How many flows the peer may have open at once.
+    pub max_flows: u32,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self { keep_alive: Duration::from_secs(5), idle_timeout: Duration::from_secs(20), max_flows: 4096 }
+    }
+}
+
+/// A long-lived connection to a peer. Clones are handles to the same one; it closes when the last is dropped.
+#[derive(Debug, Clone)]
+pub enum Link {
+    /// Over QUIC.
+    Quic(quic::QuicLink),
+}
+
+/// Why a link has ended.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Lost {
+    /// This side closed it.
+    #[error("closed by this side")]
+    Local,
+    /// The peer closed it.
+    #[error("closed by the peer: {reason}")]
+    Peer {
+        /// The peer's code; see [`Close`].
+        code: u64,
+        /// The peer's sentence.
+        reason: String,
+    },
+    /// Nothing came for the idle time-out.
+    #[error("no packet for the idle time-out")]
+    Idle,
+    /// The peer's process has restarted and does not know the link.
+    #[error("reset: the peer does not know this link any more")]
+    Reset,
+    /// Anything else.
+    #[error("{0}")]
+    Other(String),
+}
+
+/// Why no flow could be opened.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum OpenError {
+    /// The peer permits no further flow for now.
+    #[error("the link carries as many flows as its peer permits")]
+    Busy,
+    /// The link has ended.
+    #[error("the link is lost: {0}")]
+    Lost(#[from] Lost),
+}
+
+/// Figures of a link.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Stats {
+    /// Smoothed round-trip time.
+    pub rtt: Duration,
+    /// Packets received.
+    pub received_packets: u64,
+    /// Packets sent.
+    pub sent_packets: u64,
+    /// Packets held to be lost.
+    pub lost_packets: u64,
+    /// Bytes received, headers and retransmissions included.
+    pub received_bytes: u64,
+    /// Bytes sent, headers and retransmissions included.
+    pub sent_bytes: u64,
+}
+
+impl Link {
+    /// Opens a stream. The peer learns of it with the first byte.
+    ///
+    /// # Errors
+    /// [`OpenError::Busy`] when the peer's limit leaves no room within `patience`. Cancel safe.
+    pub async fn open(&self, patience: Duration) -> Result<Stream, OpenError> {
+        match self {
+            Self::Quic(link) => link.open(patience).await,
+        }
+    }
+
+    /// The next stream that the peer opens. Cancel safe.
+    ///
+    /// # Errors
+    /// When the link has ended.
+    pub async fn accept(&self) -> Result<Stream, Lost> {
+        match self {
+            Self::Quic(link) => link.accept().await,
+        }
+    }
+
+    /// Lets the peer have this many streams open at once, from now on.
+    pub fn set_max_flows(&self, flows: u32) {
+        match self {
+            Self::Quic(link) => link.set_max_flows(flows),
+        }
+    }
+
+    /// Closes the link at once: what has not arrived is lost.
+    pub fn close(&self, code: Close, reason: &str) {
+        match self {
+            Self::Quic(link) => link.close(code, reason),
+        }
+    }
+
+    /// Waits until the link has ended. Cancel safe.
+    pub async fn closed(&self) -> Lost {
+        match self {
+            Self::Quic(link) => link.closed().await,
+        }
+    }
+
+    /// Why the link has ended, once it has.
+    pub fn lost(&self) -> Option<Lost> {
+        match self {
+            Self::Quic(link) => link.lost(),
+        }
+    }
+
+    /// The peer's address; it changes when the peer's does (RFC 9000 §9).
+    pub fn remote_address(&self) -> SocketAddr {
+        match self {
+            Self::Quic(link) => link.remote_address(),
+        }
+    }
+
+    /// Figures, as of now.
+    pub fn stats(&self) -> Stats {
+        match self {
+            Self::Quic(link) => link.stats(),
+        }
+    }
+
+    /// The transport's name, for logs and status.
+    pub fn transport(&self) -> &'static str {
+        match self {
+            Self::Quic(_) => "quic",
+        }
+    }
+}

@@ -1,0 +1,85 @@
+//! Links over QUIC (RFC 9000): one stack for agents, forwarders and nodes.
+//!
+//! A [`Listener`] accepts links on a UDP port, a [`Dialer`] opens them; both share the tuning in `socket` and `tuning`.
+
+mod dialer;
+mod listener;
+mod socket;
+mod tuning;
+
+use std::{net::SocketAddr, time::Duration};
+
+pub use dialer::{DialError, Dialer};
+pub use listener::{BindError, HandshakeError, Incoming, Listener};
+
+use super::{Lost, OpenError, Stats, Stream};
+use crate::protocol::Close;
+
+/// A QUIC connection.
+#[derive(Debug, Clone)]
+pub struct QuicLink {
+    connection: quinn::Connection,
+}
+
+impl QuicLink {
+    pub(super) async fn open(&self, patience: Duration) -> Result<Stream, OpenError> {
+        match tokio::time::timeout(patience, self.connection.open_bi()).await {
+            Ok(Ok((send, recv))) => Ok(Stream::quic(send, recv)),
+            Ok(Err(error)) => Err(OpenError::Lost(error.into())),
+            Err(_) => Err(OpenError::Busy),
+        }
+    }
+
+    pub(super) async fn accept(&self) -> Result<Stream, Lost> {
+        let (send, recv) = self.connection.accept_bi().await?;
+        Ok(Stream::quic(send, recv))
+    }
+
+    pub(super) fn set_max_flows(&self, flows: u32) {
+        self.connection.set_max_concurrent_bi_streams(tuning::streams(flows));
+    }
+
+    pub(super) fn close(&self, code: Close, reason: &str) {
+        self.connection.close((code as u32).into(), reason.as_bytes());
+    }
+
+    pub(super) async fn closed(&self) -> Lost {
+        self.connection.closed().await.into()
+    }
+
+    pub(super) fn lost(&self) -> Option<Lost> {
+        self.connection.close_reason().map(Lost::from)
+    }
+
+    pub(super) fn remote_address(&self) -> SocketAddr {
+        let address = self.connection.remote_address();
+        SocketAddr::new(address.ip().to_canonical(), address.port())
+    }
+
+    pub(super) fn stats(&self) -> Stats {
+        let stats = self.connection.stats();
+        Stats {
+            rtt: stats.path.rtt,
+            received_packets: stats.udp_rx.datagrams,
+            sent_packets: stats.path.sent_packets,
+            lost_packets: stats.path.lost_packets,
+            received_bytes: stats.udp_rx.bytes,
+            sent_bytes: stats.udp_tx.bytes,
+        }
+    }
+}
+
+impl From<quinn::ConnectionError> for Lost {
+    fn from(error: quinn::ConnectionError) -> Self {
+        match error {
+            quinn::ConnectionError::LocallyClosed => Self::Local,
+            quinn::ConnectionError::ApplicationClosed(close) => Self::Peer {
+                code: close.error_code.into(),
+                reason: String::from_utf8_lossy(&close.reason).into_owned(),
+            },
+            quinn::ConnectionError::TimedOut => Self::Idle,
+            quinn::ConnectionError::Reset => Self::Reset,
+            other => Self::Other(other.to_string()),
+        }
+    }
+}

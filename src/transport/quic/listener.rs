@@ -1,0 +1,152 @@
+//! Accepts links on a UDP port.
+
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+
+use quinn::crypto::rustls::QuicServerConfig;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use super::{QuicLink, socket, tuning};
+use crate::{
+    protocol::Close,
+    transport::{Link, Lost, Settings},
+};
+
+/// How many handshakes may be under way at once; more are turned away. From half of it on, a client must prove its address
+/// first (RFC 9000 §8.1.2), so that a flood from forged addresses costs a packet each, not a handshake.
+const HANDSHAKES: usize = 256;
+
+/// How many streams a peer may open before its `Hello` is read: the control stream.
+const STREAMS_BEFORE_HELLO: u32 = 1;
+
+/// Why a UDP port cannot accept links.
+#[derive(Debug, thiserror::Error)]
+pub enum BindError {
+    /// The port cannot be bound.
+    #[error("cannot listen on UDP {address}")]
+    Bind {
+        /// The address that was asked for.
+        address: SocketAddr,
+        /// Why.
+        source: io::Error,
+    },
+    /// QUIC needs TLS 1.3 with one of its cipher suites.
+    #[error("the TLS configuration cannot be used for QUIC")]
+    Tls(#[from] quinn::crypto::rustls::NoInitialCipherSuite),
+}
+
+/// Accepts links.
+#[derive(Debug)]
+pub struct Listener {
+    endpoint: quinn::Endpoint,
+    handshakes: Arc<Semaphore>,
+}
+
+impl Listener {
+    /// Binds a UDP port. See [`tuning::endpoint`] for what `secret` is for.
+    ///
+    /// # Errors
+    /// When the port is taken, or TLS is not fit for QUIC.
+    pub fn bind(
+        address: SocketAddr,
+        tls: rustls::ServerConfig,
+        secret: Option<&[u8; 32]>,
+        settings: &Settings,
+    ) -> Result<Self, BindError> {
+        let bind = |source| BindError::Bind { address, source };
+        let socket = socket::bind(address).map_err(bind)?;
+        let endpoint = quinn::Endpoint::new(
+            tuning::endpoint(secret),
+            Some(server_config(tls, settings)?),
+            socket,
+            Arc::new(quinn::TokioRuntime),
+        )
+        .map_err(bind)?;
+        Ok(Self { endpoint, handshakes: Arc::new(Semaphore::new(HANDSHAKES)) })
+    }
+
+    /// The address that was bound.
+    ///
+    /// # Errors
+    /// When the system does not tell.
+    pub fn local_address(&self) -> io::Result<SocketAddr> {
+        self.endpoint.local_addr()
+    }
+
+    /// The next link that somebody opens; its handshake is still to be made. `None` once the listener is closed. Cancel
+    /// safe.
+    pub async fn accept(&self) -> Option<Incoming> {
+        loop {
+            let incoming = self.endpoint.accept().await?;
+            let Ok(permit) = Arc::clone(&self.handshakes).try_acquire_owned() else {
+                tracing::debug!(client = %incoming.remote_address(), "too many handshakes; a link was turned away");
+                incoming.refuse();
+                continue;
+            };
+            let crowded = self.handshakes.available_permits() < HANDSHAKES / 2;
+            if !(crowded && incoming.may_retry()) {
+                return Some(Incoming { incoming, permit });
+            }
+            if let Err(error) = incoming.retry() {
+                tracing::debug!(%error, "a client could not be asked to prove its address");
+            }
+        }
+    }
+
+    /// Takes no further link; open ones go on.
+    pub fn refuse_new(&self) {
+        self.endpoint.set_server_config(None);
+    }
+
+    /// Closes all links at once and waits, a moment at most, until their peers have been told.
+    pub async fn close(&self, code: Close, reason: &str) {
+        self.endpoint.close((code as u32).into(), reason.as_bytes());
+        // Peers that are not told notice by their idle time-out.
+        drop(tokio::time::timeout(Duration::from_secs(2), self.endpoint.wait_idle()).await);
+    }
+}
+
+fn server_config(tls: rustls::ServerConfig, settings: &Settings) -> Result<quinn::ServerConfig, BindError> {
+    let mut config = quinn::ServerConfig::with_crypto(Arc::new(QuicServerConfig::try_from(tls)?));
+    config.transport_config(Arc::new(tuning::transport(settings, STREAMS_BEFORE_HELLO, false)));
+    Ok(config)
+}
+
+/// A link whose handshake is still to be made.
+#[derive(Debug)]
+pub struct Incoming {
+    incoming: quinn::Incoming,
+    permit: OwnedSemaphorePermit,
+}
+
+/// Why a handshake did not come to its end.
+#[derive(Debug, thiserror::Error)]
+pub enum HandshakeError {
+    /// It failed.
+    #[error("the handshake failed: {0}")]
+    Failed(#[from] Lost),
+    /// It took too long.
+    #[error("the handshake was not done after {0:?}")]
+    Timeout(Duration),
+}
+
+impl Incoming {
+    /// Where it comes from.
+    pub fn remote_address(&self) -> SocketAddr {
+        let address = self.incoming.remote_address();
+        SocketAddr::new(address.ip().to_canonical(), address.port())
+    }
+
+    /// Makes the handshake.
+    ///
+    /// # Errors
+    /// When it fails, or is not done in time.
+    pub async fn handshake(self, deadline: Duration) -> Result<Link, HandshakeError> {
+        let _permit = self.permit;
+        let connecting = self.incoming.accept().map_err(Lost::from)?;
+        match tokio::time::timeout(deadline, connecting).await {
+            Ok(Ok(connection)) => Ok(Link::Quic(QuicLink { connection })),
+            Ok(Err(error)) => Err(HandshakeError::Failed(error.into())),
+            Err(_) => Err(HandshakeError::Timeout(deadline)),
+        }
+    }
+}

@@ -1,0 +1,166 @@
+//! The streams of a link. A half that is dropped before its end is reset, never finished: a cancelled flow must not look
+//! like one that came to its end.
+
+use std::{
+    io,
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use crate::{protocol::Reset, splice::Side};
+
+/// A bidirectional stream of a link.
+#[derive(Debug)]
+pub struct Stream {
+    /// What this side sends.
+    pub send: SendStream,
+    /// What the peer sends.
+    pub recv: RecvStream,
+}
+
+impl Stream {
+    pub(super) fn quic(send: quinn::SendStream, recv: quinn::RecvStream) -> Self {
+        Self { send: SendStream { inner: Sender::Quic(send), ended: false }, recv: RecvStream { inner: Receiver::Quic(recv) } }
+    }
+
+    /// The stream's number on its link, the same on both sides.
+    pub fn id(&self) -> u64 {
+        match &self.send.inner {
+            Sender::Quic(stream) => stream.id().into(),
+        }
+    }
+
+    /// Gives up both directions.
+    pub fn abandon(&mut self, code: Reset) {
+        self.send.reset(code);
+        self.recv.stop(code);
+    }
+}
+
+impl Side for Stream {
+    type Read<'a> = &'a mut RecvStream;
+    type Write<'a> = &'a mut SendStream;
+
+    fn halves(&mut self) -> (Self::Read<'_>, Self::Write<'_>) {
+        (&mut self.recv, &mut self.send)
+    }
+
+    fn reset(mut self, written: bool) {
+        if !written {
+            self.send.reset(Reset::Broken);
+        }
+        self.recv.stop(Reset::Broken);
+    }
+}
+
+impl AsyncRead for Stream {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.recv).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for Stream {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.send).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.send).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.send).poll_shutdown(cx)
+    }
+}
+
+/// The half that this side sends.
+#[derive(Debug)]
+pub struct SendStream {
+    inner: Sender,
+    ended: bool,
+}
+
+#[derive(Debug)]
+enum Sender {
+    Quic(quinn::SendStream),
+}
+
+impl SendStream {
+    /// Abandons what has not arrived. Changes nothing once the peer has everything.
+    pub fn reset(&mut self, code: Reset) {
+        self.ended = true;
+        match &mut self.inner {
+            // An error says that the stream had ended already, which is what is wanted.
+            Sender::Quic(stream) => drop(stream.reset((code as u32).into())),
+        }
+    }
+
+    /// Waits until the peer stops reading, or has everything after an end of stream. Cancel safe.
+    pub async fn stopped(&mut self) {
+        match &mut self.inner {
+            // Whatever the answer, there is nothing left to wait for.
+            Sender::Quic(stream) => drop(stream.stopped().await),
+        }
+    }
+}
+
+impl Drop for SendStream {
+    fn drop(&mut self) {
+        if !self.ended {
+            self.reset(Reset::Cancelled);
+        }
+    }
+}
+
+impl AsyncWrite for SendStream {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        match &mut self.inner {
+            Sender::Quic(stream) => AsyncWrite::poll_write(Pin::new(stream), cx, buf),
+        }
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut self.inner {
+            Sender::Quic(stream) => Pin::new(stream).poll_flush(cx),
+        }
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let shut = match &mut self.inner {
+            Sender::Quic(stream) => ready!(Pin::new(stream).poll_shutdown(cx)),
+        };
+        self.ended = true;
+        Poll::Ready(shut)
+    }
+}
+
+/// The half that the peer sends. Dropping it before its end tells the peer to stop.
+#[derive(Debug)]
+pub struct RecvStream {
+    inner: Receiver,
+}
+
+#[derive(Debug)]
+enum Receiver {
+    Quic(quinn::RecvStream),
+}
+
+impl RecvStream {
+    /// Tells the peer to stop sending.
+    pub fn stop(&mut self, code: Reset) {
+        match &mut self.inner {
+            // An error says that the stream had ended already, which is what is wanted.
+            Receiver::Quic(stream) => drop(stream.stop((code as u32).into())),
+        }
+    }
+}
+
+impl AsyncRead for RecvStream {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        match &mut self.inner {
+            Receiver::Quic(stream) => AsyncRead::poll_read(Pin::new(stream), cx, buf),
+        }
+    }
+}

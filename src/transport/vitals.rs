@@ -1,0 +1,99 @@
+//! Drives a link's [`Pulse`]: who waits on the link, and whether it is suspect, shared with everybody who uses it.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering::Relaxed},
+};
+
+use tokio::{
+    sync::{Notify, watch},
+    time::Instant,
+};
+
+use super::{
+    Link,
+    pulse::{Action, Pulse, TICK},
+};
+
+/// Whether a link answers, for those who use it.
+#[derive(Debug)]
+pub struct Vitals {
+    waiting: AtomicUsize,
+    woken: Notify,
+    suspect: watch::Sender<bool>,
+}
+
+impl Default for Vitals {
+    fn default() -> Self {
+        Self { waiting: AtomicUsize::new(0), woken: Notify::new(), suspect: watch::Sender::new(false) }
+    }
+}
+
+impl Vitals {
+    /// Whether the link is suspect: it gets no new flow while another can be had.
+    pub fn is_suspect(&self) -> bool {
+        *self.suspect.borrow()
+    }
+
+    /// Waits until the link is suspect. Cancel safe.
+    pub async fn suspected(&self) {
+        // The sender lives as long as this borrow of it, so the wait cannot fail.
+        drop(self.suspect.subscribe().wait_for(|suspect| *suspect).await);
+    }
+
+    /// Says that somebody waits for the peer, until the answer is dropped.
+    pub fn wait(self: &Arc<Self>) -> Waiting {
+        if self.waiting.fetch_add(1, Relaxed) == 0 {
+            self.woken.notify_one();
+        }
+        Waiting(Arc::clone(self))
+    }
+}
+
+/// Somebody waits for the peer.
+#[derive(Debug)]
+pub struct Waiting(Arc<Vitals>);
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        self.0.waiting.fetch_sub(1, Relaxed);
+    }
+}
+
+/// Watches one link; owned by the task that runs its control stream.
+#[derive(Debug)]
+pub struct Monitor {
+    vitals: Arc<Vitals>,
+    pulse: Pulse,
+    next: Instant,
+}
+
+impl Monitor {
+    /// Watches a link that has just answered.
+    pub fn new(link: &Link, vitals: Arc<Vitals>) -> Self {
+        let now = Instant::now();
+        Self { vitals, pulse: Pulse::new(now, link.stats().received_packets), next: now }
+    }
+
+    /// Waits until a `Ping` is to be sent, and gives its number. While nobody waits on the link it costs nothing. Cancel
+    /// safe.
+    pub async fn ping(&mut self, link: &Link) -> u64 {
+        loop {
+            let waiting = self.vitals.waiting.load(Relaxed) > 0;
+            if !self.pulse.needs_ticks(waiting) {
+                self.vitals.woken.notified().await;
+                continue;
+            }
+            tokio::time::sleep_until(self.next).await;
+            let now = Instant::now();
+            self.next = now + TICK;
+            let waiting = self.vitals.waiting.load(Relaxed) > 0;
+            match self.pulse.tick(now, link.stats().received_packets, waiting) {
+                Action::None => {}
+                Action::Ping(number) => return number,
+                Action::Suspect => drop(self.vitals.suspect.send_replace(true)),
+                Action::Clear => drop(self.vitals.suspect.send_replace(false)),
+            }
+        }
+    }
+}
