@@ -16,7 +16,6 @@ use crate::{
     drain::Tasks,
     protocol::{EndpointId, Kind, Refusal},
     splice::{Counts, splice},
-    transport::quic,
 };
 
 /// What an agent serves, and where.
@@ -44,7 +43,7 @@ pub struct Endpoint {
 pub enum StartError {
     /// The links cannot be set up.
     #[error(transparent)]
-    Client(#[from] quic::DialError),
+    Client(#[from] client::StartError),
 }
 
 /// A running agent. Dropping it cuts everything; see [`Agent::drain`].

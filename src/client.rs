@@ -121,7 +121,7 @@ impl Client {
     ///
     /// # Errors
     /// When there is no UDP socket to be had, or TLS is not fit for QUIC.
-    pub fn new(config: Config) -> Result<Self, quic::DialError> {
+    pub fn new(config: Config) -> Result<Self, StartError> {
         let shared = Arc::new(Shared {
             dialer: quic::Dialer::new(config.tls.clone(), &config.settings)?,
             agent: AgentId::from_bits(rand::random()),
@@ -199,6 +199,11 @@ impl Client {
         if left > 0 { Err(FlowsCut(left)) } else { Ok(()) }
     }
 }
+
+/// Why a client cannot be made.
+#[derive(Debug, thiserror::Error)]
+#[error(transparent)]
+pub struct StartError(#[from] quic::DialError);
 
 /// Flows that had not ended when a client closed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]

@@ -91,6 +91,13 @@ impl Tasks {
         Err(Aborted { left, after: deadline })
     }
 
+    /// Waits until nothing is in the group, without asking anything to finish. Cancel safe.
+    pub async fn wait_empty(&self) {
+        // A tracker only waits once it is closed, which changes nothing else: tasks may still join.
+        self.tracker.close();
+        self.tracker.wait().await;
+    }
+
     /// Drops all tasks at their next await point.
     pub fn abort(&self) {
         self.signal.cancel();

@@ -15,7 +15,6 @@ use crate::{
     net,
     protocol::EndpointId,
     splice::{Counts, Side, splice},
-    transport::quic,
 };
 
 /// What a forwarder listens for.
@@ -51,7 +50,7 @@ pub enum StartError {
     },
     /// The link cannot be set up.
     #[error(transparent)]
-    Client(#[from] quic::DialError),
+    Client(#[from] client::StartError),
 }
 
 /// A running forwarder. Dropping it cuts everything; see [`Forwarder::drain`].

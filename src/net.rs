@@ -2,11 +2,15 @@
 //!
 //! Used by everything that binds or dials. It never knows what the bytes mean.
 
+mod connection;
+
 use std::{fmt, future::Future, io, net::SocketAddr, str::FromStr, time::Duration};
 
 use futures_util::{StreamExt, stream::FuturesUnordered};
 use socket2::{SockRef, TcpKeepalive};
 use tokio::net::{TcpListener, TcpStream};
+
+pub use connection::Connection;
 
 /// How long one address has before the next is tried beside it (RFC 8305 §5 recommends 250 ms).
 const STAGGER: Duration = Duration::from_millis(250);

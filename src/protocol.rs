@@ -10,7 +10,7 @@ mod flow;
 mod frame;
 mod id;
 
-pub use code::{Close, Code, Refusal, Reset};
+pub use code::{Close, Code, Phase, Refusal, Reset};
 pub use control::{Control, GoAway, GoAwayReason, Hello, Listen, NodeAddress, Retire, Role, Welcome};
 pub use flow::{Flow, Hop, Kind, Open};
 pub use frame::{DecodeError, Frame, HEADER_LEN, decode, encode};

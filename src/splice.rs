@@ -5,14 +5,17 @@
 //! silent join lives as long as both sides do. Driven by its caller's task; dropping the future resets both sides.
 
 use std::{
-    io,
+    io::{self, Cursor},
     sync::atomic::{AtomicU64, Ordering::Relaxed},
 };
 
+use bytes::Bytes;
 use tokio::{
-    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, Chain, ReadHalf, WriteHalf},
     net::TcpStream,
 };
+
+use crate::net::Connection;
 
 /// What is read at once, in bytes: the per-chunk cost of a hop is paid per read.
 const CHUNK: usize = 64 * 1024;
@@ -51,6 +54,48 @@ impl Side for TcpStream {
                 tracing::debug!(%error, "cannot reset a TCP connection; it ends with FIN");
             }
         }
+    }
+}
+
+impl Side for Connection {
+    type Read<'a> = ReadHalf<&'a mut Self>;
+    type Write<'a> = WriteHalf<&'a mut Self>;
+
+    fn halves(&mut self) -> (Self::Read<'_>, Self::Write<'_>) {
+        tokio::io::split(self)
+    }
+
+    fn reset(self, written: bool) {
+        self.into_tcp().reset(written);
+    }
+}
+
+/// A side of which some bytes have been read already.
+#[derive(Debug)]
+pub struct Prefixed<S> {
+    /// What comes before all else that is read.
+    pub prefix: Bytes,
+    /// The side.
+    pub side: S,
+}
+
+impl<S: Side> Side for Prefixed<S> {
+    type Read<'a>
+        = Chain<Cursor<Bytes>, S::Read<'a>>
+    where
+        Self: 'a;
+    type Write<'a>
+        = S::Write<'a>
+    where
+        Self: 'a;
+
+    fn halves(&mut self) -> (Self::Read<'_>, Self::Write<'_>) {
+        let (read, write) = self.side.halves();
+        (Cursor::new(std::mem::take(&mut self.prefix)).chain(read), write)
+    }
+
+    fn reset(self, written: bool) {
+        self.side.reset(written);
     }
 }
 

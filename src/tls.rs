@@ -22,6 +22,7 @@ mod tests_files;
 mod tests_handshakes;
 
 #[cfg(feature = "server")]
+#[cfg(feature = "server")]
 pub(crate) use certificate::day;
 pub use certificate::{Fingerprint, ParseFingerprintError, Summary};
 pub use development::{Development, development};

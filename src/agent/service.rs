@@ -3,16 +3,11 @@
 use std::{fmt, io, str::FromStr, sync::Arc, time::Duration};
 
 use rustls::pki_types::ServerName;
-use tokio::{
-    io::{ReadHalf, WriteHalf},
-    net::TcpStream,
-};
-use tokio_rustls::{TlsConnector, client::TlsStream};
+use tokio_rustls::TlsConnector;
 
 use crate::{
-    net::{self, HostPort, InvalidHostPort, ResolveError},
+    net::{self, Connection, HostPort, InvalidHostPort, ResolveError},
     protocol::Code,
-    splice::Side,
 };
 
 /// How long the service has to accept a connection, TLS included. Nodes and forwarders wait a second longer each.
@@ -123,7 +118,7 @@ impl Service {
             match &self.tls {
                 None => Ok(Connection::Tcp(stream)),
                 Some(tls) => match tls.connector.connect(tls.name.clone(), stream).await {
-                    Ok(stream) => Ok(Connection::Tls(Box::new(stream))),
+                    Ok(stream) => Ok(Connection::Tls(Box::new(stream.into()))),
                     Err(source) => Err(ConnectError::Tls(self.address.clone(), source)),
                 },
             }
@@ -160,101 +155,6 @@ impl ConnectError {
             Self::Resolve(_) | Self::Tcp(..) => Code::UpstreamUnreachable,
             Self::Tls(..) => Code::UpstreamTls,
             Self::Timeout(_) => Code::UpstreamTimeout,
-        }
-    }
-}
-
-/// A connection to a service.
-#[derive(Debug)]
-pub(super) enum Connection {
-    Tcp(TcpStream),
-    Tls(Box<TlsStream<TcpStream>>),
-}
-
-mod halves {
-    use std::{
-        io,
-        pin::Pin,
-        task::{Context, Poll},
-    };
-
-    use tokio::{
-        io::{AsyncRead, AsyncWrite, ReadBuf},
-        net::tcp,
-    };
-
-    use super::{ReadHalf, TcpStream, TlsStream, WriteHalf};
-
-    #[derive(Debug)]
-    pub(crate) enum Read<'a> {
-        Tcp(tcp::ReadHalf<'a>),
-        Tls(ReadHalf<&'a mut TlsStream<TcpStream>>),
-    }
-
-    #[derive(Debug)]
-    pub(crate) enum Write<'a> {
-        Tcp(tcp::WriteHalf<'a>),
-        Tls(WriteHalf<&'a mut TlsStream<TcpStream>>),
-    }
-
-    impl AsyncRead for Read<'_> {
-        fn poll_read(
-            self: Pin<&mut Self>,
-            cx: &mut Context<'_>,
-            buf: &mut ReadBuf<'_>,
-        ) -> Poll<io::Result<()>> {
-            match self.get_mut() {
-                Self::Tcp(half) => Pin::new(half).poll_read(cx, buf),
-                Self::Tls(half) => Pin::new(half).poll_read(cx, buf),
-            }
-        }
-    }
-
-    impl AsyncWrite for Write<'_> {
-        fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-            match self.get_mut() {
-                Self::Tcp(half) => Pin::new(half).poll_write(cx, buf),
-                Self::Tls(half) => Pin::new(half).poll_write(cx, buf),
-            }
-        }
-
-        fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-            match self.get_mut() {
-                Self::Tcp(half) => Pin::new(half).poll_flush(cx),
-                Self::Tls(half) => Pin::new(half).poll_flush(cx),
-            }
-        }
-
-        fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-            match self.get_mut() {
-                Self::Tcp(half) => Pin::new(half).poll_shutdown(cx),
-                Self::Tls(half) => Pin::new(half).poll_shutdown(cx),
-            }
-        }
-    }
-}
-
-impl Side for Connection {
-    type Read<'a> = halves::Read<'a>;
-    type Write<'a> = halves::Write<'a>;
-
-    fn halves(&mut self) -> (Self::Read<'_>, Self::Write<'_>) {
-        match self {
-            Self::Tcp(stream) => {
-                let (read, write) = stream.split();
-                (halves::Read::Tcp(read), halves::Write::Tcp(write))
-            }
-            Self::Tls(stream) => {
-                let (read, write) = tokio::io::split(&mut **stream);
-                (halves::Read::Tls(read), halves::Write::Tls(write))
-            }
-        }
-    }
-
-    fn reset(self, written: bool) {
-        match self {
-            Self::Tcp(stream) => stream.reset(written),
-            Self::Tls(stream) => stream.into_inner().0.reset(written),
         }
     }
 }

@@ -14,7 +14,7 @@ use crate::tls::{Authority, Request, Summary, Usage, day, load_certificates};
 
 /// Make certificates, and show what is in them.
 #[derive(Debug, Args)]
-pub struct CertsArgs {
+pub(super) struct CertsArgs {
     #[command(subcommand)]
     command: Command,
 }
@@ -97,7 +97,7 @@ const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 ///
 /// What the user can set right, in a sentence: a file in the way, no authority, an impossible name, a file
 /// without certificates.
-pub fn run(args: CertsArgs, out: &mut dyn Write) -> anyhow::Result<()> {
+pub(super) fn run(args: CertsArgs, out: &mut dyn Write) -> anyhow::Result<()> {
     match args.command {
         Command::Ca(args) => ca(&args, out),
         Command::Node(args) => node(args, out),

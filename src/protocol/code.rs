@@ -109,6 +109,28 @@ impl Refusal {
     }
 }
 
+/// Where a node is in its life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Phase {
+    /// Not everything listens yet.
+    Starting,
+    /// It serves.
+    Ready,
+    /// It finishes what it has.
+    Draining,
+}
+
+impl Phase {
+    /// The name that logs and status use.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Starting => "starting",
+            Self::Ready => "ready",
+            Self::Draining => "draining",
+        }
+    }
+}
+
 /// Why a link was closed: the application error code of CONNECTION_CLOSE (RFC 9000 §20.2).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u32)]

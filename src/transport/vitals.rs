@@ -2,7 +2,7 @@
 
 use std::sync::{
     Arc,
-    atomic::{AtomicUsize, Ordering::Relaxed},
+    atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed},
 };
 
 use tokio::{
@@ -20,25 +20,37 @@ use super::{
 pub struct Vitals {
     waiting: AtomicUsize,
     woken: Notify,
-    suspect: watch::Sender<bool>,
+    /// Read for each flow; `changed` is for those who wait.
+    suspect: AtomicBool,
+    changed: watch::Sender<bool>,
 }
 
 impl Default for Vitals {
     fn default() -> Self {
-        Self { waiting: AtomicUsize::new(0), woken: Notify::new(), suspect: watch::Sender::new(false) }
+        Self {
+            waiting: AtomicUsize::new(0),
+            woken: Notify::new(),
+            suspect: AtomicBool::new(false),
+            changed: watch::Sender::new(false),
+        }
     }
 }
 
 impl Vitals {
     /// Whether the link is suspect: it gets no new flow while another can be had.
     pub fn is_suspect(&self) -> bool {
-        *self.suspect.borrow()
+        self.suspect.load(Relaxed)
     }
 
     /// Waits until the link is suspect. Cancel safe.
     pub async fn suspected(&self) {
         // The sender lives as long as this borrow of it, so the wait cannot fail.
-        drop(self.suspect.subscribe().wait_for(|suspect| *suspect).await);
+        drop(self.changed.subscribe().wait_for(|suspect| *suspect).await);
+    }
+
+    fn set(&self, suspect: bool) {
+        self.suspect.store(suspect, Relaxed);
+        self.changed.send_replace(suspect);
     }
 
     /// Says that somebody waits for the peer, until the answer is dropped.
@@ -91,8 +103,8 @@ impl Monitor {
             match self.pulse.tick(now, link.stats().received_packets, waiting) {
                 Action::None => {}
                 Action::Ping(number) => return number,
-                Action::Suspect => drop(self.vitals.suspect.send_replace(true)),
-                Action::Clear => drop(self.vitals.suspect.send_replace(false)),
+                Action::Suspect => self.vitals.set(true),
+                Action::Clear => self.vitals.set(false),
             }
         }
     }

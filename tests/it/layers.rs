@@ -15,27 +15,28 @@ use std::path::Path;
 const TABLE: &[(&str, &str)] = &[
     ("protocol", ""),
     ("drain", ""),
+    ("net", ""),
     ("telemetry", ""),
     ("tls", "telemetry drain"),
-    ("splice", "telemetry"),
+    ("splice", "net telemetry"),
     ("auth", "protocol tls telemetry drain"),
-    ("transport", "protocol tls telemetry drain"),
-    ("client", "protocol transport tls telemetry drain"),
+    ("transport", "protocol splice tls telemetry drain"),
+    ("client", "protocol net splice transport tls telemetry drain"),
     ("cluster", "protocol transport telemetry drain"),
     ("upstream", "protocol transport cluster auth telemetry drain"),
     ("relay", "protocol splice transport cluster upstream auth telemetry drain"),
-    ("edge", "protocol splice transport upstream auth tls telemetry drain"),
+    ("edge", "protocol net splice transport upstream auth tls telemetry drain"),
     ("admin", "protocol upstream cluster auth tls telemetry drain"),
     // Everything above but `client`.
-    ("node", "protocol drain telemetry tls splice auth transport cluster upstream relay edge admin"),
-    ("agent", "protocol splice client tls telemetry drain"),
-    ("forward", "protocol splice client telemetry drain"),
+    ("node", "protocol drain net telemetry tls splice auth transport cluster upstream relay edge admin"),
+    ("agent", "protocol net splice client tls telemetry drain"),
+    ("forward", "protocol net splice client telemetry drain"),
     ("load", "protocol client tls telemetry drain"),
     // Every module that has a config, and `protocol` for the names that a config holds.
-    ("config", "protocol drain telemetry tls auth transport client cluster upstream relay edge admin node agent \
+    ("config", "protocol drain net telemetry tls auth transport client cluster upstream relay edge admin node agent \
                 forward load"),
     // `config`, and what the commands start.
-    ("cli", "config node agent forward client tls telemetry drain admin protocol load edge transport upstream"),
+    ("cli", "config net node agent forward client tls telemetry drain admin protocol load edge transport upstream"),
 ];
 
 /// The binary's row.

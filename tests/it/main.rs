@@ -1,1 +1,10 @@
-fn main() {}
+//! The integration tests: real nodes, agents and forwarders in this process, real services and clients on loopback.
+//!
+//! One file a promise. Ports are always 0, and tests wait for what must become true, never for time to pass.
+
+#[cfg(any())]
+mod cli;
+mod http;
+mod layers;
+mod support;
+mod tcp;

@@ -1,0 +1,132 @@
+//! The operators' port: health, readiness, metrics and status, over HTTP/1.1.
+//!
+//! Reads snapshots that it owns; it never holds a lock of the data path while it answers.
+
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+
+use axum::{
+    Json, Router,
+    extract::State,
+    http::{StatusCode, header},
+    response::IntoResponse,
+    routing::get,
+};
+use tokio::{net::TcpListener, sync::watch};
+
+use crate::{
+    drain::{Aborted, Tasks},
+    protocol::{NodeId, Phase},
+    telemetry::Metrics,
+    upstream::{EndpointStatus, LinkStatus, Upstreams},
+};
+
+/// What the port shows.
+#[derive(Debug, Clone)]
+pub struct Source {
+    /// This node.
+    pub node: NodeId,
+    /// Its cluster.
+    pub cluster: String,
+    /// Where it is in its life.
+    pub phase: watch::Receiver<Phase>,
+    /// Its agents.
+    pub upstreams: Upstreams,
+    /// What it counts.
+    pub metrics: Metrics,
+}
+
+/// A node's status, as `GET /api/v1/status` answers it.
+#[derive(Debug, Clone, serde::Serialize)]
+struct Status {
+    node: String,
+    cluster: String,
+    phase: &'static str,
+    version: &'static str,
+    links: Vec<LinkStatus>,
+    endpoints: Vec<EndpointStatus>,
+}
+
+/// A running admin port.
+#[derive(Debug)]
+pub struct Admin {
+    address: SocketAddr,
+    tasks: Tasks,
+}
+
+/// A port that cannot be bound.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot listen on TCP {address} for operators (--admin-bind)")]
+pub struct BindError {
+    address: SocketAddr,
+    source: io::Error,
+}
+
+impl Admin {
+    /// Binds the port and serves.
+    ///
+    /// # Errors
+    /// When the port is taken.
+    pub async fn start(bind: SocketAddr, source: Source) -> Result<Self, BindError> {
+        let failed = |source| BindError { address: bind, source };
+        let listener = TcpListener::bind(bind).await.map_err(failed)?;
+        let address = listener.local_addr().map_err(failed)?;
+        let router = Router::new()
+            .route("/health", get(|| async { "ok\n" }))
+            .route("/ready", get(ready))
+            .route("/metrics", get(metrics))
+            .route("/api/v1/status", get(status))
+            .with_state(Arc::new(source));
+        let tasks = Tasks::new();
+        let signal = tasks.clone();
+        tasks.spawn(async move {
+            let serve = axum::serve(listener, router)
+                .with_graceful_shutdown(async move { signal.signalled().await });
+            if let Err(error) = serve.await {
+                tracing::error!(%error, "the admin port has failed");
+            }
+        });
+        Ok(Self { address, tasks })
+    }
+
+    /// The address that was bound.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Stops accepting and finishes what is under way, at most until the deadline.
+    ///
+    /// # Errors
+    /// When something was left.
+    pub async fn drain(&self, deadline: Duration) -> Result<(), Aborted> {
+        self.tasks.finish(deadline).await
+    }
+}
+
+impl Drop for Admin {
+    fn drop(&mut self) {
+        self.tasks.abort();
+    }
+}
+
+async fn ready(State(source): State<Arc<Source>>) -> impl IntoResponse {
+    let phase = *source.phase.borrow();
+    let status = if phase == Phase::Ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    (status, format!("{}\n", phase.name()))
+}
+
+async fn metrics(State(source): State<Arc<Source>>) -> impl IntoResponse {
+    let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+    ([(header::CONTENT_TYPE, kind)], source.metrics.encode())
+}
+
+async fn status(State(source): State<Arc<Source>>) -> impl IntoResponse {
+    let phase = *source.phase.borrow();
+    Json(Status {
+        node: source.node.to_string(),
+        cluster: source.cluster.clone(),
+        phase: phase.name(),
+        version: env!("CARGO_PKG_VERSION"),
+        links: source.upstreams.link_status(),
+        endpoints: source.upstreams.endpoint_status(),
+    })
+}

@@ -1,0 +1,164 @@
+//! The command line: which commands there are, what they print, and with which code they end.
+//!
+//! `main` calls [`run`]. Results go to standard output, logs and errors to standard error. A command starts parts and
+//! waits; the work is in the parts.
+
+mod agent;
+mod certs;
+mod demo;
+mod failure;
+mod forward;
+mod http;
+mod node;
+mod process;
+mod status;
+
+use std::{fmt, io::Write, process::ExitCode};
+
+use clap::{CommandFactory, Parser, Subcommand};
+use clap_complete::Shell;
+
+use crate::config::{self, EndpointKind, ForwardTcpArgs, NodeArgs, ParseError, RunAgentArgs, RunForwardArgs, ServeArgs};
+use failure::Failure;
+
+/// Reach services behind NAT: an agent beside the service links to a node over QUIC, and clients come in through the node.
+#[derive(Debug, Parser)]
+#[command(name = "adit", version, max_term_width = 80, after_help = LAYERS, disable_help_subcommand = true)]
+#[command(propagate_version = true)]
+struct Line {
+    #[command(subcommand)]
+    command: Command,
+}
+
+const LAYERS: &str = "\
+Each flag can also be set in the environment, as ADIT_ and its name in capitals (ADIT_EDGE_BIND for --edge-bind; values \
+of a list are separated by commas), and in the TOML file of --config, as its name (edge-bind = \"...\"). Flags beat the \
+environment, which beats the file. Durations are written as 500ms, 30s, 1m, 2h.";
+
+const AGENT_FILE: &str = "\
+Example of a file:
+
+  connect = \"node.example.com:8001\"
+
+  [[endpoint]]
+  name = \"web\"
+  address = 3000
+
+  [[endpoint]]
+  name = \"db\"
+  kind = \"tcp\"             # http if it is left out
+  address = \"tls://10.0.0.5:5432\"
+  upstream-ca = \"db.pem\"   # or upstream-insecure = true
+";
+
+const FORWARD_FILE: &str = "\
+Example of a file:
+
+  connect = \"node.example.com:8001\"
+
+  [[port]]
+  listen = 5432              # or \"host:port\"
+  endpoint = \"db\"
+";
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Show a tunnel at work on this machine, then stay up for trying it
+    Demo(demo::DemoArgs),
+    /// Run a node: clients come in here, agents link to it
+    #[command(after_help = LAYERS)]
+    Node(Box<NodeArgs>),
+    /// Serve endpoints from services that this machine can reach
+    #[command(subcommand)]
+    Agent(AgentCommand),
+    /// Make a remote endpoint a port of this machine
+    #[command(subcommand)]
+    Forward(ForwardCommand),
+    /// Show the links and endpoints of a node
+    Status(status::StatusArgs),
+    /// Make certificates, and show what is in them
+    Certs(certs::CertsArgs),
+    /// Print completions for a shell
+    Completions {
+        /// The shell to write them for.
+        shell: Shell,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+enum AgentCommand {
+    /// Serve a local web service
+    #[command(after_help = LAYERS)]
+    Http(Box<ServeArgs>),
+    /// Serve a local TCP service
+    #[command(after_help = LAYERS)]
+    Tcp(Box<ServeArgs>),
+    /// Serve all endpoints of a file
+    #[command(after_help = format!("{AGENT_FILE}\n{LAYERS}"))]
+    Run(Box<RunAgentArgs>),
+}
+
+#[derive(Debug, Subcommand)]
+enum ForwardCommand {
+    /// Forward one TCP port
+    #[command(after_help = LAYERS)]
+    Tcp(Box<ForwardTcpArgs>),
+    /// Forward all ports of a file
+    #[command(after_help = format!("{FORWARD_FILE}\n{LAYERS}"))]
+    Run(Box<RunForwardArgs>),
+}
+
+/// Runs the command that this process was started with.
+pub fn run() -> ExitCode {
+    let plain = ["certs", "completions"];
+    let line = match config::parse::<Line>(std::env::args_os(), |name| std::env::var_os(name), &plain) {
+        Ok(line) => line,
+        Err(ParseError::Line(error)) => {
+            // Help goes to standard output, the rest to standard error; nobody is left to tell when that is closed.
+            drop(error.print());
+            return ExitCode::from(if error.use_stderr() { 2 } else { 0 });
+        }
+        Err(ParseError::Config(error)) => return Failure::from(error).tell(),
+    };
+    match execute(line.command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => failure.tell(),
+    }
+}
+
+fn execute(command: Command) -> Result<(), Failure> {
+    match command {
+        Command::Demo(args) => demo::run(args),
+        Command::Node(args) => node::run(*args),
+        Command::Agent(AgentCommand::Http(args)) => agent::serve(*args, EndpointKind::Http),
+        Command::Agent(AgentCommand::Tcp(args)) => agent::serve(*args, EndpointKind::Tcp),
+        Command::Agent(AgentCommand::Run(args)) => agent::run(*args),
+        Command::Forward(ForwardCommand::Tcp(args)) => forward::tcp(*args),
+        Command::Forward(ForwardCommand::Run(args)) => forward::run(*args),
+        Command::Status(args) => status::run(&args),
+        // All that goes wrong there is a file or a name that the user gave.
+        Command::Certs(args) => certs::run(args, &mut std::io::stdout().lock()).map_err(Failure::Usage),
+        Command::Completions { shell } => {
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Line::command(), "adit", &mut script);
+            say(String::from_utf8_lossy(&script).trim_end());
+            Ok(())
+        }
+    }
+}
+
+/// Prints a line. Whoever closes standard output does not want to know, and what runs goes on.
+fn say(line: impl fmt::Display) {
+    let mut out = std::io::stdout().lock();
+    drop(writeln!(out, "{line}").and_then(|()| out.flush()));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Line::command().debug_assert();
+    }
+}

@@ -1,0 +1,163 @@
+//! Configuration: the flags, the environment and the file of each command become the `Config` of what it starts.
+//!
+//! Each option is defined once, as a flag of a clap `Args` struct. A key of the file is the long name of a flag, and a
+//! variable is `ADIT_` and that name in capitals, so that neither has a list of its own. Driven by `cli`; it reads files and
+//! makes development certificates, and never opens a socket.
+
+mod agent;
+mod connect;
+mod forward;
+mod layers;
+mod link;
+mod log;
+mod node;
+
+use std::{io, path::PathBuf, time::Duration};
+
+pub use agent::{AgentArgs, EndpointArgs, EndpointKind, RunAgentArgs, ServeArgs, UpstreamArgs};
+pub use connect::ConnectArgs;
+pub use forward::{ForwardArgs, ForwardTcpArgs, PortArgs, RunForwardArgs};
+pub use layers::{ParseError, from_words, parse};
+pub use link::LinkArgs;
+pub use log::LogArgs;
+pub use node::NodeArgs;
+
+use crate::{agent::InvalidService, net::HostPort, protocol::EndpointId, tls};
+
+/// Why a configuration cannot be used: which part, what is wrong with it, and what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("{} cannot be read: check the path of --config, and that this user may read it", path.display())]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The file is not TOML.
+    #[error("{}, line {line}: this is not TOML: {reason}", path.display())]
+    Syntax {
+        /// The file.
+        path: PathBuf,
+        /// The first line that is wrong.
+        line: usize,
+        /// What the reader found.
+        reason: String,
+    },
+    /// A key that the command does not have.
+    #[error("{}: unknown key `{key}`: did you mean `{nearest}`?", path.display())]
+    UnknownKey {
+        /// The file.
+        path: PathBuf,
+        /// The key.
+        key: String,
+        /// The known key that is most like it.
+        nearest: String,
+    },
+    /// A value that its option cannot have.
+    #[error("{place}: {reason}")]
+    Value {
+        /// The file and the key, or the variable.
+        place: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// One of two options that go together is missing.
+    #[error("{given} needs {missing}: give both or neither")]
+    Half {
+        /// The option that was given.
+        given: &'static str,
+        /// The one that was not.
+        missing: &'static str,
+    },
+    /// Two options exclude each other.
+    #[error("{one} and {other} exclude each other: leave one of them out")]
+    Conflict {
+        /// The one.
+        one: &'static str,
+        /// The other.
+        other: &'static str,
+    },
+    /// Certificates and keys of the edge that do not pair up.
+    #[error("there are {certs} of --edge-cert and {keys} of --edge-key: give one key for each certificate, in order")]
+    EdgePairs {
+        /// How many certificates.
+        certs: usize,
+        /// How many keys.
+        keys: usize,
+    },
+    /// Links would not outlive one lost packet.
+    #[error(
+        "--keep-alive {} is not below half of --idle-timeout {}: one lost packet would end the link; shorten the one or \
+         lengthen the other",
+        humantime::format_duration(*keep_alive), humantime::format_duration(*idle_timeout)
+    )]
+    KeepAlive {
+        /// What was given.
+        keep_alive: Duration,
+        /// What was given, or the default.
+        idle_timeout: Duration,
+    },
+    /// TLS options for a service without TLS.
+    #[error("{option} is for services with TLS, and {endpoint}'s address is without: begin it with https:// or tls://")]
+    NoTls {
+        /// The option.
+        option: &'static str,
+        /// The endpoint.
+        endpoint: EndpointId,
+    },
+    /// The file has nothing to do.
+    #[error("{} has no [[{table}]]: add one for each {table}", path.display())]
+    Nothing {
+        /// The file.
+        path: PathBuf,
+        /// The name of the tables.
+        table: &'static str,
+    },
+    /// An endpoint is served twice.
+    #[error("there are two [[endpoint]] tables for {0}: one process serves an endpoint once")]
+    Duplicate(EndpointId),
+    /// A name to listen on has no address.
+    #[error("{listen} cannot be resolved, so there is nothing to listen on for {endpoint}: use an address of this host")]
+    Listen {
+        /// The name.
+        listen: HostPort,
+        /// The endpoint behind it.
+        endpoint: EndpointId,
+        /// What the resolver said.
+        source: io::Error,
+    },
+    /// A service's address cannot be used.
+    #[error(transparent)]
+    Service(#[from] InvalidService),
+    /// A certificate or key cannot be used.
+    #[error(transparent)]
+    Load(#[from] tls::LoadError),
+    /// The development certificates cannot be made or used.
+    #[error(transparent)]
+    Development(#[from] tls::GenerateError),
+    /// TLS cannot be set up.
+    #[error(transparent)]
+    Tls(#[from] tls::ConfigError),
+}
+
+/// Both or neither of two options.
+fn both<T>(one: (&'static str, Option<T>), other: (&'static str, Option<T>)) -> Result<Option<(T, T)>, ConfigError> {
+    match (one.1, other.1) {
+        (Some(first), Some(second)) => Ok(Some((first, second))),
+        (None, None) => Ok(None),
+        (Some(_), None) => Err(ConfigError::Half { given: one.0, missing: other.0 }),
+        (None, Some(_)) => Err(ConfigError::Half { given: other.0, missing: one.0 }),
+    }
+}
+
+/// A duration as people write it.
+fn duration(text: &str) -> Result<Duration, humantime::DurationError> {
+    humantime::parse_duration(text)
+}
+
+/// An address to listen on. A name could stand for several, so only a number will do.
+fn address(text: &str) -> Result<std::net::SocketAddr, String> {
+    text.parse().map_err(|_| "expected ADDRESS:PORT in numbers, such as 127.0.0.1:8000 or [::]:8000".into())
+}

@@ -1,0 +1,150 @@
+//! The flags and the file of `adit agent`.
+
+use std::{collections::BTreeSet, path::PathBuf, sync::Arc, time::Duration};
+
+use clap::{Args, ValueEnum};
+
+use super::{ConfigError, ConnectArgs, LogArgs, duration, layers::table};
+use crate::{
+    agent::{self, Service, ServiceAddress},
+    protocol::{EndpointId, Kind},
+    tls::{self, Trust},
+};
+
+/// What every agent has.
+#[derive(Debug, Clone, Args)]
+pub struct AgentArgs {
+    #[command(flatten)]
+    connect: ConnectArgs,
+    /// On leaving, let open flows finish for at most so long.
+    #[arg(long, value_name = "DURATION", default_value = "1m", value_parser = duration, help_heading = "Leaving")]
+    pub grace_period: Duration,
+    #[command(flatten)]
+    pub log: LogArgs,
+}
+
+/// `adit agent http|tcp`: one endpoint.
+#[derive(Debug, Clone, Args)]
+pub struct ServeArgs {
+    /// The name that clients ask for.
+    #[arg(value_name = "ENDPOINT")]
+    endpoint: EndpointId,
+    /// The service: a port of this machine, host:port, or a URL (http, https, tcp, tls).
+    #[arg(value_name = "ADDR")]
+    address: ServiceAddress,
+    #[command(flatten, next_help_heading = "TLS towards the service")]
+    upstream: UpstreamArgs,
+    #[command(flatten)]
+    pub agent: AgentArgs,
+}
+
+/// `adit agent run`: the endpoints of a file.
+#[derive(Debug, Clone, Args)]
+pub struct RunAgentArgs {
+    /// TOML file: any flag below by its name, and an [[endpoint]] for each service.
+    #[arg(long, value_name = "FILE", required = true)]
+    config: PathBuf,
+    #[arg(long, hide = true, value_parser = table::<EndpointArgs>)]
+    endpoint: Vec<EndpointArgs>,
+    #[command(flatten)]
+    pub agent: AgentArgs,
+}
+
+/// A table `[[endpoint]]`. Its keys are these flags.
+#[derive(Debug, Clone, Args)]
+pub struct EndpointArgs {
+    #[arg(long)]
+    name: EndpointId,
+    #[arg(long, value_enum, default_value = "http")]
+    kind: EndpointKind,
+    #[arg(long)]
+    address: ServiceAddress,
+    #[command(flatten)]
+    upstream: UpstreamArgs,
+}
+
+/// How the TLS of a service is verified.
+#[derive(Debug, Clone, Args)]
+pub struct UpstreamArgs {
+    /// Trust only the authorities in this PEM file. By default, the public ones.
+    #[arg(long, value_name = "FILE")]
+    upstream_ca: Option<PathBuf>,
+    /// Trust any certificate of the service.
+    #[arg(long)]
+    upstream_insecure: bool,
+}
+
+/// What a service speaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum EndpointKind {
+    /// HTTP/1.1.
+    Http,
+    /// Bytes.
+    Tcp,
+}
+
+impl ServeArgs {
+    /// The agent for this endpoint.
+    ///
+    /// # Errors
+    /// See [`ConfigError`].
+    pub fn into_config(self, kind: EndpointKind) -> Result<agent::Config, ConfigError> {
+        let endpoint =
+            EndpointArgs { name: self.endpoint, kind, address: self.address, upstream: self.upstream };
+        Ok(agent::Config {
+            endpoints: vec![endpoint.into_endpoint()?],
+            client: self.agent.connect.into_config()?,
+        })
+    }
+}
+
+impl RunAgentArgs {
+    /// The agent for all endpoints of the file.
+    ///
+    /// # Errors
+    /// See [`ConfigError`].
+    pub fn into_config(self) -> Result<agent::Config, ConfigError> {
+        if self.endpoint.is_empty() {
+            return Err(ConfigError::Nothing { path: self.config, table: "endpoint" });
+        }
+        let mut names = BTreeSet::new();
+        if let Some(twice) = self.endpoint.iter().find(|endpoint| !names.insert(&endpoint.name)) {
+            return Err(ConfigError::Duplicate(twice.name.clone()));
+        }
+        Ok(agent::Config {
+            endpoints: self.endpoint.into_iter().map(EndpointArgs::into_endpoint).collect::<Result<_, _>>()?,
+            client: self.agent.connect.into_config()?,
+        })
+    }
+}
+
+impl EndpointArgs {
+    fn into_endpoint(self) -> Result<agent::Endpoint, ConfigError> {
+        let (kind, alpn): (_, &[&[u8]]) = match self.kind {
+            EndpointKind::Http => (Kind::Http, &[b"http/1.1"]),
+            EndpointKind::Tcp => (Kind::Tcp, &[]),
+        };
+        let trust = self.upstream.trust(&self.name, self.address.is_tls())?;
+        let tls = Arc::new(tls::client_config(&trust, None, alpn)?);
+        Ok(agent::Endpoint { name: self.name, kind, service: Service::new(self.address, &tls)? })
+    }
+}
+
+impl UpstreamArgs {
+    fn trust(self, endpoint: &EndpointId, tls: bool) -> Result<Trust, ConfigError> {
+        let without_tls = |option| ConfigError::NoTls { option, endpoint: endpoint.clone() };
+        match (self.upstream_ca, self.upstream_insecure) {
+            (Some(_), true) => Err(ConfigError::Conflict { one: "--upstream-insecure", other: "--upstream-ca" }),
+            (Some(_), false) if !tls => Err(without_tls("--upstream-ca")),
+            (None, true) if !tls => Err(without_tls("--upstream-insecure")),
+            (Some(ca), false) => Ok(Trust::Roots(Trust::roots_from_file(&ca)?)),
+            (None, true) => {
+                tracing::warn!(%endpoint, "--upstream-insecure: the service's certificate is not verified");
+                Ok(Trust::Insecure)
+            }
+            (None, false) if tls => Ok(Trust::Platform { extra: Vec::new() }),
+            // Never used, and it needs no store of authorities, which a small image may lack.
+            (None, false) => Ok(Trust::Insecure),
+        }
+    }
+}

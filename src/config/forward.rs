@@ -1,0 +1,92 @@
+//! The flags and the file of `adit forward`.
+
+use std::{net::ToSocketAddrs, path::PathBuf, time::Duration};
+
+use clap::Args;
+
+use super::{ConfigError, ConnectArgs, LogArgs, duration, layers::table};
+use crate::{forward, net::HostPort, protocol::EndpointId};
+
+/// What every forwarder has.
+#[derive(Debug, Clone, Args)]
+pub struct ForwardArgs {
+    #[command(flatten)]
+    connect: ConnectArgs,
+    /// On leaving, let open connections finish for at most so long.
+    #[arg(long, value_name = "DURATION", default_value = "1m", value_parser = duration, help_heading = "Leaving")]
+    pub grace_period: Duration,
+    #[command(flatten)]
+    pub log: LogArgs,
+}
+
+/// `adit forward tcp`: one port.
+#[derive(Debug, Clone, Args)]
+pub struct ForwardTcpArgs {
+    /// Where to listen: a port of 127.0.0.1, or host:port. Port 0 lets the system choose.
+    #[arg(value_name = "LISTEN", value_parser = HostPort::or_port)]
+    listen: HostPort,
+    /// The endpoint that connections go to.
+    #[arg(value_name = "ENDPOINT")]
+    endpoint: EndpointId,
+    #[command(flatten)]
+    pub forward: ForwardArgs,
+}
+
+/// `adit forward run`: the ports of a file.
+#[derive(Debug, Clone, Args)]
+pub struct RunForwardArgs {
+    /// TOML file: any flag below by its name, and a [[port]] for each port.
+    #[arg(long, value_name = "FILE", required = true)]
+    config: PathBuf,
+    #[arg(long, hide = true, value_parser = table::<PortArgs>)]
+    port: Vec<PortArgs>,
+    #[command(flatten)]
+    pub forward: ForwardArgs,
+}
+
+/// A table `[[port]]`. Its keys are these flags.
+#[derive(Debug, Clone, Args)]
+pub struct PortArgs {
+    #[arg(long, value_parser = HostPort::or_port)]
+    listen: HostPort,
+    #[arg(long)]
+    endpoint: EndpointId,
+}
+
+impl ForwardTcpArgs {
+    /// The forwarder for this port.
+    ///
+    /// # Errors
+    /// See [`ConfigError`].
+    pub fn into_config(self) -> Result<forward::Config, ConfigError> {
+        let port = PortArgs { listen: self.listen, endpoint: self.endpoint };
+        Ok(forward::Config { ports: vec![port.into_port()?], client: self.forward.connect.into_config()? })
+    }
+}
+
+impl RunForwardArgs {
+    /// The forwarder for all ports of the file.
+    ///
+    /// # Errors
+    /// See [`ConfigError`].
+    pub fn into_config(self) -> Result<forward::Config, ConfigError> {
+        if self.port.is_empty() {
+            return Err(ConfigError::Nothing { path: self.config, table: "port" });
+        }
+        Ok(forward::Config {
+            ports: self.port.into_iter().map(PortArgs::into_port).collect::<Result<_, _>>()?,
+            client: self.forward.connect.into_config()?,
+        })
+    }
+}
+
+impl PortArgs {
+    fn into_port(self) -> Result<forward::Port, ConfigError> {
+        let Self { listen, endpoint } = self;
+        // Before the runtime starts, so it may block.
+        match (listen.host.as_str(), listen.port).to_socket_addrs() {
+            Ok(addresses) => Ok(forward::Port { listen: addresses.collect(), endpoint }),
+            Err(source) => Err(ConfigError::Listen { listen, endpoint, source }),
+        }
+    }
+}

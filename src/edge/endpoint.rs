@@ -1,0 +1,80 @@
+//! Which endpoint a request is for: a header names it, or else the host's first label does.
+
+use std::net::IpAddr;
+
+use http::HeaderMap;
+
+use crate::protocol::{EndpointId, InvalidId};
+
+/// The headers that name an endpoint, the first that is there rules; the second is Piko's.
+const HEADERS: [&str; 2] = ["x-adit-endpoint", "x-piko-endpoint"];
+
+/// Why a request names no endpoint.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(super) enum EndpointError {
+    #[error(
+        "missing endpoint: name it in the header x-adit-endpoint, or as the first label of the host, as in \
+         http://ENDPOINT.example.com"
+    )]
+    Missing,
+    #[error("{0}")]
+    Invalid(#[from] InvalidId),
+}
+
+/// The endpoint of a request with these headers, to this host (with or without a port).
+pub(super) fn endpoint(headers: &HeaderMap, host: Option<&str>) -> Result<EndpointId, EndpointError> {
+    for header in HEADERS {
+        if let Some(value) = headers.get(header) {
+            // What is no text has characters that no endpoint has.
+            return Ok(EndpointId::new(&String::from_utf8_lossy(value.as_bytes()))?);
+        }
+    }
+    let host = host.ok_or(EndpointError::Missing)?;
+    if host.starts_with('[') {
+        return Err(EndpointError::Missing);
+    }
+    let host = host.rsplit_once(':').map_or(host, |(host, _)| host);
+    if host.parse::<IpAddr>().is_ok() {
+        return Err(EndpointError::Missing);
+    }
+    match host.split_once('.') {
+        Some((label, rest)) if !rest.is_empty() => Ok(EndpointId::new(label)?),
+        _ => Err(EndpointError::Missing),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(headers: &[(&'static str, &'static str)], host: Option<&str>) -> Result<String, EndpointError> {
+        let headers = headers
+            .iter()
+            .map(|(name, value)| (http::HeaderName::from_static(name), http::HeaderValue::from_static(value)))
+            .collect();
+        endpoint(&headers, host).map(|endpoint| endpoint.to_string())
+    }
+
+    #[test]
+    fn a_header_rules_over_the_host() {
+        let both = [("x-adit-endpoint", "a"), ("x-piko-endpoint", "b")];
+        assert_eq!(of(&both, Some("c.example.com")).as_deref(), Ok("a"));
+        assert_eq!(of(&both[1..], Some("c.example.com")).as_deref(), Ok("b"));
+        assert_eq!(of(&[], Some("C.example.com:8000")).as_deref(), Ok("c"));
+        assert_eq!(of(&[], Some("c.localhost")).as_deref(), Ok("c"));
+    }
+
+    #[test]
+    fn addresses_and_single_labels_name_nothing() {
+        for host in ["localhost", "localhost:8000", "127.0.0.1:8000", "10.0.0.1", "[::1]:8000", "::1", "app.", ""] {
+            assert_eq!(of(&[], Some(host)), Err(EndpointError::Missing), "{host}");
+        }
+        assert_eq!(of(&[], None), Err(EndpointError::Missing));
+    }
+
+    #[test]
+    fn a_name_that_cannot_be_one_is_refused() {
+        assert!(matches!(of(&[("x-adit-endpoint", "a b")], None), Err(EndpointError::Invalid(_))));
+        assert!(matches!(of(&[("x-adit-endpoint", "")], Some("a.b")), Err(EndpointError::Invalid(_))));
+    }
+}

@@ -1,0 +1,174 @@
+//! What a proxy changes in headers: hop-by-hop fields end here, and who forwarded for whom is added.
+
+use std::net::SocketAddr;
+
+use http::{
+    HeaderMap, HeaderName, HeaderValue,
+    header::{CONNECTION, FORWARDED, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRANSFER_ENCODING, UPGRADE},
+};
+
+/// The error code of a response that adit made itself; a service's own is not passed on, so that it can be relied upon.
+pub(super) const ERROR: HeaderName = HeaderName::from_static("x-adit-error");
+
+const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
+const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
+const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+
+/// Fields for one hop, whether `Connection` names them or not (RFC 9110 §7.6.1).
+const HOP_BY_HOP: [HeaderName; 8] = [
+    CONNECTION,
+    KEEP_ALIVE,
+    PROXY_AUTHENTICATE,
+    PROXY_AUTHORIZATION,
+    PROXY_CONNECTION,
+    TE,
+    TRANSFER_ENCODING,
+    UPGRADE,
+];
+
+/// Removes the fields of the hop that ends here, except a switch of protocols that is asked for or agreed, and `te:
+/// trailers`, which asks nothing of the hop.
+pub(super) fn strip_hop_by_hop(headers: &mut HeaderMap) {
+    let upgrade = upgrade(headers);
+    let trailers = headers.get_all(TE).iter().any(|te| has_token(te, "trailers"));
+    let named: Vec<HeaderName> = headers
+        .get_all(CONNECTION)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .filter_map(|name| name.trim().parse().ok())
+        .collect();
+    for name in named.iter().chain(&HOP_BY_HOP) {
+        headers.remove(name);
+    }
+    if let Some(upgrade) = upgrade {
+        headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+        headers.insert(UPGRADE, upgrade);
+    }
+    if trailers {
+        headers.insert(TE, HeaderValue::from_static("trailers"));
+    }
+}
+
+/// The protocol that a message asks to switch to, or says that it switches to (RFC 9110 §7.8).
+pub(super) fn upgrade(headers: &HeaderMap) -> Option<HeaderValue> {
+    let asked = headers.get_all(CONNECTION).iter().any(|value| has_token(value, "upgrade"));
+    if asked { headers.get(UPGRADE).cloned() } else { None }
+}
+
+fn has_token(value: &HeaderValue, token: &str) -> bool {
+    value
+        .to_str()
+        .is_ok_and(|value| value.split(',').any(|part| part.trim().eq_ignore_ascii_case(token)))
+}
+
+/// Says for whom the request is forwarded. The list of addresses grows by the client's; scheme and host are those that this
+/// edge has seen, whatever the client claims.
+pub(super) fn forwarded(headers: &mut HeaderMap, client: SocketAddr, scheme: &'static str, host: Option<&str>) {
+    append(headers, X_FORWARDED_FOR, &client.ip().to_string());
+    headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static(scheme));
+    headers.remove(X_FORWARDED_HOST);
+    // An IPv6 address and a port need quotes (RFC 7239 §6).
+    let node = if client.is_ipv6() { format!("\"[{}]\"", client.ip()) } else { client.ip().to_string() };
+    let mut element = format!("for={node};proto={scheme}");
+    if let Some(host) = host {
+        if let Ok(value) = HeaderValue::from_str(host) {
+            headers.insert(X_FORWARDED_HOST, value);
+        }
+        if host.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-.".contains(&byte)) {
+            element.push_str(&format!(";host={host}"));
+        } else if !host.contains(['"', '\\']) {
+            element.push_str(&format!(";host=\"{host}\""));
+        }
+    }
+    append(headers, FORWARDED, &element);
+}
+
+/// Adds an element to a list field, joining what may stand in several lines.
+fn append(headers: &mut HeaderMap, name: HeaderName, element: &str) {
+    let mut list = String::new();
+    for value in headers.get_all(&name) {
+        // What is no text cannot be part of the list.
+        if let Ok(value) = value.to_str() {
+            list.push_str(value);
+            list.push_str(", ");
+        }
+    }
+    list.push_str(element);
+    if let Ok(value) = HeaderValue::from_str(&list) {
+        headers.insert(name, value);
+    }
+}
+
+/// How much room the fields take, in bytes, as HTTP/2 counts it without its overhead.
+pub(super) fn size(headers: &HeaderMap) -> usize {
+    headers.iter().map(|(name, value)| name.as_str().len() + value.len()).sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn map(fields: &[(&str, &str)]) -> HeaderMap {
+        let mut map = HeaderMap::new();
+        for (name, value) in fields {
+            map.append(name.parse::<HeaderName>().unwrap(), value.parse().unwrap());
+        }
+        map
+    }
+
+    fn lines(map: &HeaderMap) -> Vec<String> {
+        let mut lines: Vec<_> =
+            map.iter().map(|(name, value)| format!("{name}: {}", value.to_str().unwrap())).collect();
+        lines.sort();
+        lines
+    }
+
+    #[test]
+    fn fields_of_the_hop_are_removed_and_so_are_those_that_connection_names() {
+        let mut headers = map(&[
+            ("connection", "close, X-Secret"),
+            ("connection", "keep-alive"),
+            ("x-secret", "1"),
+            ("keep-alive", "timeout=5"),
+            ("proxy-connection", "keep-alive"),
+            ("proxy-authorization", "Basic eDp5"),
+            ("te", "gzip, trailers"),
+            ("transfer-encoding", "chunked"),
+            ("upgrade", "h2c"),
+            ("accept", "*/*"),
+        ]);
+        strip_hop_by_hop(&mut headers);
+        assert_eq!(lines(&headers), ["accept: */*", "te: trailers"]);
+    }
+
+    #[test]
+    fn a_switch_of_protocols_passes() {
+        let mut headers = map(&[("connection", "keep-alive, Upgrade"), ("upgrade", "websocket")]);
+        strip_hop_by_hop(&mut headers);
+        assert_eq!(lines(&headers), ["connection: upgrade", "upgrade: websocket"]);
+    }
+
+    #[test]
+    fn addresses_are_added_and_scheme_and_host_are_what_was_seen() {
+        let mut headers = map(&[
+            ("x-forwarded-for", "1.1.1.1"),
+            ("x-forwarded-for", "2.2.2.2"),
+            ("x-forwarded-proto", "https"),
+            ("x-forwarded-host", "evil"),
+            ("forwarded", "for=1.1.1.1"),
+        ]);
+        forwarded(&mut headers, "[::1]:9".parse().unwrap(), "http", Some("app.test:8000"));
+        assert_eq!(
+            lines(&headers),
+            [
+                "forwarded: for=1.1.1.1, for=\"[::1]\";proto=http;host=\"app.test:8000\"",
+                "x-forwarded-for: 1.1.1.1, 2.2.2.2, ::1",
+                "x-forwarded-host: app.test:8000",
+                "x-forwarded-proto: http",
+            ]
+        );
+    }
+}

@@ -1,0 +1,161 @@
+//! One request: match, route, send, relay.
+
+use std::sync::{Arc, atomic::Ordering::Relaxed};
+
+use http::{HeaderValue, Method, Request, Response, StatusCode, Uri, Version, header};
+use http_body_util::{BodyExt, Limited};
+use hyper::{
+    body::Incoming,
+    upgrade::{OnUpgrade, Upgraded},
+};
+use hyper_util::{rt::TokioIo, server::conn::auto};
+use tokio::time::Instant;
+
+use super::{Shared, body::Body, connection::Client, endpoint::endpoint, error::Error, headers};
+use crate::{
+    net::Connection,
+    protocol::TenantId,
+    splice::{Counts, Prefixed, splice},
+    transport::Stream,
+    upstream::{self, Name, ResponseBody, Upgrade},
+};
+
+/// Answers a request, whatever happens.
+pub(super) async fn serve(shared: &Arc<Shared>, client: Client, request: Request<Incoming>) -> Response<Body> {
+    let started = Instant::now();
+    let (version, method, uri) = (request.version(), request.method().clone(), request.uri().clone());
+    let _in_flight = shared.counters.begin();
+    let mut response = match forward(shared, client, request).await {
+        Ok(response) => response,
+        Err(error) => {
+            tracing::debug!(client = %client.address, %method, %uri, %error, "a request failed");
+            error.response()
+        }
+    };
+    shared.counters.answered(version, response.status(), started.elapsed());
+    if shared.closing.load(Relaxed) && version < Version::HTTP_2 && response.status() != StatusCode::SWITCHING_PROTOCOLS
+    {
+        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
+    response
+}
+
+async fn forward(
+    shared: &Arc<Shared>,
+    client: Client,
+    mut request: Request<Incoming>,
+) -> Result<Response<Body>, Error> {
+    check(shared, &request)?;
+    let host = host(&request);
+    let name = Name {
+        tenant: TenantId::default(),
+        endpoint: endpoint(request.headers(), host.as_ref().and_then(|host| host.to_str().ok()))?,
+    };
+    let switching = request.version() == Version::HTTP_11 && headers::upgrade(request.headers()).is_some();
+    let client_side = switching.then(|| hyper::upgrade::on(&mut request));
+
+    rewrite(&mut request, client, host, switching);
+    let max_body = shared.limits.max_body_bytes;
+    let request = request.map(|body| match max_body {
+        Some(max) => upstream::Body::new(Limited::new(body, usize::try_from(max).unwrap_or(usize::MAX))),
+        None => upstream::Body::new(body.map_err(Into::into)),
+    });
+    let mut response = shared
+        .upstreams
+        .send(&name, request, shared.limits.request_timeout)
+        .await
+        .map_err(|error| Error::of_send(error, max_body))?;
+
+    let service_side = (response.status() == StatusCode::SWITCHING_PROTOCOLS)
+        .then(|| hyper::upgrade::on(&mut response));
+    headers::strip_hop_by_hop(response.headers_mut());
+    response.headers_mut().remove(headers::ERROR);
+    *response.version_mut() = Version::HTTP_11;
+    match (client_side, service_side) {
+        (Some(client_side), Some(service_side)) => Ok(switch(shared, client_side, service_side, response)),
+        _ => Ok(response.map(Body::Upstream)),
+    }
+}
+
+/// What must hold before anybody is asked.
+fn check(shared: &Shared, request: &Request<Incoming>) -> Result<(), Error> {
+    if request.method() == Method::CONNECT {
+        return Err(Error::Connect);
+    }
+    let (size, max) = (headers::size(request.headers()), shared.limits.max_header_bytes);
+    if size > max {
+        return Err(Error::HeadersTooLarge { size, max });
+    }
+    if let Some(max) = shared.limits.max_body_bytes
+        && hyper::body::Body::size_hint(request.body()).lower() > max
+    {
+        return Err(Error::BodyTooLarge { max });
+    }
+    Ok(())
+}
+
+/// The host that the request is for: that of an absolute target before the `Host` field (RFC 9112 §3.2.2); in HTTP/2 it
+/// comes as `:authority`.
+fn host(request: &Request<Incoming>) -> Option<HeaderValue> {
+    match request.uri().authority() {
+        // Whoever has a password in the target does not want it passed on.
+        Some(authority) => {
+            let authority = authority.as_str();
+            let host = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
+            HeaderValue::from_str(host).ok()
+        }
+        None => request.headers().get(header::HOST).cloned(),
+    }
+}
+
+/// Makes of the client's request the one that the service gets.
+fn rewrite(request: &mut Request<Incoming>, client: Client, host: Option<HeaderValue>, switching: bool) {
+    *request.version_mut() = Version::HTTP_11;
+    let target = request.uri().path_and_query().cloned().map_or_else(Uri::default, Uri::from);
+    *request.uri_mut() = target;
+    let headers = request.headers_mut();
+    headers::strip_hop_by_hop(headers);
+    if !switching {
+        headers.remove(header::UPGRADE);
+        headers.remove(header::CONNECTION);
+    }
+    headers::forwarded(headers, client.address, client.scheme, host.as_ref().and_then(|host| host.to_str().ok()));
+    if let Some(host) = host {
+        headers.insert(header::HOST, host);
+    }
+}
+
+/// Joins client and service once both have switched protocols.
+fn switch(
+    shared: &Shared,
+    client: OnUpgrade,
+    service: OnUpgrade,
+    response: Response<ResponseBody>,
+) -> Response<Body> {
+    let (parts, body) = response.into_parts();
+    let upgrade = body.into_upgrade();
+    // A connection of its own kind by now, which the edge waits for as for any other.
+    shared.connections.spawn(async move {
+        if let Err(error) = join(client, service, upgrade).await {
+            tracing::debug!(error = crate::telemetry::report(&*error), "an upgraded connection ended with an error");
+        }
+    });
+    Response::from_parts(parts, Body::empty())
+}
+
+async fn join(
+    client: OnUpgrade,
+    service: OnUpgrade,
+    _in_use: Option<Upgrade>,
+) -> Result<(), upstream::BoxError> {
+    let (client, service) = tokio::try_join!(client, service)?;
+    let client = auto::upgrade::downcast::<TokioIo<Connection>>(client).map_err(unexpected)?;
+    let service = service.downcast::<TokioIo<Stream>>().map_err(unexpected)?;
+    let client = Prefixed { prefix: client.read_buf, side: client.io.into_inner() };
+    let service = Prefixed { prefix: service.read_buf, side: service.io.into_inner() };
+    Ok(splice(client, service, &Counts::default()).await?)
+}
+
+fn unexpected(_: Upgraded) -> upstream::BoxError {
+    "an upgraded connection is not of the kind that was served".into()
+}

@@ -1,0 +1,75 @@
+//! What the edge counts.
+
+use std::time::Duration;
+
+use http::{StatusCode, Version};
+use prometheus_client::{
+    encoding::EncodeLabelSet,
+    metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
+};
+
+use crate::telemetry::{self, Metrics};
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Labels {
+    protocol: &'static str,
+    status: &'static str,
+}
+
+/// Bounds in seconds: a local service answers in under a millisecond, a busy one in seconds.
+const BUCKETS: [f64; 12] = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1.0, 5.0, 30.0];
+
+#[derive(Debug, Clone)]
+pub(super) struct Counters {
+    requests: Family<Labels, Counter>,
+    in_flight: Gauge,
+    until_headers: Histogram,
+}
+
+impl Counters {
+    pub(super) fn new(metrics: &Metrics) -> Self {
+        metrics.register(|registry| {
+            let requests = Family::default();
+            registry.register("requests", "Requests answered, by protocol and class of status", requests.clone());
+            let until_headers = Histogram::new(BUCKETS);
+            registry.register(
+                "response_headers_seconds",
+                "Time from a request's head to its response's head",
+                until_headers.clone(),
+            );
+            Self {
+                requests,
+                in_flight: telemetry::gauge(registry, "requests_in_flight", "Requests whose response has not begun"),
+                until_headers,
+            }
+        })
+    }
+
+    /// Counts a request as in flight until the answer is dropped.
+    pub(super) fn begin(&self) -> InFlight {
+        self.in_flight.inc();
+        InFlight(self.in_flight.clone())
+    }
+
+    pub(super) fn answered(&self, version: Version, status: StatusCode, time: Duration) {
+        let protocol = if version >= Version::HTTP_2 { "h2" } else { "h1" };
+        let status = match status.as_u16() / 100 {
+            1 => "1xx",
+            2 => "2xx",
+            3 => "3xx",
+            4 => "4xx",
+            _ => "5xx",
+        };
+        self.requests.get_or_create(&Labels { protocol, status }).inc();
+        self.until_headers.observe(time.as_secs_f64());
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct InFlight(Gauge);
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}

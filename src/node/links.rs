@@ -1,0 +1,198 @@
+//! The link port: accepts links, reads their `Hello`, and hands them to whom they are for.
+
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use crate::{
+    drain::Tasks,
+    net::HostPort,
+    protocol::{
+        Close, Code, Control, Hello, NodeAddress, NodeId, OLDEST_VERSION, Refusal, Role, VERSION, Welcome,
+    },
+    relay::Relay,
+    transport::{ControlReader, ControlWriter, FrameError, Settings, quic},
+    upstream::{Identity, Session, Upstreams},
+};
+
+/// How long a link has for its handshake, and then for its `Hello`.
+const HANDSHAKE: Duration = Duration::from_secs(10);
+
+/// How many endpoints one link may serve.
+const MAX_LISTENS: u32 = 10_000;
+
+/// What answers `Hello`.
+#[derive(Debug)]
+pub(super) struct Welcomer {
+    pub(super) node: NodeId,
+    pub(super) cluster: String,
+    pub(super) advertise: Option<HostPort>,
+    pub(super) settings: Settings,
+    pub(super) upstreams: Upstreams,
+    pub(super) relay: Relay,
+}
+
+/// A running link port.
+#[derive(Debug)]
+pub(super) struct Links {
+    listener: Arc<quic::Listener>,
+    address: SocketAddr,
+    draining: Arc<AtomicBool>,
+    tasks: Tasks,
+}
+
+impl Links {
+    pub(super) fn start(listener: quic::Listener, welcomer: Welcomer) -> Result<Self, quic::BindError> {
+        let unbound = SocketAddr::from(([0, 0, 0, 0], 0));
+        let address = listener
+            .local_address()
+            .map_err(|source| quic::BindError::Bind { address: unbound, source })?;
+        let links = Self {
+            listener: Arc::new(listener),
+            address,
+            draining: Arc::default(),
+            tasks: Tasks::new(),
+        };
+        let door = Arc::new(Door { welcomer, address, draining: Arc::clone(&links.draining) });
+        links.tasks.spawn(accept(Arc::clone(&links.listener), door, links.tasks.clone()));
+        Ok(links)
+    }
+
+    pub(super) fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Refuses new links from now on, with a code that sends their openers elsewhere.
+    pub(super) fn refuse_new(&self) {
+        self.draining.store(true, Relaxed);
+    }
+
+    /// Closes all links.
+    pub(super) async fn close(&self, code: Close, reason: &str) {
+        self.listener.close(code, reason).await;
+        if let Err(aborted) = self.tasks.finish(Duration::from_secs(1)).await {
+            tracing::debug!(%aborted, "tasks of the link port were left");
+        }
+    }
+}
+
+impl Drop for Links {
+    fn drop(&mut self) {
+        self.tasks.abort();
+    }
+}
+
+async fn accept(listener: Arc<quic::Listener>, door: Arc<Door>, tasks: Tasks) {
+    while let Some(incoming) = listener.accept().await {
+        // The listener bounds the handshakes; links are bounded by what their openers cost the host.
+        let door = Arc::clone(&door);
+        tasks.spawn(async move { door.enter(incoming).await });
+    }
+}
+
+#[derive(Debug)]
+struct Door {
+    welcomer: Welcomer,
+    address: SocketAddr,
+    draining: Arc<AtomicBool>,
+}
+
+impl Door {
+    async fn enter(&self, incoming: quic::Incoming) {
+        let client = incoming.remote_address();
+        let link = match incoming.handshake(HANDSHAKE).await {
+            Ok(link) => link,
+            Err(error) => return tracing::debug!(%client, %error, "a link's handshake failed"),
+        };
+        let hello = tokio::time::timeout(HANDSHAKE, async {
+            let stream = link.accept().await.map_err(|lost| lost.to_string())?;
+            let (mut reader, writer) = (ControlReader::new(stream.recv), ControlWriter::new(stream.send));
+            match reader.next().await {
+                Ok(Control::Hello(hello)) => Ok((hello, reader, writer)),
+                Ok(_) => Err("a link begins with Hello".into()),
+                Err(error) => Err(error.to_string()),
+            }
+        });
+        let (hello, reader, mut writer) = match hello.await {
+            Ok(Ok(opened)) => opened,
+            Ok(Err(reason)) => {
+                tracing::warn!(%client, reason, "a link was closed: it did not begin as it should");
+                return link.close(Close::Protocol, &reason);
+            }
+            Err(_) => {
+                tracing::debug!(%client, "a link was closed: it said nothing");
+                return link.close(Close::Timeout, "no Hello in time");
+            }
+        };
+        let version = match self.admit(&hello) {
+            Ok(version) => version,
+            Err(refusal) => {
+                tracing::warn!(%client, agent = %hello.agent, %refusal, "a link was refused");
+                if let Err(error) = writer.send(&Control::Refused(refusal)).await {
+                    tracing::debug!(%client, %error, "the refused went away first");
+                }
+                writer.finish().await;
+                return link.close(Close::Refused, "refused");
+            }
+        };
+        let welcomer = &self.welcomer;
+        let identity = Identity {
+            role: hello.role,
+            agent: hello.agent,
+            name: hello.name,
+            tenant: hello.tenant.unwrap_or_default(),
+        };
+        let (role, name) = (identity.role, identity.name.clone());
+        let (session, queue) = Session::new(welcomer.upstreams.next_link(), identity, link);
+        if role == Role::Forwarder {
+            session.link.set_max_flows(welcomer.settings.max_flows);
+        }
+        if let Err(error) = self.welcome(version, &mut writer).await {
+            return tracing::debug!(%client, %error, "a link went away before it was welcomed");
+        }
+        tracing::info!(link = %session.id, %client, agent = %session.identity.agent, name, ?role, "linked");
+        let control = welcomer.upstreams.run(
+            Arc::clone(&session),
+            hello.listens,
+            MAX_LISTENS as usize,
+            (reader, writer),
+            queue,
+        );
+        match role {
+            Role::Agent => control.await,
+            Role::Forwarder => drop(tokio::join!(control, welcomer.relay.serve(Arc::clone(&session)))),
+        }
+    }
+
+    /// The version to speak, if the link may be at all.
+    fn admit(&self, hello: &Hello) -> Result<u32, Refusal> {
+        let version = hello.version.min(VERSION);
+        if version < hello.oldest.max(OLDEST_VERSION) {
+            let theirs = format!("{} to {}", hello.oldest, hello.version);
+            let text = format!("this node speaks versions {OLDEST_VERSION} to {VERSION}, the link's opener {theirs}");
+            return Err(Refusal::new(Code::UnsupportedVersion, text));
+        }
+        if self.draining.load(Relaxed) {
+            return Err(Refusal::new(Code::Draining, "this node is leaving; link to another one"));
+        }
+        Ok(version)
+    }
+
+    async fn welcome(&self, version: u32, writer: &mut ControlWriter) -> Result<(), FrameError> {
+        let welcomer = &self.welcomer;
+        let address = welcomer.advertise.as_ref().map_or_else(|| self.address.to_string(), HostPort::to_string);
+        let welcome = Welcome {
+            version,
+            node: welcomer.node.clone(),
+            cluster: welcomer.cluster.clone(),
+            nodes: vec![NodeAddress { node: welcomer.node.clone(), address }],
+            max_listens: MAX_LISTENS,
+        };
+        writer.send(&Control::Welcome(welcome)).await
+    }
+}

@@ -1,0 +1,159 @@
+//! Opening one flow to an agent, with retry at another while nothing has been passed on.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio_util::task::task_tracker::TaskTrackerToken;
+
+use super::{
+    metrics::CodeLabel,
+    registry::{InFlight, Name, Upstream, Upstreams},
+};
+use crate::{
+    protocol::{AgentId, Code, Open, Refusal},
+    transport::{self, AskError, FlowError, OpenError, Stream},
+};
+
+/// How long to wait for room on a link.
+const ROOM: Duration = Duration::from_secs(5);
+
+/// How long to wait for an agent's answer: its own dial has 5 s, and each hop back waits 1 s longer.
+const ANSWER: Duration = Duration::from_secs(6);
+
+/// How long an agent whose service refused a flow is passed over, and one that gave no answer.
+const SHUN_REFUSED: Duration = Duration::from_secs(1);
+const SHUN_SILENT: Duration = Duration::from_secs(5);
+
+/// A flow that an agent has joined to its service.
+#[derive(Debug)]
+pub struct OpenFlow {
+    /// Its bytes.
+    pub stream: Stream,
+    /// Counted as in use until this is dropped.
+    pub in_use: InUse,
+}
+
+/// Keeps a flow counted, on its upstream and on its link.
+#[derive(Debug)]
+pub struct InUse {
+    _in_flight: InFlight,
+    _hold: TaskTrackerToken,
+}
+
+/// Why no flow could be opened.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum OpenFlowError {
+    /// No agent serves the endpoint.
+    #[error("no agent serves the endpoint {0:?}")]
+    NoUpstream(String),
+    /// The agent refused it.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    /// The agent's link has no room.
+    #[error("the agent's link carries as many flows as it permits")]
+    Busy,
+    /// The agent did not answer.
+    #[error("the agent did not answer within {0:?}")]
+    Unanswered(Duration),
+    /// The agent's link broke.
+    #[error("the agent's link broke: {0}")]
+    Lost(String),
+}
+
+impl OpenFlowError {
+    /// The code that it has on the wire.
+    pub fn code(&self) -> Code {
+        match self {
+            Self::NoUpstream(_) => Code::NoUpstream,
+            Self::Refused(refusal) => refusal.code,
+            Self::Busy => Code::Busy,
+            Self::Unanswered(_) => Code::UpstreamTimeout,
+            Self::Lost(_) => Code::UpstreamUnreachable,
+        }
+    }
+}
+
+impl Upstreams {
+    /// Opens a flow to an agent of the endpoint. Until one has answered that it is joined, nothing has been passed on, so
+    /// every failure is tried at the next agent.
+    ///
+    /// # Errors
+    /// That of the last agent that was tried. Cancel safe.
+    pub async fn open(&self, name: &Name, open: &Open) -> Result<OpenFlow, OpenFlowError> {
+        let mut tried = Vec::new();
+        let mut failed = None;
+        while let Some(upstream) = self.choose(name, &tried) {
+            if failed.is_some() {
+                self.inner.counters.retries.inc();
+            }
+            tried.push(upstream.session.identity.agent);
+            let in_flight = upstream.begin();
+            let opened = tokio::select! {
+                opened = self.open_at(&upstream, open.clone()) => opened,
+                () = self.elsewhere(&upstream, name, &tried) => Err(OpenFlowError::Lost("it does not answer".into())),
+            };
+            match opened {
+                Ok((stream, hold)) => {
+                    return Ok(OpenFlow { stream, in_use: InUse { _in_flight: in_flight, _hold: hold } });
+                }
+                Err(error) => {
+                    tracing::debug!(link = %upstream.session.id, %error, "an agent gave no flow");
+                    failed = Some(error);
+                }
+            }
+        }
+        Err(failed.unwrap_or_else(|| OpenFlowError::NoUpstream(name.endpoint.to_string())))
+    }
+
+    /// Waits until an upstream's link has become suspect while another agent, one that answers, can be asked instead. Never
+    /// ends otherwise: where there is nobody else, a silent link may still come back in time.
+    pub(super) async fn elsewhere(&self, upstream: &Upstream, name: &Name, tried: &[AgentId]) {
+        let vitals = &upstream.session.vitals;
+        if !vitals.is_suspect() {
+            vitals.suspected().await;
+            if self.choose(name, tried).is_some_and(|other| !other.session.vitals.is_suspect()) {
+                return;
+            }
+        }
+        std::future::pending().await
+    }
+
+    /// Opens a flow to one agent.
+    pub(super) async fn open_at(
+        &self,
+        upstream: &Arc<Upstream>,
+        open: Open,
+    ) -> Result<(Stream, TaskTrackerToken), OpenFlowError> {
+        let session = &upstream.session;
+        let hold = session.flows.hold();
+        // Pings tell within 1.5 s whether it is the link that does not answer.
+        let _waiting = session.vitals.wait();
+        let mut stream = session.link.open(ROOM).await.map_err(|error| match error {
+            OpenError::Busy => OpenFlowError::Busy,
+            OpenError::Lost(lost) => OpenFlowError::Lost(lost.to_string()),
+        })?;
+        match tokio::time::timeout(ANSWER, transport::ask(&mut stream, open)).await {
+            Ok(Ok(())) => {
+                self.inner.counters.opened.inc();
+                Ok((stream, hold))
+            }
+            Ok(Err(AskError::Refused(refusal))) => {
+                self.inner.counters.refusals.get_or_create(&CodeLabel { code: refusal.code.name() }).inc();
+                if !matches!(refusal.code, Code::Busy | Code::Draining | Code::NotListening) {
+                    self.shun(upstream, SHUN_REFUSED);
+                }
+                Err(OpenFlowError::Refused(refusal))
+            }
+            Ok(Err(error @ (AskError::Answer | AskError::Broken(FlowError::Decode(_))))) => {
+                self.shun(upstream, SHUN_SILENT);
+                Err(OpenFlowError::Refused(Refusal::new(Code::Invalid, error.to_string())))
+            }
+            Ok(Err(AskError::Broken(FlowError::Io(error)))) => Err(OpenFlowError::Lost(
+                session.link.lost().map_or_else(|| error.to_string(), |lost| lost.to_string()),
+            )),
+            Err(_) => {
+                self.shun(upstream, SHUN_SILENT);
+                Err(OpenFlowError::Unanswered(ANSWER))
+            }
+        }
+    }
+}

@@ -1,0 +1,343 @@
+//! One link of an agent or a forwarder, on the node's side: who it is, what it serves, and its control stream.
+//!
+//! Made by `node` when `Hello` has been read; its control loop runs until the link ends. The flows that a forwarder opens on
+//! it are `relay`'s.
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU8, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use tokio::{
+    sync::{Notify, mpsc},
+    time::Instant,
+};
+
+use super::registry::{LinkStatus, Upstream, Upstreams};
+use crate::{
+    drain::{Aborted, Tasks},
+    protocol::{AgentId, Close, Code, Control, DecodeError, GoAway, LinkId, Listen, Refusal, Retire, Role, TenantId},
+    transport::{ControlReader, ControlWriter, FrameError, Link, Monitor, Vitals},
+};
+
+/// Frames that wait for the control stream. Senders wait when it is full.
+const CONTROL_QUEUE: usize = 16;
+
+/// How long endpoints stay with a superseded link until the newer one has listened for them.
+const MOVE: Duration = Duration::from_secs(5);
+
+/// Who opened a link, as its `Hello` said and `node` has allowed.
+#[derive(Debug, Clone)]
+pub struct Identity {
+    /// What it is.
+    pub role: Role,
+    /// Which process.
+    pub agent: AgentId,
+    /// Its label.
+    pub name: Option<String>,
+    /// Its tenant.
+    pub tenant: TenantId,
+}
+
+impl Identity {
+    pub(super) fn role_name(&self) -> &'static str {
+        match self.role {
+            Role::Agent => "agent",
+            Role::Forwarder => "forwarder",
+        }
+    }
+}
+
+/// Where a link is in its life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum State {
+    /// It takes flows.
+    Up = 0,
+    /// A newer link of the same process takes its place.
+    Superseded = 1,
+    /// Its opener has said goodbye: it takes no new flow.
+    Leaving = 2,
+}
+
+/// A link that has been welcomed.
+#[derive(Debug)]
+pub struct Session {
+    /// Its number on this node.
+    pub id: LinkId,
+    /// Who opened it.
+    pub identity: Identity,
+    /// The link itself.
+    pub link: Link,
+    /// Whether it answers.
+    pub vitals: Arc<Vitals>,
+    /// Its flows: everything that must end before it may be closed.
+    pub flows: Tasks,
+    state: AtomicU8,
+    superseded: Notify,
+    control: mpsc::Sender<Control>,
+    listens: Mutex<BTreeMap<u64, Arc<Upstream>>>,
+    since: Instant,
+}
+
+impl Session {
+    /// A link that is about to be welcomed, and the frames that wait for its control stream.
+    pub fn new(id: LinkId, identity: Identity, link: Link) -> (Arc<Self>, mpsc::Receiver<Control>) {
+        let (control, queue) = mpsc::channel(CONTROL_QUEUE);
+        let session = Self {
+            id,
+            identity,
+            link,
+            vitals: Arc::default(),
+            flows: Tasks::new(),
+            state: AtomicU8::new(State::Up as u8),
+            superseded: Notify::new(),
+            control,
+            listens: Mutex::default(),
+            since: Instant::now(),
+        };
+        (Arc::new(session), queue)
+    }
+
+    /// Where it is in its life.
+    pub fn state(&self) -> State {
+        match self.state.load(Relaxed) {
+            0 => State::Up,
+            1 => State::Superseded,
+            _ => State::Leaving,
+        }
+    }
+
+    /// Lets a newer link take its place; false when that has happened before.
+    pub(super) fn supersede(&self) -> bool {
+        let first = self
+            .state
+            .compare_exchange(State::Up as u8, State::Superseded as u8, Relaxed, Relaxed)
+            .is_ok();
+        if first {
+            self.superseded.notify_one();
+        }
+        first
+    }
+
+    fn listens(&self) -> std::sync::MutexGuard<'_, BTreeMap<u64, Arc<Upstream>>> {
+        self.listens.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Says goodbye. The opener is to link elsewhere; until it has, it is still sent what nobody else can take.
+    pub async fn go_away(&self, away: GoAway) {
+        if self.control.send(Control::GoAway(away)).await.is_err() {
+            tracing::debug!(link = %self.id, "the link ended before its goodbye");
+        }
+    }
+
+    /// Closes HTTP flows as they become idle, waits until no flow is left, at most until the deadline, and closes the link.
+    ///
+    /// # Errors
+    /// When flows were left, which are cut.
+    pub async fn finish(&self, deadline: Duration) -> Result<(), Aborted> {
+        self.retire_flows(None);
+        let finished = tokio::select! {
+            _ = self.link.closed() => Ok(()),
+            finished = self.flows.finish(deadline) => finished,
+        };
+        let code = if finished.is_ok() { Close::Done } else { Close::GraceEnded };
+        self.link.close(code, "the node is leaving");
+        finished
+    }
+
+    /// Puts no further request on flows: those named, or all.
+    fn retire_flows(&self, flows: Option<&[u64]>) {
+        for upstream in self.listens().values() {
+            match flows {
+                Some(flows) => upstream.pool.retire(flows),
+                None => upstream.pool.retire_all(),
+            }
+        }
+    }
+
+    fn withdraw(&self, upstreams: &Upstreams) {
+        let listens = std::mem::take(&mut *self.listens());
+        for upstream in listens.values() {
+            upstreams.unlisten(upstream);
+        }
+    }
+
+    pub(super) fn status(&self) -> LinkStatus {
+        let listens = self.listens();
+        let (endpoints, in_flight) =
+            (listens.len(), listens.values().map(|upstream| upstream.in_flight()).sum::<usize>());
+        drop(listens);
+        LinkStatus {
+            id: self.id.0,
+            role: self.identity.role_name(),
+            agent: self.identity.agent.to_string(),
+            name: self.identity.name.clone(),
+            address: self.link.remote_address().to_string(),
+            transport: self.link.transport(),
+            tenant: self.identity.tenant.to_string(),
+            rtt_ms: self.link.stats().rtt.as_micros() as f64 / 1000.0,
+            flows: if self.identity.role == Role::Agent { in_flight } else { self.flows.len() },
+            endpoints,
+            age_s: self.since.elapsed().as_secs(),
+            suspect: self.vitals.is_suspect(),
+            state: match self.state() {
+                State::Up => "up",
+                State::Superseded => "superseded",
+                State::Leaving => "leaving",
+            },
+        }
+    }
+}
+
+/// What a control loop needs beside its session.
+#[derive(Debug)]
+pub(super) struct ControlLoop {
+    session: Arc<Session>,
+    upstreams: Upstreams,
+    max_listens: usize,
+}
+
+impl Upstreams {
+    /// Runs a link's control stream until the link ends. `listens` are those of its `Hello`.
+    pub async fn run(
+        &self,
+        session: Arc<Session>,
+        listens: Vec<Listen>,
+        max_listens: usize,
+        (reader, mut writer): (ControlReader, ControlWriter),
+        queue: mpsc::Receiver<Control>,
+    ) {
+        self.add_link(&session);
+        let run = ControlLoop { session: Arc::clone(&session), upstreams: self.clone(), max_listens };
+        let mut hello = Ok(());
+        for listen in listens {
+            if hello.is_ok() {
+                hello = run.listen(listen, &mut writer).await;
+            }
+        }
+        let why = match hello {
+            Ok(()) => run.run(reader, writer, queue).await,
+            Err(error) => error.to_string(),
+        };
+        tracing::info!(link = %session.id, agent = %session.identity.agent, role = session.identity.role_name(), why, "a link has ended");
+        session.withdraw(self);
+        self.remove_link(&session);
+        session.link.close(Close::Done, "the control stream ended");
+        session.flows.abort();
+    }
+}
+
+impl ControlLoop {
+    async fn run(
+        &self,
+        mut reader: ControlReader,
+        mut writer: ControlWriter,
+        mut queue: mpsc::Receiver<Control>,
+    ) -> String {
+        let link = &self.session.link;
+        let mut monitor = Monitor::new(link, Arc::clone(&self.session.vitals));
+        let superseded = self.superseded();
+        tokio::pin!(superseded);
+        loop {
+            let step = tokio::select! {
+                frame = reader.next() => match frame {
+                    Ok(frame) => self.heard(frame, &mut writer).await,
+                    Err(FrameError::Decode(DecodeError::Unknown { kind })) => {
+                        tracing::debug!(link = %self.session.id, kind, "a frame that is not known here");
+                        writer.send(&Control::Unsupported(kind)).await
+                    }
+                    Err(error) => Err(error),
+                },
+                number = monitor.ping(link) => writer.send(&Control::Ping(number)).await,
+                Some(frame) = queue.recv() => writer.send(&frame).await,
+                why = &mut superseded => {
+                    link.close(Close::Superseded, why);
+                    return why.into();
+                }
+                lost = link.closed() => return lost.to_string(),
+            };
+            if let Err(error) = step {
+                if let FrameError::Decode(error) = &error {
+                    link.close(Close::Protocol, &error.to_string());
+                }
+                // The link's own end says more than the stream's.
+                return link.lost().map_or_else(|| error.to_string(), |lost| lost.to_string());
+            }
+        }
+    }
+
+    /// Once a newer link has taken this one's place: ends with its last flow, or as soon as it does not answer.
+    async fn superseded(&self) -> &'static str {
+        self.session.superseded.notified().await;
+        // Somebody waits for it to answer now: it is either in use or a zombie.
+        let _waiting = self.session.vitals.wait();
+        let empty = async {
+            tokio::time::sleep(MOVE).await;
+            self.session.withdraw(&self.upstreams);
+            self.session.flows.wait_empty().await;
+        };
+        tokio::select! {
+            () = empty => "superseded by a newer link",
+            () = self.session.vitals.suspected() => "superseded by a newer link, and it did not answer",
+        }
+    }
+
+    async fn listen(&self, listen: Listen, writer: &mut ControlWriter) -> Result<(), FrameError> {
+        let (id, session) = (listen.id, &self.session);
+        let refusal = {
+            let listens = session.listens();
+            if session.identity.role != Role::Agent {
+                Some(Refusal::new(Code::Unsupported, "only a link with the role of an agent serves endpoints"))
+            } else if listens.contains_key(&id) {
+                Some(Refusal::new(Code::Invalid, format!("listen {id} stands already")))
+            } else if listens.len() >= self.max_listens {
+                let most = self.max_listens;
+                Some(Refusal::new(Code::Busy, format!("one link may serve {most} endpoints at most")))
+            } else if listens.values().any(|other| other.listen.endpoint == listen.endpoint) {
+                Some(Refusal::new(Code::Invalid, format!("the link serves {} already", listen.endpoint)))
+            } else {
+                None
+            }
+        };
+        if let Some(refusal) = refusal {
+            tracing::warn!(link = %session.id, endpoint = %listen.endpoint, %refusal, "an endpoint is refused");
+            return writer.send(&Control::ListenRefused(id, refusal)).await;
+        }
+        tracing::info!(link = %session.id, endpoint = %listen.endpoint, kind = listen.kind.name(), "an agent serves an endpoint");
+        let upstream = self.upstreams.listen(session, listen);
+        session.listens().insert(id, upstream);
+        writer.send(&Control::Listening(id)).await
+    }
+
+    async fn heard(&self, frame: Control, writer: &mut ControlWriter) -> Result<(), FrameError> {
+        let session = &self.session;
+        match frame {
+            Control::Ping(number) => writer.send(&Control::Pong(number)).await?,
+            Control::Listen(listen) => self.listen(listen, writer).await?,
+            Control::Unlisten(id) => {
+                let upstream = session.listens().remove(&id);
+                if let Some(upstream) = upstream {
+                    tracing::info!(link = %session.id, endpoint = %upstream.listen.endpoint, "an agent no longer serves an endpoint");
+                    self.upstreams.unlisten(&upstream);
+                }
+                writer.send(&Control::Unlistened(id)).await?;
+            }
+            Control::Retire(Retire { flows }) => session.retire_flows(Some(&flows)),
+            Control::GoAway(away) => {
+                tracing::info!(link = %session.id, deadline = ?away.deadline, "the link's opener is leaving");
+                session.state.store(State::Leaving as u8, Relaxed);
+                session.withdraw(&self.upstreams);
+            }
+            Control::Unsupported(kind) => tracing::debug!(link = %session.id, kind, "the peer does not know a frame"),
+            // Any packet has done what a Pong is for. Tokens are read once there is authentication.
+            Control::Pong(_) | Control::Token(_) => {}
+            other => tracing::debug!(link = %session.id, ?other, "a frame that only nodes send"),
+        }
+        Ok(())
+    }
+}

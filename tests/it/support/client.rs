@@ -1,0 +1,176 @@
+//! Clients of the edge.
+
+use std::{net::SocketAddr, time::Duration};
+
+use adit::drain::Tasks;
+use bytes::Bytes;
+use http::{HeaderMap, Request, Response, StatusCode, header};
+use http_body_util::{BodyExt, Full};
+use hyper::{
+    body::Incoming,
+    client::conn::{http1, http2},
+    rt::Executor,
+};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
+
+use super::ok;
+
+pub(crate) type Body = http_body_util::combinators::UnsyncBoxBody<Bytes, std::io::Error>;
+
+pub(crate) fn body(bytes: impl Into<Bytes>) -> Body {
+    Body::new(Full::new(bytes.into()).map_err(|never| match never {}))
+}
+
+/// What came back, whole.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) status: StatusCode,
+    pub(crate) headers: HeaderMap,
+    pub(crate) body: Bytes,
+}
+
+impl Answer {
+    pub(crate) fn text(&self) -> &str {
+        ok(std::str::from_utf8(&self.body))
+    }
+
+    /// The code and the sentence of an error that adit made.
+    pub(crate) fn error(&self) -> (String, String) {
+        let json: serde_json::Value = ok(serde_json::from_slice(&self.body));
+        let field = |name: &str| json[name].as_str().unwrap_or_default().to_owned();
+        assert_eq!(self.headers.get("x-adit-error").map(|code| code.as_bytes()), Some(field("code").as_bytes()));
+        assert_eq!(self.headers[header::CONTENT_TYPE], "application/json");
+        (field("code"), field("error"))
+    }
+}
+
+/// One HTTP/1.1 connection.
+#[derive(Debug)]
+pub(crate) struct Http1 {
+    sender: http1::SendRequest<Body>,
+    tasks: Tasks,
+}
+
+impl Drop for Http1 {
+    fn drop(&mut self) {
+        self.tasks.abort();
+    }
+}
+
+impl Http1 {
+    pub(crate) async fn connect(address: SocketAddr) -> Self {
+        Self::over(ok(TcpStream::connect(address).await)).await
+    }
+
+    pub(crate) async fn over<S>(stream: S) -> Self
+    where
+        S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
+    {
+        let (sender, connection) = ok(http1::handshake(TokioIo::new(stream)).await);
+        let tasks = Tasks::new();
+        tasks.spawn(async move { drop(connection.with_upgrades().await) });
+        Self { sender, tasks }
+    }
+
+    /// Sends a request and waits for the head of the response.
+    pub(crate) async fn send(&mut self, request: Request<Body>) -> Result<Response<Incoming>, hyper::Error> {
+        self.sender.ready().await?;
+        self.sender.send_request(request).await
+    }
+
+    /// Sends a request and waits for all of the response.
+    pub(crate) async fn ask(&mut self, request: Request<Body>) -> Answer {
+        whole(ok(self.send(request).await)).await
+    }
+
+    /// Whether the edge has ended the connection.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.sender.is_closed()
+    }
+}
+
+pub(crate) async fn whole(response: Response<Incoming>) -> Answer {
+    let (head, body) = response.into_parts();
+    let body = ok(body.collect().await).to_bytes();
+    Answer { status: head.status, headers: head.headers, body }
+}
+
+/// A request for an endpoint.
+pub(crate) fn request(method: &str, endpoint: &str, path: &str, content: impl Into<Bytes>) -> Request<Body> {
+    ok(Request::builder()
+        .method(method)
+        .uri(path)
+        .header(header::HOST, "127.0.0.1")
+        .header("x-adit-endpoint", endpoint)
+        .body(body(content)))
+}
+
+/// A GET over a connection of its own.
+pub(crate) async fn get(edge: SocketAddr, endpoint: &str, path: &str) -> Answer {
+    Http1::connect(edge).await.ask(request("GET", endpoint, path, "")).await
+}
+
+#[derive(Debug, Clone)]
+struct Owned(Tasks);
+
+impl<F: Future<Output = ()> + Send + 'static> Executor<F> for Owned {
+    fn execute(&self, task: F) {
+        self.0.spawn(task);
+    }
+}
+
+/// One HTTP/2 connection, by prior knowledge.
+#[derive(Debug)]
+pub(crate) struct Http2 {
+    sender: http2::SendRequest<Body>,
+    tasks: Tasks,
+}
+
+impl Drop for Http2 {
+    fn drop(&mut self) {
+        self.tasks.abort();
+    }
+}
+
+impl Http2 {
+    pub(crate) async fn connect(address: SocketAddr) -> Self {
+        Self::over(ok(TcpStream::connect(address).await)).await
+    }
+
+    pub(crate) async fn over<S>(stream: S) -> Self
+    where
+        S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
+    {
+        let tasks = Tasks::new();
+        let (sender, connection) = ok(http2::Builder::new(Owned(tasks.clone()))
+            .timer(TokioTimer::new())
+            .handshake(TokioIo::new(stream))
+            .await);
+        tasks.spawn(async move { drop(connection.await) });
+        Self { sender, tasks }
+    }
+
+    pub(crate) async fn send(&self, request: Request<Body>) -> Result<Response<Incoming>, hyper::Error> {
+        let mut sender = self.sender.clone();
+        sender.ready().await?;
+        sender.send_request(request).await
+    }
+
+    pub(crate) async fn ask(&self, request: Request<Body>) -> Answer {
+        whole(ok(self.send(request).await)).await
+    }
+}
+
+/// Writes bytes to the edge as they are and reads until it closes or pauses.
+pub(crate) async fn raw(edge: SocketAddr, bytes: &[u8]) -> String {
+    let mut stream = ok(TcpStream::connect(edge).await);
+    ok(stream.write_all(bytes).await);
+    let mut all = Vec::new();
+    // Enough for an answer on loopback; an answer that is missing fails what the caller asserts.
+    drop(tokio::time::timeout(Duration::from_secs(2), stream.read_to_end(&mut all)).await);
+    String::from_utf8_lossy(&all).into_owned()
+}

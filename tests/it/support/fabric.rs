@@ -1,0 +1,152 @@
+//! A node, and the agents and forwarders that link to it.
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use adit::{
+    agent::{self, Agent, Service},
+    client,
+    edge, forward,
+    net::HostPort,
+    node::{self, Node},
+    protocol::{ALPN_LINK, EndpointId, Kind, NodeId},
+    tls::{self, Authority, ClientAuth, Identity, Request, Trust, Usage},
+    transport::Settings,
+};
+
+use super::ok;
+
+/// A node with its authority.
+#[derive(Debug)]
+pub(crate) struct Fabric {
+    pub(crate) authority: Arc<Authority>,
+    pub(crate) config: node::Config,
+    pub(crate) node: Option<Node>,
+    pub(crate) addresses: node::Addresses,
+}
+
+pub(crate) fn identity(authority: &Authority, names: &[&str]) -> Identity {
+    let request = Request {
+        common_name: "test".into(),
+        names: names.iter().map(|name| (*name).into()).collect(),
+        usage: Usage::Both,
+        lifetime: tls::DEFAULT_LIFETIME,
+    };
+    let issued = ok(authority.issue(&request));
+    let dir = ok(tempfile::tempdir());
+    let (cert, key) = (dir.path().join("a.pem"), dir.path().join("a.key"));
+    ok(issued.write(&cert, &key));
+    ok(Identity::load(&cert, &key))
+}
+
+impl Fabric {
+    /// A node with every limit at its default.
+    pub(crate) async fn start() -> Self {
+        Self::with(|_| {}).await
+    }
+
+    /// A node with a changed configuration.
+    pub(crate) async fn with(change: impl FnOnce(&mut node::Config)) -> Self {
+        let authority = Arc::new(ok(Authority::generate("test authority")));
+        let any: SocketAddr = ([127, 0, 0, 1], 0).into();
+        let mut config = node::Config {
+            node: ok(NodeId::new("n1")),
+            cluster: "test".into(),
+            edge: edge::Config {
+                bind: any,
+                tls: None,
+                request_timeout: Duration::from_secs(30),
+                max_header_bytes: 64 * 1024,
+                max_body_bytes: None,
+            },
+            link: node::LinkConfig {
+                bind: any,
+                advertise: None,
+                identity: identity(&authority, &["localhost", "127.0.0.1", "::1"]),
+                settings: Settings::default(),
+            },
+            admin: any,
+            grace_period: Duration::from_secs(10),
+            drain_delay: Duration::ZERO,
+        };
+        change(&mut config);
+        let node = ok(Node::start(config.clone()).await);
+        let addresses = *node.addresses();
+        Self { authority, config, node: Some(node), addresses }
+    }
+
+    /// How a client reaches the node.
+    pub(crate) fn client(&self) -> client::Config {
+        self.client_at(self.addresses.link)
+    }
+
+    /// How a client reaches the node through something in between.
+    pub(crate) fn client_at(&self, address: SocketAddr) -> client::Config {
+        let trust = Trust::Roots(vec![self.authority.certificate().clone()]);
+        let connect = HostPort { host: address.ip().to_string(), port: address.port() };
+        ok(client::Config::new(connect, &trust))
+    }
+
+    /// An agent that serves one endpoint from a service, once it does.
+    pub(crate) async fn agent(&self, endpoint: &str, kind: Kind, service: SocketAddr) -> Agent {
+        let agent = self.start_agent(self.client(), &[(endpoint, kind, service.to_string())]);
+        ok(super::soon(agent.serve()).await);
+        agent
+    }
+
+    /// An agent that has not linked yet.
+    pub(crate) fn start_agent(&self, client: client::Config, endpoints: &[(&str, Kind, String)]) -> Agent {
+        let tls = Arc::new(ok(tls::client_config(
+            &Trust::Roots(vec![self.authority.certificate().clone()]),
+            None,
+            &[],
+        )));
+        let endpoints = endpoints.iter().map(|(name, kind, address)| agent::Endpoint {
+            name: ok(EndpointId::new(name)),
+            kind: *kind,
+            service: ok(Service::new(ok(address.parse()), &tls)),
+        });
+        ok(Agent::start(agent::Config { client, endpoints: endpoints.collect() }))
+    }
+
+    /// A forwarder of one port, and its address.
+    pub(crate) async fn forwarder(&self, endpoint: &str) -> (forward::Forwarder, SocketAddr) {
+        let config = forward::Config {
+            client: self.client(),
+            ports: vec![forward::Port {
+                listen: vec![([127, 0, 0, 1], 0).into()],
+                endpoint: ok(EndpointId::new(endpoint)),
+            }],
+        };
+        let forwarder = ok(forward::Forwarder::start(config).await);
+        let address = forwarder.addresses()[0];
+        (forwarder, address)
+    }
+
+    /// Stops the node at once, as a kill would, without a goodbye to anybody.
+    pub(crate) fn kill(&mut self) {
+        self.node = None;
+    }
+
+    /// Starts the node again on the same ports.
+    pub(crate) async fn restart(&mut self) {
+        self.config.edge.bind = self.addresses.edge;
+        self.config.link.bind = self.addresses.link;
+        self.config.admin = self.addresses.admin;
+        self.node = Some(ok(Node::start(self.config.clone()).await));
+    }
+
+    /// A configuration of TLS for clients that trust the authority.
+    pub(crate) fn client_tls(&self, alpn: &[&[u8]]) -> Arc<rustls::ClientConfig> {
+        let trust = Trust::Roots(vec![self.authority.certificate().clone()]);
+        Arc::new(ok(tls::client_config(&trust, None, alpn)))
+    }
+
+    /// A configuration of TLS for services whose certificate the authority has signed.
+    pub(crate) fn service_tls(&self, names: &[&str], alpn: &[&[u8]]) -> Arc<rustls::ServerConfig> {
+        let identity = identity(&self.authority, names);
+        Arc::new(ok(tls::server_config(&[identity], ClientAuth::None, alpn)))
+    }
+}
+
+/// The ALPN of links, for tests that speak the protocol themselves.
+pub(crate) const LINK: &[u8] = ALPN_LINK;
