@@ -18,22 +18,27 @@ use std::{fmt, io::Write, process::ExitCode};
 use clap::{CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
 
-use crate::config::{self, EndpointKind, ForwardTcpArgs, NodeArgs, ParseError, RunAgentArgs, RunForwardArgs, ServeArgs};
+use crate::config::{
+    self, EndpointKind, ForwardTcpArgs, NodeArgs, ParseError, RunAgentArgs, RunForwardArgs, ServeArgs,
+};
 use failure::Failure;
 
 /// Reach services behind NAT: an agent beside the service links to a node over QUIC, and clients come in through the node.
 #[derive(Debug, Parser)]
-#[command(name = "adit", version, max_term_width = 80, after_help = LAYERS, disable_help_subcommand = true)]
-#[command(propagate_version = true)]
+#[command(name = "adit", bin_name = "adit", version, propagate_version = true)]
+#[command(max_term_width = 80, disable_help_subcommand = true)]
 struct Line {
     #[command(subcommand)]
     command: Command,
 }
 
-const LAYERS: &str = "\
-Each flag can also be set in the environment, as ADIT_ and its name in capitals (ADIT_EDGE_BIND for --edge-bind; values \
-of a list are separated by commas), and in the TOML file of --config, as its name (edge-bind = \"...\"). Flags beat the \
-environment, which beats the file. Durations are written as 500ms, 30s, 1m, 2h.";
+const ENVIRONMENT: &str = "\
+Each flag can also be set in the environment, as ADIT_ and its name in capitals: ADIT_CERTS for --certs. \
+Durations are written as 500ms, 30s, 1m, 2h.";
+
+const FILE: &str = "\
+The keys of the file are the names of flags: log-level = \"debug\". A flag that can be repeated has a list there, and \
+commas in the environment. Flags beat the environment, which beats the file.";
 
 const AGENT_FILE: &str = "\
 Example of a file:
@@ -64,9 +69,10 @@ Example of a file:
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Show a tunnel at work on this machine, then stay up for trying it
+    #[command(after_help = ENVIRONMENT)]
     Demo(demo::DemoArgs),
     /// Run a node: clients come in here, agents link to it
-    #[command(after_help = LAYERS)]
+    #[command(after_help = format!("{ENVIRONMENT}\n\n{FILE}"))]
     Node(Box<NodeArgs>),
     /// Serve endpoints from services that this machine can reach
     #[command(subcommand)]
@@ -75,6 +81,7 @@ enum Command {
     #[command(subcommand)]
     Forward(ForwardCommand),
     /// Show the links and endpoints of a node
+    #[command(after_help = ENVIRONMENT)]
     Status(status::StatusArgs),
     /// Make certificates, and show what is in them
     Certs(certs::CertsArgs),
@@ -88,23 +95,23 @@ enum Command {
 #[derive(Debug, Subcommand)]
 enum AgentCommand {
     /// Serve a local web service
-    #[command(after_help = LAYERS)]
+    #[command(after_help = ENVIRONMENT)]
     Http(Box<ServeArgs>),
     /// Serve a local TCP service
-    #[command(after_help = LAYERS)]
+    #[command(after_help = ENVIRONMENT)]
     Tcp(Box<ServeArgs>),
     /// Serve all endpoints of a file
-    #[command(after_help = format!("{AGENT_FILE}\n{LAYERS}"))]
+    #[command(after_help = format!("{AGENT_FILE}\n{ENVIRONMENT}\n\n{FILE}"))]
     Run(Box<RunAgentArgs>),
 }
 
 #[derive(Debug, Subcommand)]
 enum ForwardCommand {
     /// Forward one TCP port
-    #[command(after_help = LAYERS)]
+    #[command(after_help = ENVIRONMENT)]
     Tcp(Box<ForwardTcpArgs>),
     /// Forward all ports of a file
-    #[command(after_help = format!("{FORWARD_FILE}\n{LAYERS}"))]
+    #[command(after_help = format!("{FORWARD_FILE}\n{ENVIRONMENT}\n\n{FILE}"))]
     Run(Box<RunForwardArgs>),
 }
 

@@ -46,14 +46,14 @@ pub enum ConfigError {
         reason: String,
     },
     /// A key that the command does not have.
-    #[error("{}: unknown key `{key}`: did you mean `{nearest}`?", path.display())]
+    #[error("{}: {}", path.display(), unknown(key, nearest.as_deref()))]
     UnknownKey {
         /// The file.
         path: PathBuf,
         /// The key.
         key: String,
-        /// The known key that is most like it.
-        nearest: String,
+        /// The known key that is most like it, if any is.
+        nearest: Option<String>,
     },
     /// A value that its option cannot have.
     #[error("{place}: {reason}")]
@@ -80,7 +80,9 @@ pub enum ConfigError {
         other: &'static str,
     },
     /// Certificates and keys of the edge that do not pair up.
-    #[error("there are {certs} of --edge-cert and {keys} of --edge-key: give one key for each certificate, in order")]
+    #[error(
+        "{certs} of --edge-cert and {keys} of --edge-key are given: give one key for each certificate, in order"
+    )]
     EdgePairs {
         /// How many certificates.
         certs: usize,
@@ -100,7 +102,9 @@ pub enum ConfigError {
         idle_timeout: Duration,
     },
     /// TLS options for a service without TLS.
-    #[error("{option} is for services with TLS, and {endpoint}'s address is without: begin it with https:// or tls://")]
+    #[error(
+        "{option} is for services with TLS, and {endpoint}'s address is without: begin it with https:// or tls://"
+    )]
     NoTls {
         /// The option.
         option: &'static str,
@@ -119,7 +123,9 @@ pub enum ConfigError {
     #[error("there are two [[endpoint]] tables for {0}: one process serves an endpoint once")]
     Duplicate(EndpointId),
     /// A name to listen on has no address.
-    #[error("{listen} cannot be resolved, so there is nothing to listen on for {endpoint}: use an address of this host")]
+    #[error(
+        "{listen} cannot be resolved, so there is nothing to listen on for {endpoint}: use an address of this host"
+    )]
     Listen {
         /// The name.
         listen: HostPort,
@@ -142,13 +148,29 @@ pub enum ConfigError {
     Tls(#[from] tls::ConfigError),
 }
 
+fn unknown(key: &str, nearest: Option<&str>) -> String {
+    match nearest {
+        Some(nearest) => format!("unknown key `{key}`: did you mean `{nearest}`?"),
+        None => format!("unknown key `{key}`: the command's --help lists the flags that a file can set"),
+    }
+}
+
 /// Both or neither of two options.
-fn both<T>(one: (&'static str, Option<T>), other: (&'static str, Option<T>)) -> Result<Option<(T, T)>, ConfigError> {
+fn both<T>(
+    one: (&'static str, Option<T>),
+    other: (&'static str, Option<T>),
+) -> Result<Option<(T, T)>, ConfigError> {
     match (one.1, other.1) {
         (Some(first), Some(second)) => Ok(Some((first, second))),
         (None, None) => Ok(None),
-        (Some(_), None) => Err(ConfigError::Half { given: one.0, missing: other.0 }),
-        (None, Some(_)) => Err(ConfigError::Half { given: other.0, missing: one.0 }),
+        (Some(_), None) => Err(ConfigError::Half {
+            given: one.0,
+            missing: other.0,
+        }),
+        (None, Some(_)) => Err(ConfigError::Half {
+            given: other.0,
+            missing: one.0,
+        }),
     }
 }
 
@@ -157,7 +179,14 @@ fn duration(text: &str) -> Result<Duration, humantime::DurationError> {
     humantime::parse_duration(text)
 }
 
+/// A number of bytes.
+fn bytes(text: &str) -> Result<u64, &'static str> {
+    text.parse()
+        .map_err(|_| "expected a number of bytes, such as 1048576")
+}
+
 /// An address to listen on. A name could stand for several, so only a number will do.
 fn address(text: &str) -> Result<std::net::SocketAddr, String> {
-    text.parse().map_err(|_| "expected ADDRESS:PORT in numbers, such as 127.0.0.1:8000 or [::]:8000".into())
+    text.parse()
+        .map_err(|_| "expected ADDRESS:PORT in numbers, such as 127.0.0.1:8000 or [::]:8000".into())
 }

@@ -9,6 +9,8 @@ mod control;
 mod flow;
 mod frame;
 mod id;
+#[cfg(test)]
+mod tests;
 
 pub use code::{Close, Code, Phase, Refusal, Reset};
 pub use control::{Control, GoAway, GoAwayReason, Hello, Listen, NodeAddress, Retire, Role, Welcome};

@@ -158,14 +158,20 @@ pub async fn splice<L: Side, R: Side>(left: L, right: R, counts: &Counts) -> Res
     let to_right = async {
         let end = pump(left_read, right_write, &counts.left_to_right).await;
         right.written = end.is_ok();
-        end.map_err(|broken| broken.name(Broken::Left, Broken::Right))
+        refused(end).map_err(|broken| broken.name(Broken::Left, Broken::Right))
     };
     let to_left = async {
         let end = pump(right_read, left_write, &counts.right_to_left).await;
         left.written = end.is_ok();
-        end.map_err(|broken| broken.name(Broken::Right, Broken::Left))
+        refused(end).map_err(|broken| broken.name(Broken::Right, Broken::Left))
     };
-    tokio::try_join!(to_right, to_left)?;
+    let (right_refused, left_refused) = tokio::try_join!(to_right, to_left)?;
+    if let Some(error) = right_refused {
+        return Err(Broken::Right(error));
+    }
+    if let Some(error) = left_refused {
+        return Err(Broken::Left(error));
+    }
     // Both directions have ended cleanly: the sides close as they are dropped.
     drop((left.side.take(), right.side.take()));
     Ok(())
@@ -182,6 +188,17 @@ impl PumpError {
             Self::Read(error) => read(error),
             Self::Write(error) => write(error),
         }
+    }
+}
+
+/// A side that takes no more bytes may still have some to give: it has closed after its last byte, and all of them must
+/// arrive. So a write that fails for that reason does not end the opposite direction, whose own end follows.
+fn refused(end: Result<(), PumpError>) -> Result<Option<io::Error>, PumpError> {
+    match end {
+        Ok(()) => Ok(None),
+        // A reset that finds no end of stream before it is another kind.
+        Err(PumpError::Write(error)) if error.kind() == io::ErrorKind::BrokenPipe => Ok(Some(error)),
+        Err(error) => Err(error),
     }
 }
 
@@ -207,3 +224,107 @@ async fn pump(
 
 /// What a join starts with, in bytes. One that fills it is bulk and gets [`CHUNK`].
 const FIRST_CHUNK: usize = 8 * 1024;
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        pin::Pin,
+        sync::Arc,
+        task::{Context, Poll},
+    };
+
+    use tokio::io::ReadBuf;
+
+    use super::*;
+
+    /// A side made of any reader and writer; remembers how it ended.
+    struct Made<R, W> {
+        read: R,
+        write: W,
+        reset: Arc<std::sync::Mutex<Option<bool>>>,
+    }
+
+    impl<R: AsyncRead + Unpin + Send, W: AsyncWrite + Unpin + Send> Side for Made<R, W> {
+        type Read<'a>
+            = &'a mut R
+        where
+            Self: 'a;
+        type Write<'a>
+            = &'a mut W
+        where
+            Self: 'a;
+
+        fn halves(&mut self) -> (&mut R, &mut W) {
+            (&mut self.read, &mut self.write)
+        }
+
+        fn reset(self, written: bool) {
+            *self.reset.lock().unwrap() = Some(written);
+        }
+    }
+
+    /// Fails each write in the same way.
+    struct Failing(io::ErrorKind);
+
+    impl AsyncWrite for Failing {
+        fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, _: &[u8]) -> Poll<io::Result<usize>> {
+            Poll::Ready(Err(self.0.into()))
+        }
+
+        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Err(self.0.into()))
+        }
+    }
+
+    /// One byte, and then nothing for ever.
+    struct One(bool);
+
+    impl AsyncRead for One {
+        fn poll_read(mut self: Pin<&mut Self>, _: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+            if std::mem::replace(&mut self.0, true) {
+                return Poll::Pending;
+            }
+            buf.put_slice(b"x");
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    /// A client sends a byte to a service that fails to take it, while 100,000 bytes of the service are under way: how many
+    /// of them the client gets, and how its side was reset.
+    async fn send_in_vain(failure: io::ErrorKind) -> (usize, Option<bool>) {
+        let (mut gets, to_client) = tokio::io::duplex(1000);
+        let (from_service, mut feed) = tokio::io::duplex(1000);
+        let reset = Arc::default();
+        let left = Made { read: One(false), write: to_client, reset: Arc::clone(&reset) };
+        let right = Made { read: from_service, write: Failing(failure), reset: Arc::default() };
+        let feeding = async move {
+            let written = feed.write_all(&[7; 100_000]).await;
+            drop(feed);
+            written
+        };
+        let reading = async {
+            let mut all = Vec::new();
+            gets.read_to_end(&mut all).await.unwrap();
+            all.len()
+        };
+        let counts = Counts::default();
+        let (joined, _, got) = tokio::join!(splice(left, right, &counts), feeding, reading);
+        assert!(matches!(joined, Err(Broken::Right(_))));
+        let reset = *reset.lock().unwrap();
+        (got, reset)
+    }
+
+    #[tokio::test]
+    async fn what_a_closed_side_has_sent_arrives_though_it_takes_no_more() {
+        assert_eq!(send_in_vain(io::ErrorKind::BrokenPipe).await, (100_000, Some(true)));
+    }
+
+    #[tokio::test]
+    async fn a_reset_ends_the_opposite_direction_at_once() {
+        assert_eq!(send_in_vain(io::ErrorKind::ConnectionReset).await, (0, Some(false)));
+    }
+}

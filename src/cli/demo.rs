@@ -70,7 +70,11 @@ pub(super) fn run(args: DemoArgs) -> Result<(), Failure> {
             signals.next().await;
         }
         signals.leave(demo.leave()).await?;
-        if passed || !args.exit { Ok(()) } else { Err(anyhow!("not all checks passed").into()) }
+        if passed || !args.exit {
+            Ok(())
+        } else {
+            Err(anyhow!("not all checks passed").into())
+        }
     })
 }
 
@@ -87,18 +91,29 @@ impl Demo {
         let node = Node::start(node_config(args)?).await?;
         say("A node, an agent and two services run in this process:\n");
         node::tell(node.addresses());
-        let services = service::Services::start().await.context("the demo's services cannot listen on loopback")?;
+        let services = service::Services::start()
+            .await
+            .context("the demo's services cannot listen on loopback")?;
         let connect = format!("--connect={}", reachable(node.addresses().link));
         let ca = format!("--ca={}", args.certs.join("ca.pem").display());
         let agent = Agent::start(agent_config(&services, &connect, &ca)?)?;
         tokio::time::timeout(LINKED, agent.serve())
             .await
-            .map_err(|_| anyhow!("the agent has not been linked within {LINKED:?}; --log-level=debug tells more"))?
+            .map_err(|_| {
+                anyhow!("the agent has not been linked within {LINKED:?}; --log-level=debug tells more")
+            })?
             .context("the node refuses the demo's agent")?;
         let words = ["127.0.0.1:0", "echo", &connect, &ca];
-        let forwarder = from_words::<ForwardTcpArgs>(&words).context("the demo's forwarder")?.into_config()?;
+        let forwarder = from_words::<ForwardTcpArgs>(&words)
+            .context("the demo's forwarder")?
+            .into_config()?;
         let forwarder = Forwarder::start(forwarder).await?;
-        Ok(Self { services, node, agent, forwarder })
+        Ok(Self {
+            services,
+            node,
+            agent,
+            forwarder,
+        })
     }
 
     fn edge(&self) -> SocketAddr {
@@ -107,26 +122,43 @@ impl Demo {
 
     /// The local port that leads to the TCP service.
     fn forwarded(&self) -> Result<SocketAddr, Failure> {
-        Ok(*self.forwarder.addresses().first().context("the forwarder has no port")?)
+        Ok(*self
+            .forwarder
+            .addresses()
+            .first()
+            .context("the forwarder has no port")?)
     }
 
     fn tell(&self, args: &DemoArgs) -> Result<(), Failure> {
         let (edge, forwarded) = (self.edge(), self.forwarded()?);
-        let (link, admin) = (reachable(self.node.addresses().link), reachable(self.node.addresses().admin));
-        let ca = if args.certs.as_os_str() == "certs" { String::new() } else { format!(" --certs {}", args.certs.display()) };
+        let (link, admin) = (
+            reachable(self.node.addresses().link),
+            reachable(self.node.addresses().admin),
+        );
+        let (web, link, admin) = (pasted(format!("http://{edge}")), pasted(link), pasted(admin));
+        // As this process was started, which need not be by a name that the shell finds.
+        let adit = std::env::args().next().unwrap_or_else(|| "adit".into());
+        let certs = match args.certs.to_str() {
+            Some("certs") => String::new(),
+            _ => format!(" --certs {}", args.certs.display()),
+        };
         say("\nTry it from another terminal:\n");
-        say(format_args!("  curl -H 'x-adit-endpoint: hello' http://{edge}/"));
+        say(format_args!("  curl -H 'x-adit-endpoint: hello' {web}/"));
         if edge.ip().is_loopback() {
-            // curl takes every name below localhost for this host (RFC 6761 section 6.3).
+            // curl takes every name below localhost for this host (RFC 6761 §6.3).
             say(format_args!("  curl http://hello.localhost:{}/", edge.port()));
         }
-        say(format_args!("  curl -H 'x-adit-endpoint: hello' -d 'echo this' http://{edge}/echo"));
-        say(format_args!("  curl -N -H 'x-adit-endpoint: hello' http://{edge}/events"));
+        say(format_args!(
+            "  curl -H 'x-adit-endpoint: hello' -d 'echo this' {web}/echo"
+        ));
+        say(format_args!("  curl -N -H 'x-adit-endpoint: hello' {web}/events"));
         say(format_args!("  nc {} {}", forwarded.ip(), forwarded.port()));
-        say(format_args!("  adit status --admin {admin}"));
+        say(format_args!("  {adit} status --admin {admin}"));
         say("\nServe something of your own through this node, such as a web server on port 3000:\n");
-        say(format_args!("  adit agent http mine 3000 --connect {link}{ca}"));
-        say(format_args!("  curl -H 'x-adit-endpoint: mine' http://{edge}/"));
+        say(format_args!(
+            "  {adit} agent http mine 3000 --connect {link}{certs}"
+        ));
+        say(format_args!("  curl -H 'x-adit-endpoint: mine' {web}/"));
         say("\nCtrl-C ends it.");
         Ok(())
     }
@@ -138,7 +170,11 @@ impl Demo {
         let agent = self.agent.drain(GRACE).await.is_ok();
         let node = self.node.drain().await.is_ok();
         self.services.stop();
-        if forwarder && agent && node { Ok(()) } else { Err(Unfinished) }
+        if forwarder && agent && node {
+            Ok(())
+        } else {
+            Err(Unfinished)
+        }
     }
 }
 
@@ -157,23 +193,43 @@ fn node_config(args: &DemoArgs) -> Result<crate::node::Config, Failure> {
         "--node-id=demo".into(),
     ];
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
-    Ok(from_words::<NodeArgs>(&words).context("the demo's node")?.into_config()?)
+    Ok(from_words::<NodeArgs>(&words)
+        .context("the demo's node")?
+        .into_config()?)
 }
 
 fn agent_config(services: &service::Services, connect: &str, ca: &str) -> Result<agent::Config, Failure> {
     let serve = |name: &str, address: SocketAddr, kind| -> Result<agent::Config, Failure> {
         let words = [name, &address.to_string(), connect, ca, "--name=demo"];
-        Ok(from_words::<ServeArgs>(&words).context("the demo's agent")?.into_config(kind)?)
+        Ok(from_words::<ServeArgs>(&words)
+            .context("the demo's agent")?
+            .into_config(kind)?)
     };
     let mut config = serve("hello", services.web, EndpointKind::Http)?;
-    config.endpoints.extend(serve("echo", services.echo, EndpointKind::Tcp)?.endpoints);
+    config
+        .endpoints
+        .extend(serve("echo", services.echo, EndpointKind::Tcp)?.endpoints);
     Ok(config)
+}
+
+/// A word for a shell, some of which take the brackets of an IPv6 address for a pattern.
+fn pasted(word: impl ToString) -> String {
+    let word = word.to_string();
+    if word.contains('[') {
+        format!("'{word}'")
+    } else {
+        word
+    }
 }
 
 /// How this host reaches an address that may be bound to all of its addresses.
 fn reachable(mut address: SocketAddr) -> SocketAddr {
     if address.ip().is_unspecified() {
-        address.set_ip(if address.is_ipv4() { Ipv4Addr::LOCALHOST.into() } else { Ipv6Addr::LOCALHOST.into() });
+        address.set_ip(if address.is_ipv4() {
+            Ipv4Addr::LOCALHOST.into()
+        } else {
+            Ipv6Addr::LOCALHOST.into()
+        });
     }
     address
 }

@@ -36,9 +36,15 @@ fn hint(error: &anyhow::Error) -> &'static str {
     }
     let system = error.chain().find_map(|cause| cause.downcast_ref::<io::Error>());
     match system.map(io::Error::kind) {
-        Some(io::ErrorKind::AddrInUse) => "; end the process that has it, or choose another port (0: any that is free)",
-        Some(io::ErrorKind::AddrNotAvailable) => "; choose an address of this host, or 0.0.0.0 for all of them",
-        Some(io::ErrorKind::PermissionDenied) => "; ports below 1024 are for privileged users, so choose a higher one",
+        Some(io::ErrorKind::AddrInUse) => {
+            "; end the process that has it, or choose another port (0: any that is free)"
+        }
+        Some(io::ErrorKind::AddrNotAvailable) => {
+            "; choose an address of this host, or 0.0.0.0 for all of them"
+        }
+        Some(io::ErrorKind::PermissionDenied) => {
+            "; ports below 1024 are for privileged users, so choose a higher one"
+        }
         _ => "",
     }
 }
@@ -60,4 +66,10 @@ macro_rules! usage {
     )*};
 }
 
-usage!(ConfigError, InvalidFilter, node::StartError, agent::StartError, forward::StartError);
+usage!(
+    ConfigError,
+    InvalidFilter,
+    node::StartError,
+    agent::StartError,
+    forward::StartError
+);

@@ -9,7 +9,7 @@ use std::{
 };
 
 use tokio::sync::{mpsc, watch};
-use tokio_util::task::task_tracker::TaskTrackerToken;
+use tokio_util::{sync::CancellationToken, task::task_tracker::TaskTrackerToken};
 
 use super::Flow;
 use crate::{
@@ -55,6 +55,8 @@ pub(super) struct Entry {
     pub(super) listen: Listen,
     flows: mpsc::Sender<Incoming>,
     answer: watch::Sender<Answer>,
+    /// Its listener is to take what has arrived and then end.
+    closed: CancellationToken,
     /// On how many links it has been announced and not yet withdrawn.
     links: watch::Sender<usize>,
 }
@@ -74,14 +76,18 @@ impl Entry {
         Announced(Arc::clone(self))
     }
 
-    /// Offers a flow that has arrived.
-    pub(super) fn offer(&self, incoming: Incoming) -> Result<(), (Incoming, Refusal)> {
-        self.flows.try_send(incoming).map_err(|error| match error {
-            mpsc::error::TrySendError::Full(incoming) => {
+    /// Hands over a flow that has arrived, or refuses it.
+    pub(super) async fn offer(&self, incoming: Incoming) {
+        let (incoming, refusal) = match self.flows.try_send(incoming) {
+            Ok(()) => return,
+            Err(mpsc::error::TrySendError::Full(incoming)) => {
                 (incoming, Refusal::new(Code::Busy, format!("{BACKLOG} flows wait at the agent already")))
             }
-            mpsc::error::TrySendError::Closed(incoming) => (incoming, not_listening(&self.listen.endpoint)),
-        })
+            Err(mpsc::error::TrySendError::Closed(incoming)) => {
+                (incoming, not_listening(&self.listen.endpoint))
+            }
+        };
+        incoming.refuse(refusal).await;
     }
 
     /// Waits until no link has it any more.
@@ -142,6 +148,7 @@ impl Listens {
                 flows: sender,
                 answer: watch::Sender::new(Answer::None),
                 links: watch::Sender::new(0),
+                closed: CancellationToken::new(),
             });
             entries.by_endpoint.insert(endpoint, id);
             entries.by_id.insert(id, Arc::clone(&entry));
@@ -189,6 +196,9 @@ impl Listens {
         if tokio::time::timeout(patience.min(WITHDRAW), withdrawn).await.is_err() {
             tracing::warn!("a node has not acknowledged that endpoints are served no more");
         }
+        for entry in &all {
+            entry.closed.cancel();
+        }
     }
 }
 
@@ -220,7 +230,14 @@ impl Listener {
 
     /// The next flow that a node opens; `None` once the listener is closed and all that had arrived are taken. Cancel safe.
     pub async fn accept(&mut self) -> Option<Incoming> {
-        self.flows.recv().await
+        tokio::select! {
+            biased;
+            incoming = self.flows.recv() => incoming,
+            () = self.entry.closed.cancelled() => {
+                self.flows.close();
+                self.flows.recv().await
+            }
+        }
     }
 
     /// The endpoint that is served.
@@ -235,7 +252,7 @@ impl Listener {
         if tokio::time::timeout(WITHDRAW, self.entry.withdrawn()).await.is_err() {
             tracing::warn!(endpoint = %self.endpoint(), "a node has not acknowledged that an endpoint is served no more");
         }
-        self.flows.close();
+        self.entry.closed.cancel();
     }
 }
 

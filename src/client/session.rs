@@ -2,7 +2,11 @@
 //!
 //! Opened by an [`Uplink`](super::uplink::Uplink), which also replaces it. A session never reconnects.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, btree_map::Entry},
+    sync::Arc,
+    time::Duration,
+};
 
 use tokio::sync::{mpsc, watch};
 
@@ -212,9 +216,9 @@ impl ControlLoop {
             writer.send(&Control::Unlisten(*id)).await?;
         }
         for (id, entry) in wanted {
-            if !self.announced.contains_key(&id) {
+            if let Entry::Vacant(vacant) = self.announced.entry(id) {
                 writer.send(&Control::Listen(entry.listen.clone())).await?;
-                self.announced.insert(id, entry.announce());
+                vacant.insert(entry.announce());
             }
         }
         Ok(())
@@ -271,10 +275,7 @@ async fn arrive(
 ) {
     let refusal = match tokio::time::timeout(FIRST_FRAME, transport::read_flow(&mut stream.recv)).await {
         Ok(Ok(Flow::Open(open))) => match shared.listens.of_endpoint(&open.endpoint) {
-            Some(entry) => match entry.offer(Incoming::new(open, stream, hold)) {
-                Ok(()) => return,
-                Err((incoming, refusal)) => return incoming.refuse(refusal).await,
-            },
+            Some(entry) => return entry.offer(Incoming::new(open, stream, hold)).await,
             None => not_listening(&open.endpoint),
         },
         Ok(Ok(_)) => Refusal::new(Code::Invalid, "a flow begins with Open"),

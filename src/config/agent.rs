@@ -41,8 +41,8 @@ pub struct ServeArgs {
 /// `adit agent run`: the endpoints of a file.
 #[derive(Debug, Clone, Args)]
 pub struct RunAgentArgs {
-    /// TOML file: any flag below by its name, and an [[endpoint]] for each service.
     #[arg(long, value_name = "FILE", required = true)]
+    #[arg(help = "TOML file: any flag below by its name, and an [[endpoint]] for each service")]
     config: PathBuf,
     #[arg(long, hide = true, value_parser = table::<EndpointArgs>)]
     endpoint: Vec<EndpointArgs>,
@@ -89,8 +89,12 @@ impl ServeArgs {
     /// # Errors
     /// See [`ConfigError`].
     pub fn into_config(self, kind: EndpointKind) -> Result<agent::Config, ConfigError> {
-        let endpoint =
-            EndpointArgs { name: self.endpoint, kind, address: self.address, upstream: self.upstream };
+        let endpoint = EndpointArgs {
+            name: self.endpoint,
+            kind,
+            address: self.address,
+            upstream: self.upstream,
+        };
         Ok(agent::Config {
             endpoints: vec![endpoint.into_endpoint()?],
             client: self.agent.connect.into_config()?,
@@ -105,14 +109,25 @@ impl RunAgentArgs {
     /// See [`ConfigError`].
     pub fn into_config(self) -> Result<agent::Config, ConfigError> {
         if self.endpoint.is_empty() {
-            return Err(ConfigError::Nothing { path: self.config, table: "endpoint" });
+            return Err(ConfigError::Nothing {
+                path: self.config,
+                table: "endpoint",
+            });
         }
         let mut names = BTreeSet::new();
-        if let Some(twice) = self.endpoint.iter().find(|endpoint| !names.insert(&endpoint.name)) {
+        if let Some(twice) = self
+            .endpoint
+            .iter()
+            .find(|endpoint| !names.insert(&endpoint.name))
+        {
             return Err(ConfigError::Duplicate(twice.name.clone()));
         }
         Ok(agent::Config {
-            endpoints: self.endpoint.into_iter().map(EndpointArgs::into_endpoint).collect::<Result<_, _>>()?,
+            endpoints: self
+                .endpoint
+                .into_iter()
+                .map(EndpointArgs::into_endpoint)
+                .collect::<Result<_, _>>()?,
             client: self.agent.connect.into_config()?,
         })
     }
@@ -126,15 +141,25 @@ impl EndpointArgs {
         };
         let trust = self.upstream.trust(&self.name, self.address.is_tls())?;
         let tls = Arc::new(tls::client_config(&trust, None, alpn)?);
-        Ok(agent::Endpoint { name: self.name, kind, service: Service::new(self.address, &tls)? })
+        Ok(agent::Endpoint {
+            name: self.name,
+            kind,
+            service: Service::new(self.address, &tls)?,
+        })
     }
 }
 
 impl UpstreamArgs {
     fn trust(self, endpoint: &EndpointId, tls: bool) -> Result<Trust, ConfigError> {
-        let without_tls = |option| ConfigError::NoTls { option, endpoint: endpoint.clone() };
+        let without_tls = |option| ConfigError::NoTls {
+            option,
+            endpoint: endpoint.clone(),
+        };
         match (self.upstream_ca, self.upstream_insecure) {
-            (Some(_), true) => Err(ConfigError::Conflict { one: "--upstream-insecure", other: "--upstream-ca" }),
+            (Some(_), true) => Err(ConfigError::Conflict {
+                one: "--upstream-insecure",
+                other: "--upstream-ca",
+            }),
             (Some(_), false) if !tls => Err(without_tls("--upstream-ca")),
             (None, true) if !tls => Err(without_tls("--upstream-insecure")),
             (Some(ca), false) => Ok(Trust::Roots(Trust::roots_from_file(&ca)?)),

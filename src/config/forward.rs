@@ -35,8 +35,8 @@ pub struct ForwardTcpArgs {
 /// `adit forward run`: the ports of a file.
 #[derive(Debug, Clone, Args)]
 pub struct RunForwardArgs {
-    /// TOML file: any flag below by its name, and a [[port]] for each port.
     #[arg(long, value_name = "FILE", required = true)]
+    #[arg(help = "TOML file: any flag below by its name, and a [[port]] for each port")]
     config: PathBuf,
     #[arg(long, hide = true, value_parser = table::<PortArgs>)]
     port: Vec<PortArgs>,
@@ -59,8 +59,14 @@ impl ForwardTcpArgs {
     /// # Errors
     /// See [`ConfigError`].
     pub fn into_config(self) -> Result<forward::Config, ConfigError> {
-        let port = PortArgs { listen: self.listen, endpoint: self.endpoint };
-        Ok(forward::Config { ports: vec![port.into_port()?], client: self.forward.connect.into_config()? })
+        let port = PortArgs {
+            listen: self.listen,
+            endpoint: self.endpoint,
+        };
+        Ok(forward::Config {
+            ports: vec![port.into_port()?],
+            client: self.forward.connect.into_config()?,
+        })
     }
 }
 
@@ -71,10 +77,17 @@ impl RunForwardArgs {
     /// See [`ConfigError`].
     pub fn into_config(self) -> Result<forward::Config, ConfigError> {
         if self.port.is_empty() {
-            return Err(ConfigError::Nothing { path: self.config, table: "port" });
+            return Err(ConfigError::Nothing {
+                path: self.config,
+                table: "port",
+            });
         }
         Ok(forward::Config {
-            ports: self.port.into_iter().map(PortArgs::into_port).collect::<Result<_, _>>()?,
+            ports: self
+                .port
+                .into_iter()
+                .map(PortArgs::into_port)
+                .collect::<Result<_, _>>()?,
             client: self.forward.connect.into_config()?,
         })
     }
@@ -85,8 +98,15 @@ impl PortArgs {
         let Self { listen, endpoint } = self;
         // Before the runtime starts, so it may block.
         match (listen.host.as_str(), listen.port).to_socket_addrs() {
-            Ok(addresses) => Ok(forward::Port { listen: addresses.collect(), endpoint }),
-            Err(source) => Err(ConfigError::Listen { listen, endpoint, source }),
+            Ok(addresses) => Ok(forward::Port {
+                listen: addresses.collect(),
+                endpoint,
+            }),
+            Err(source) => Err(ConfigError::Listen {
+                listen,
+                endpoint,
+                source,
+            }),
         }
     }
 }

@@ -12,6 +12,12 @@ pub struct LogArgs {
     #[arg(long = "log-level", value_name = "LEVEL", default_value = "info")]
     pub level: String,
     /// One readable line an event, one JSON object an event, or (auto) text on a terminal and JSON elsewhere.
-    #[arg(long = "log-format", value_name = "FORMAT", value_enum, hide_possible_values = true, default_value = "auto")]
+    #[arg(
+        long = "log-format",
+        value_name = "FORMAT",
+        value_enum,
+        hide_possible_values = true,
+        default_value = "auto"
+    )]
     pub format: LogFormat,
 }

@@ -18,10 +18,10 @@ pub enum LogFormat {
 
 /// A `--log-level` that cannot be read.
 #[derive(Debug, thiserror::Error)]
-#[error("--log-level {text:?} is not a level or a list of module=level, such as \"info,adit::edge=debug\"")]
+#[error("--log-level {text:?} is not a level or a list of module=level, such as \"info,adit::edge=debug\": {reason}")]
 pub struct InvalidFilter {
     text: String,
-    source: tracing_subscriber::filter::ParseError,
+    reason: String,
 }
 
 /// Starts logging for this process. A second call changes nothing.
@@ -30,7 +30,8 @@ pub struct InvalidFilter {
 /// When the filter cannot be read.
 pub fn init(format: LogFormat, filter: &str) -> Result<(), InvalidFilter> {
     let filter =
-        EnvFilter::try_new(filter).map_err(|source| InvalidFilter { text: filter.into(), source })?;
+        EnvFilter::try_new(filter)
+            .map_err(|error| InvalidFilter { text: filter.into(), reason: error.to_string() })?;
     let terminal = io::stderr().is_terminal();
     let json = match format {
         LogFormat::Auto => !terminal,

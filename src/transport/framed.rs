@@ -71,6 +71,11 @@ impl ControlWriter {
         Self { send }
     }
 
+    /// The stream itself, for what is not a frame.
+    pub fn get_mut(&mut self) -> &mut SendStream {
+        &mut self.send
+    }
+
     /// Writes a frame. Not cancel safe: part of it may have been written.
     ///
     /// # Errors

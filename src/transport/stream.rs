@@ -117,7 +117,11 @@ impl Drop for SendStream {
 impl AsyncWrite for SendStream {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         match &mut self.inner {
-            Sender::Quic(stream) => AsyncWrite::poll_write(Pin::new(stream), cx, buf),
+            Sender::Quic(stream) => Pin::new(stream).poll_write(cx, buf).map_err(|error| match error {
+                // The peer takes no more, which says nothing of what it sends: as a pipe whose reader is gone.
+                quinn::WriteError::Stopped(_) => io::Error::new(io::ErrorKind::BrokenPipe, error),
+                other => other.into(),
+            }),
         }
     }
 

@@ -79,7 +79,7 @@ impl Upstreams {
         &self,
         name: &Name,
         mut request: Request<Body>,
-        replay: bool,
+        mut replay: bool,
     ) -> Result<Response<ResponseBody>, SendError> {
         let mut tried = Vec::new();
         let mut failed: Option<SendError> = None;
@@ -91,6 +91,8 @@ impl Upstreams {
                 self.inner.counters.retries.inc();
             }
             let in_flight = upstream.begin();
+            // Pings tell within 1.5 s whether it is the link that does not answer.
+            let _waiting = upstream.session.vitals.wait();
             let age = if request.method().is_idempotent() { MAX_IDLE } else { FRESH };
             let pooled = if reuse { upstream.pool.take(Instant::now(), age) } else { None };
             let reused = pooled.is_some();
@@ -124,9 +126,16 @@ impl Upstreams {
                 }
             };
             tracing::debug!(link = %upstream.session.id, %error, reused, "a request failed before its response");
-            request = match unsent.or(spare) {
+            request = match unsent {
                 Some(request) => request,
-                None => return Err(error),
+                None => {
+                    // Delivered twice at most: a request that kills its service must not be taken to all of them.
+                    replay = false;
+                    match spare {
+                        Some(spare) => spare,
+                        None => return Err(error),
+                    }
+                }
             };
             failed = Some(error);
             if reused {

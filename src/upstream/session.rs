@@ -194,9 +194,9 @@ impl Session {
     }
 }
 
-/// What a control loop needs beside its session.
+/// Runs a link's control stream.
 #[derive(Debug)]
-pub(super) struct ControlLoop {
+struct ControlLoop {
     session: Arc<Session>,
     upstreams: Upstreams,
     max_listens: usize,
@@ -213,7 +213,7 @@ impl Upstreams {
         queue: mpsc::Receiver<Control>,
     ) {
         self.add_link(&session);
-        let run = ControlLoop { session: Arc::clone(&session), upstreams: self.clone(), max_listens };
+        let run = ControlLoop { session, upstreams: self.clone(), max_listens };
         let mut hello = Ok(());
         for listen in listens {
             if hello.is_ok() {
@@ -224,11 +224,18 @@ impl Upstreams {
             Ok(()) => run.run(reader, writer, queue).await,
             Err(error) => error.to_string(),
         };
-        tracing::info!(link = %session.id, agent = %session.identity.agent, role = session.identity.role_name(), why, "a link has ended");
-        session.withdraw(self);
-        self.remove_link(&session);
-        session.link.close(Close::Done, "the control stream ended");
-        session.flows.abort();
+        let Session { id, identity, .. } = &*run.session;
+        tracing::info!(link = %id, agent = %identity.agent, role = identity.role_name(), why, "a link has ended");
+    }
+}
+
+/// However the loop ends, the link ends with it: also when its task is dropped with the node.
+impl Drop for ControlLoop {
+    fn drop(&mut self) {
+        self.session.withdraw(&self.upstreams);
+        self.upstreams.remove_link(&self.session);
+        self.session.link.close(Close::Done, "the control stream ended");
+        self.session.flows.abort();
     }
 }
 

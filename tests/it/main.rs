@@ -2,9 +2,14 @@
 //!
 //! One file a promise. Ports are always 0, and tests wait for what must become true, never for time to pass.
 
-#[cfg(any())]
 mod cli;
+mod half_close;
+mod drain;
+mod hostile;
 mod http;
 mod layers;
+mod reuse;
+mod reconnect;
 mod support;
 mod tcp;
+mod timeouts;

@@ -1,10 +1,18 @@
 //! What the tests share: a fabric of nodes, agents and forwarders, services to reach, and clients to reach them with.
 
+pub(crate) mod body;
 pub(crate) mod client;
+pub(crate) mod middle;
+pub(crate) mod process;
+pub(crate) mod raw;
 pub(crate) mod fabric;
 pub(crate) mod service;
+pub(crate) mod websocket;
 
 use std::{fmt::Debug, future::Future, time::Duration};
+
+use bytes::Bytes;
+use tokio::net::TcpStream;
 
 pub(crate) use fabric::Fabric;
 
@@ -29,4 +37,22 @@ pub(crate) async fn soon<T>(what: impl Future<Output = T>) -> T {
 /// The value, or a failed test that shows the error.
 pub(crate) fn ok<T, E: Debug>(result: Result<T, E>) -> T {
     result.expect("it works")
+}
+
+/// Ends a connection with a reset.
+pub(crate) fn reset(stream: TcpStream) {
+    // Closing with a zero linger sends RST instead of FIN.
+    ok(stream.set_zero_linger());
+}
+
+/// The kind of error that an operation must end with.
+pub(crate) fn kind<T: Debug>(result: std::io::Result<T>) -> std::io::ErrorKind {
+    result.expect_err("it ends with an error").kind()
+}
+
+/// Bytes that no compression and no mistake in their order leaves as they are.
+pub(crate) fn random(len: usize) -> Bytes {
+    let mut bytes = vec![0; len];
+    rand::fill(&mut bytes[..]);
+    bytes.into()
 }

@@ -42,7 +42,7 @@ pub struct Listener {
 }
 
 impl Listener {
-    /// Binds a UDP port. See [`tuning::endpoint`] for what `secret` is for.
+    /// Binds a UDP port. A process that restarts with the same `secret` resets the links of its former life.
     ///
     /// # Errors
     /// When the port is taken, or TLS is not fit for QUIC.

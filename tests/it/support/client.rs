@@ -5,7 +5,7 @@ use std::{net::SocketAddr, time::Duration};
 use adit::drain::Tasks;
 use bytes::Bytes;
 use http::{HeaderMap, Request, Response, StatusCode, header};
-use http_body_util::{BodyExt, Full};
+use http_body_util::BodyExt;
 use hyper::{
     body::Incoming,
     client::conn::{http1, http2},
@@ -17,13 +17,8 @@ use tokio::{
     net::TcpStream,
 };
 
+pub(crate) use super::body::{Body, full as body};
 use super::ok;
-
-pub(crate) type Body = http_body_util::combinators::UnsyncBoxBody<Bytes, std::io::Error>;
-
-pub(crate) fn body(bytes: impl Into<Bytes>) -> Body {
-    Body::new(Full::new(bytes.into()).map_err(|never| match never {}))
-}
 
 /// What came back, whole.
 #[derive(Debug)]
@@ -101,12 +96,17 @@ pub(crate) async fn whole(response: Response<Incoming>) -> Answer {
 
 /// A request for an endpoint.
 pub(crate) fn request(method: &str, endpoint: &str, path: &str, content: impl Into<Bytes>) -> Request<Body> {
+    request_of(method, endpoint, path, body(content))
+}
+
+/// The same with any body.
+pub(crate) fn request_of(method: &str, endpoint: &str, path: &str, body: Body) -> Request<Body> {
     ok(Request::builder()
         .method(method)
         .uri(path)
         .header(header::HOST, "127.0.0.1")
         .header("x-adit-endpoint", endpoint)
-        .body(body(content)))
+        .body(body))
 }
 
 /// A GET over a connection of its own.

@@ -13,6 +13,8 @@ use adit::{
     transport::Settings,
 };
 
+use tokio::net::TcpStream;
+
 use super::ok;
 
 /// A node with its authority.
@@ -132,7 +134,16 @@ impl Fabric {
         self.config.edge.bind = self.addresses.edge;
         self.config.link.bind = self.addresses.link;
         self.config.admin = self.addresses.admin;
-        self.node = Some(ok(Node::start(self.config.clone()).await));
+        // The ports of the one that was killed are free once its tasks have been dropped.
+        let started = async {
+            loop {
+                match Node::start(self.config.clone()).await {
+                    Ok(node) => return node,
+                    Err(_) => tokio::task::yield_now().await,
+                }
+            }
+        };
+        self.node = Some(super::soon(started).await);
     }
 
     /// A configuration of TLS for clients that trust the authority.
@@ -145,6 +156,51 @@ impl Fabric {
     pub(crate) fn service_tls(&self, names: &[&str], alpn: &[&[u8]]) -> Arc<rustls::ServerConfig> {
         let identity = identity(&self.authority, names);
         Arc::new(ok(tls::server_config(&[identity], ClientAuth::None, alpn)))
+    }
+}
+
+/// A TCP service behind a forwarder, a node and an agent.
+#[derive(Debug)]
+pub(crate) struct TcpPath {
+    pub(crate) agent: Agent,
+    pub(crate) forwarder: forward::Forwarder,
+    port: SocketAddr,
+    _fabric: Fabric,
+}
+
+impl TcpPath {
+    pub(crate) async fn to(service: SocketAddr) -> Self {
+        Self::through(Fabric::start().await, service).await
+    }
+
+    pub(crate) async fn through(fabric: Fabric, service: SocketAddr) -> Self {
+        let agent = fabric.agent("tcp", Kind::Tcp, service).await;
+        let (forwarder, port) = fabric.forwarder("tcp").await;
+        Self { agent, forwarder, port, _fabric: fabric }
+    }
+
+    /// A client's connection to the service.
+    pub(crate) async fn connect(&self) -> TcpStream {
+        ok(TcpStream::connect(self.port).await)
+    }
+}
+
+/// An HTTP service behind a node and an agent, as the endpoint `web`.
+#[derive(Debug)]
+pub(crate) struct Web {
+    pub(crate) edge: SocketAddr,
+    pub(crate) fabric: Fabric,
+    _agent: Agent,
+}
+
+impl Web {
+    pub(crate) async fn to(service: SocketAddr) -> Self {
+        Self::through(Fabric::start().await, service).await
+    }
+
+    pub(crate) async fn through(fabric: Fabric, service: SocketAddr) -> Self {
+        let agent = fabric.agent("web", Kind::Http, service).await;
+        Self { edge: fabric.addresses.edge, fabric, _agent: agent }
     }
 }
 

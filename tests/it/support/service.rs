@@ -3,6 +3,7 @@
 use std::{
     convert::Infallible,
     future::Future,
+    io,
     net::SocketAddr,
     sync::{
         Arc,
@@ -11,19 +12,18 @@ use std::{
 };
 
 use adit::drain::Tasks;
-use bytes::Bytes;
 use http::{Request, Response};
-use http_body_util::{BodyExt, Full, combinators::UnsyncBoxBody};
+use http_body_util::BodyExt;
 use hyper::{body::Incoming, service::service_fn};
 use hyper_util::rt::TokioIo;
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::{TcpListener, TcpStream},
+    io::{AsyncRead, AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpSocket, TcpStream},
+    sync::mpsc,
 };
 
+pub(crate) use super::body::{Body, full};
 use super::ok;
-
-pub(crate) type Body = UnsyncBoxBody<Bytes, hyper::Error>;
 
 /// A running service. Dropping it stops it.
 #[derive(Debug)]
@@ -85,6 +85,38 @@ pub(crate) async fn count() -> Running {
     .await
 }
 
+/// Reads to the end of each connection, and reports how much came and how that ended.
+pub(crate) async fn report() -> (Running, mpsc::Receiver<(usize, io::Result<()>)>) {
+    let (reports, received) = mpsc::channel(64);
+    let running = tcp(move |mut stream| {
+        let reports = reports.clone();
+        async move { drop(reports.send(drain(&mut stream).await).await) }
+    });
+    (running.await, received)
+}
+
+/// Reads to the end: how much came, and how it ended.
+pub(crate) async fn drain(stream: &mut (impl AsyncRead + Unpin)) -> (usize, io::Result<()>) {
+    let (mut count, mut chunk) = (0, vec![0; 64 * 1024]);
+    loop {
+        match stream.read(&mut chunk).await {
+            Ok(0) => return (count, Ok(())),
+            Ok(len) => count += len,
+            Err(error) => return (count, Err(error)),
+        }
+    }
+}
+
+/// An address at which connections are refused, and that nobody else is given meanwhile.
+pub(crate) fn refusing() -> SocketAddr {
+    // Bound but not listening; what holds it lives as long as the test's process.
+    let socket = ok(TcpSocket::new_v4());
+    ok(socket.bind(([127, 0, 0, 1], 0).into()));
+    let address = ok(socket.local_addr());
+    std::mem::forget(socket);
+    address
+}
+
 /// An HTTP/1.1 service.
 pub(crate) async fn http<F: Future<Output = Response<Body>> + Send + 'static>(
     serve: impl Fn(Request<Incoming>) -> F + Clone + Send + Sync + 'static,
@@ -108,11 +140,6 @@ pub(crate) async fn http<F: Future<Output = Response<Body>> + Send + 'static>(
     .await
 }
 
-/// A whole body.
-pub(crate) fn full(text: impl Into<Bytes>) -> Body {
-    Body::new(Full::new(text.into()).map_err(|never| match never {}))
-}
-
 /// An HTTP service that answers with the request's line, fields and body.
 pub(crate) async fn mirror() -> Running {
     http(|request| async move {
@@ -130,3 +157,28 @@ pub(crate) async fn mirror() -> Running {
     })
     .await
 }
+
+/// A request as it came.
+#[derive(Debug)]
+pub(crate) struct Raw {
+    /// Its line and fields, with the empty line behind them.
+    pub(crate) head: String,
+    /// As long as its content-length says.
+    pub(crate) body: Vec<u8>,
+}
+
+/// The next request of a connection, for services that do what no HTTP library would. Nothing when the connection ends.
+pub(crate) async fn read_request(stream: &mut TcpStream) -> Option<Raw> {
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        head.push(stream.read_u8().await.ok()?);
+    }
+    let head = ok(String::from_utf8(head));
+    let length = head.lines().find_map(|line| line.strip_prefix("content-length: "));
+    let mut body = vec![0; length.map_or(0, |length| ok(length.parse()))];
+    stream.read_exact(&mut body).await.ok()?;
+    Some(Raw { head, body })
+}
+
+/// A response that leaves the connection open.
+pub(crate) const OK: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";

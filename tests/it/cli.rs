@@ -1,0 +1,428 @@
+//! The command line: what it says of itself, how it takes its configuration, and how it fails.
+//!
+//! Everything but the layers is tested on the real program, started in a folder of its own without any `ADIT_` variable.
+
+use std::{
+    collections::BTreeMap,
+    ffi::OsString,
+    fs,
+    net::{TcpListener, UdpSocket},
+    path::Path,
+    process::{Command, Output},
+    time::Duration,
+};
+
+use adit::config::{self, NodeArgs, ParseError, RunAgentArgs};
+use clap::Parser;
+
+/// The program, in `folder`, with logs of errors alone.
+fn adit(folder: &Path, words: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_adit"));
+    for (name, _) in std::env::vars_os() {
+        if name.to_string_lossy().starts_with("ADIT_") {
+            command.env_remove(name);
+        }
+    }
+    command
+        .current_dir(folder)
+        .env_remove("COLUMNS")
+        .env("ADIT_LOG_LEVEL", "error")
+        .args(words);
+    command
+}
+
+fn output(command: &mut Command) -> Output {
+    command.output().expect("the program can be started")
+}
+
+/// The exit code and all that was printed.
+fn told(output: &Output) -> String {
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim_end().to_owned();
+    let code = output
+        .status
+        .code()
+        .map_or_else(|| "none".into(), |code| code.to_string());
+    format!(
+        "{}{}\nexit code {code}",
+        text(&output.stdout),
+        text(&output.stderr)
+    )
+}
+
+#[test]
+fn help_of_every_command_fits_80_columns_and_is_as_reviewed() {
+    let folder = tempfile::tempdir().unwrap();
+    for (name, words) in [
+        ("help", vec![]),
+        ("help_demo", vec!["demo"]),
+        ("help_node", vec!["node"]),
+        ("help_agent", vec!["agent"]),
+        ("help_agent_http", vec!["agent", "http"]),
+        ("help_agent_tcp", vec!["agent", "tcp"]),
+        ("help_agent_run", vec!["agent", "run"]),
+        ("help_forward", vec!["forward"]),
+        ("help_forward_tcp", vec!["forward", "tcp"]),
+        ("help_forward_run", vec!["forward", "run"]),
+        ("help_status", vec!["status"]),
+        ("help_certs", vec!["certs"]),
+        ("help_completions", vec!["completions"]),
+    ] {
+        let mut command = adit(folder.path(), &words);
+        // Its default is shown, as the environment would set it.
+        let output = output(command.env_remove("ADIT_LOG_LEVEL").arg("--help"));
+        let help = String::from_utf8(output.stdout).unwrap();
+        assert!(output.status.success(), "{name}");
+        let longest = help.lines().map(|line| line.chars().count()).max();
+        assert!(longest <= Some(80), "{name} has {longest:?} columns:\n{help}");
+        insta::assert_snapshot!(name, help);
+    }
+}
+
+#[test]
+fn no_command_and_unknown_commands_are_usage_errors() {
+    let folder = tempfile::tempdir().unwrap();
+    for words in [
+        &[][..],
+        &["agent"],
+        &["nod"],
+        &["node", "--edge-bnd", "127.0.0.1:0"],
+        &["agent", "run"],
+    ] {
+        assert_eq!(
+            output(&mut adit(folder.path(), words)).status.code(),
+            Some(2),
+            "{words:?}"
+        );
+    }
+    let version = output(&mut adit(folder.path(), &["--version"]));
+    assert_eq!(
+        told(&version),
+        format!("adit {}\nexit code 0", env!("CARGO_PKG_VERSION"))
+    );
+}
+
+#[test]
+fn completions_are_printed_for_every_shell() {
+    let folder = tempfile::tempdir().unwrap();
+    for shell in ["bash", "elvish", "fish", "powershell", "zsh"] {
+        let output = output(&mut adit(folder.path(), &["completions", shell]));
+        assert!(
+            output.status.success() && told(&output).contains("edge-bind"),
+            "{shell}"
+        );
+    }
+}
+
+/// Runs each line, with `FILE` written first, and gives what was told.
+fn mistakes(lines: &[(&str, &str)]) -> String {
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("text.pem"), "this is no PEM\n").unwrap();
+    let cut = "-----BEGIN CERTIFICATE-----\nMIIB!\n-----END CERTIFICATE-----\n";
+    fs::write(folder.path().join("damaged.pem"), cut).unwrap();
+    let mut all = String::new();
+    for (line, file) in lines {
+        fs::write(folder.path().join("adit.toml"), file).unwrap();
+        let words: Vec<&str> = line.split(' ').collect();
+        all += &format!("$ adit {line}\n");
+        for line in file.lines() {
+            all += &format!("> {line}\n");
+        }
+        all += &format!("{}\n\n", told(&output(&mut adit(folder.path(), &words))));
+    }
+    all
+}
+
+#[test]
+fn mistakes_on_the_line_name_the_thing_and_the_fix() {
+    let told = mistakes(&[
+        ("agent http web 3000 --cert cert.pem", ""),
+        ("agent http web 3000 --key key.pem", ""),
+        ("agent http web 3000 --ca absent.pem", ""),
+        ("agent http web 3000 --ca text.pem", ""),
+        ("agent http web 3000 --ca damaged.pem", ""),
+        ("agent http web 3000 --insecure --ca text.pem", ""),
+        ("agent http web/site 3000", ""),
+        ("agent http web ftp://host", ""),
+        ("agent http web http://host/path", ""),
+        ("agent http web 3000 --upstream-ca text.pem", ""),
+        ("agent tcp web 3000 --pin sha256:abcd", ""),
+        ("agent tcp web 3000 --pin abcd", ""),
+        ("agent tcp web 3000 --connect localhost", ""),
+        ("agent tcp web 3000 --server-name node:8001", ""),
+        ("agent tcp web 3000 --keep-alive 10s", ""),
+        ("agent tcp web 3000 --keep-alive 5", ""),
+        ("forward tcp 70000 db", ""),
+        ("node --edge-bind localhost:8000", ""),
+        ("node --edge-cert text.pem --edge-tls-bind 127.0.0.1:0", ""),
+        ("node --edge-cert text.pem --edge-key text.pem", ""),
+        ("node --link-cert text.pem", ""),
+        ("node --link-cert text.pem --link-key text.pem", ""),
+        ("node --node-id a/b", ""),
+        ("node --config absent.toml", ""),
+        ("certs show absent.pem", ""),
+    ]);
+    insta::assert_snapshot!(told);
+}
+
+#[test]
+fn mistakes_in_the_file_name_the_file_and_the_key() {
+    let told = mistakes(&[
+        ("node --config adit.toml", "edge-bnd = \"127.0.0.1:0\""),
+        ("node --config adit.toml", "edge_bind = \"localhost\""),
+        ("node --config adit.toml", "request-timeout = 30"),
+        ("node --config adit.toml", "max-body-bytes = \"1 MiB\""),
+        ("node --config adit.toml", "admin-bind = [\"127.0.0.1:0\"]"),
+        (
+            "node --config adit.toml",
+            "node-id = \"n1\"\nedge-bind 127.0.0.1:0",
+        ),
+        ("node --config adit.toml", "config = \"other.toml\""),
+        ("node --config adit.toml", "log-format = \"xml\""),
+        ("agent run --config adit.toml", "connect = \"127.0.0.1:8001\""),
+        (
+            "agent run --config adit.toml",
+            "insecure = \"yes\"\n[[endpoint]]\nname = \"web\"\naddress = 3000",
+        ),
+        ("agent run --config adit.toml", "[[endpoint]]\nname = \"web\""),
+        (
+            "agent run --config adit.toml",
+            "[[endpoint]]\nname = \"web\"\nadress = 3000",
+        ),
+        (
+            "agent run --config adit.toml",
+            "[[endpoint]]\nname = \"web\"\naddress = 3000\nkind = \"udp\"",
+        ),
+        (
+            "agent run --config adit.toml",
+            "[[endpoint]]\nname = \"a\"\naddress = 3000\n[[endpoint]]\nname = \"a b\"\naddress = 3000",
+        ),
+        (
+            "agent run --config adit.toml",
+            "[[endpoint]]\nname = \"a\"\naddress = 3000\n[[endpoint]]\nname = \"A\"\naddress = 3001",
+        ),
+        ("forward run --config adit.toml", "connect = \"127.0.0.1:8001\""),
+        (
+            "forward run --config adit.toml",
+            "[[port]]\nlisten = 5432\nendpoint = \"d b\"",
+        ),
+    ]);
+    insta::assert_snapshot!(told);
+}
+
+#[test]
+fn a_mistake_in_the_environment_names_the_variable() {
+    let folder = tempfile::tempdir().unwrap();
+    let output = output(adit(folder.path(), &["node"]).env("ADIT_REQUEST_TIMEOUT", "30"));
+    assert_eq!(output.status.code(), Some(2));
+    assert!(
+        told(&output).starts_with("adit: ADIT_REQUEST_TIMEOUT in the environment: \"30\""),
+        "{}",
+        told(&output)
+    );
+}
+
+#[test]
+fn a_taken_port_is_named_with_its_flag() {
+    let folder = tempfile::tempdir().unwrap();
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let taken = taken.local_addr().unwrap().to_string();
+    let taken_udp = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let taken_udp = taken_udp.local_addr().unwrap().to_string();
+    for (flag, port) in [
+        ("--edge-bind", &taken),
+        ("--admin-bind", &taken),
+        ("--link-bind", &taken_udp),
+    ] {
+        for command in ["node", "demo"] {
+            let mut words = vec![command];
+            for bind in ["--edge-bind", "--link-bind", "--admin-bind"] {
+                words.extend([bind, if bind == flag { port } else { "127.0.0.1:0" }]);
+            }
+            let output = output(&mut adit(folder.path(), &words));
+            let told = told(&output);
+            assert_eq!(output.status.code(), Some(2), "{told}");
+            assert!(
+                told.contains(port) && told.contains(flag) && told.contains("another port"),
+                "{told}"
+            );
+        }
+    }
+    let output = output(&mut adit(folder.path(), &["forward", "tcp", &taken, "db"]));
+    assert_eq!(output.status.code(), Some(2));
+    assert!(
+        told(&output).contains(&taken) && told(&output).contains("another port"),
+        "{}",
+        told(&output)
+    );
+}
+
+#[test]
+fn status_says_when_no_node_answers() {
+    let folder = tempfile::tempdir().unwrap();
+    let free = TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap()
+        .to_string();
+    let output = output(&mut adit(folder.path(), &["status", "--admin", &free]));
+    assert_eq!(output.status.code(), Some(1));
+    assert!(
+        told(&output).contains("is a node running") && told(&output).contains(&free),
+        "{}",
+        told(&output)
+    );
+}
+
+#[test]
+fn the_demo_carries_traffic_and_ends() {
+    let folder = tempfile::tempdir().unwrap();
+    let free = "127.0.0.1:0";
+    let words = [
+        "demo",
+        "--edge-bind",
+        free,
+        "--link-bind",
+        free,
+        "--admin-bind",
+        free,
+        "--exit",
+    ];
+    let output = output(&mut adit(folder.path(), &words));
+    let told = told(&output);
+    assert!(output.status.success(), "{told}");
+    assert_eq!(told.matches("\nok ").count(), 6, "{told}");
+}
+
+#[derive(Debug, Parser)]
+struct NodeLine {
+    #[command(flatten)]
+    node: NodeArgs,
+}
+
+/// The node that a line makes, with these variables. Its certificates are in `folder`.
+fn node(folder: &Path, words: &[&str], variables: &[(&str, &str)]) -> adit::node::Config {
+    let variables: BTreeMap<&str, &str> = variables.iter().copied().collect();
+    let certs = format!("--certs={}", folder.join("certs").display());
+    let line = ["adit", &certs]
+        .into_iter()
+        .chain(words.iter().copied())
+        .map(OsString::from);
+    let line: NodeLine = config::parse(line, |name| variables.get(name).map(OsString::from), &[]).unwrap();
+    line.node.into_config().unwrap()
+}
+
+#[test]
+fn flags_beat_the_environment_which_beats_the_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("adit.toml");
+    fs::write(
+        &file,
+        "request-timeout = \"3s\"\nnode_id = \"file\"\ngrace-period = \"3s\"\nidle-timeout = \"30s\"",
+    )
+    .unwrap();
+    let file = file.to_str().unwrap();
+    let variables = [
+        ("ADIT_CONFIG", file),
+        ("ADIT_NODE_ID", "variable"),
+        ("ADIT_GRACE_PERIOD", "2s"),
+    ];
+    let node = node(folder.path(), &["--grace-period=1s"], &variables);
+    assert_eq!(
+        node.grace_period,
+        Duration::from_secs(1),
+        "the flag, over the variable and the file"
+    );
+    assert_eq!(node.node.as_str(), "variable", "the variable, over the file");
+    assert_eq!(
+        node.edge.request_timeout,
+        Duration::from_secs(3),
+        "the file, over the default"
+    );
+    assert_eq!(
+        node.link.settings.idle_timeout,
+        Duration::from_secs(30),
+        "the file, over the default"
+    );
+    assert_eq!(
+        node.link.settings.keep_alive,
+        Duration::from_secs(5),
+        "the default"
+    );
+    assert_eq!(node.cluster, "adit", "the default");
+}
+
+#[test]
+fn lists_are_lists_in_the_file_and_commas_in_the_environment() {
+    let folder = tempfile::tempdir().unwrap();
+    node(folder.path(), &[], &[]);
+    let file = folder.path().join("adit.toml");
+    let certs = folder.path().join("certs");
+    let (cert, key) = (certs.join("node.pem"), certs.join("node.key"));
+    let (cert, key) = (cert.to_str().unwrap(), key.to_str().unwrap());
+    fs::write(
+        &file,
+        format!(
+            "edge-tls-bind = '127.0.0.1:0'\nedge-cert = ['{cert}', '{cert}']\nedge-key = ['{key}', '{key}']"
+        ),
+    )
+    .unwrap();
+    let file = format!("--config={}", file.display());
+    let identities = |node: adit::node::Config| node.edge.tls.unwrap().identities.len();
+    assert_eq!(identities(node(folder.path(), &[&file], &[])), 2);
+    let (certs, keys) = (format!("{cert},{cert},{cert}"), format!("{key},{key},{key}"));
+    let variables = [
+        ("ADIT_EDGE_CERT", certs.as_str()),
+        ("ADIT_EDGE_KEY", keys.as_str()),
+    ];
+    assert_eq!(identities(node(folder.path(), &[&file], &variables)), 3);
+    let one = [file.as_str(), "--edge-cert", cert, "--edge-key", key];
+    assert_eq!(identities(node(folder.path(), &one, &variables)), 1);
+}
+
+#[derive(Debug, Parser)]
+struct AgentLine {
+    #[command(flatten)]
+    agent: RunAgentArgs,
+}
+
+#[test]
+fn endpoints_of_the_file_are_read_as_their_command_would() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("agent.toml");
+    fs::write(
+        &file,
+        "insecure = true\nkeep-alive = '1s'\nconnect = 'node.example:1'\n\
+         [[endpoint]]\nname = 'Web'\naddress = 3000\n\
+         [[endpoint]]\nname = 'db'\nkind = 'tcp'\naddress = 'tls://[::1]:5432'\nupstream_insecure = true\n",
+    )
+    .unwrap();
+    let words = ["adit", "--config", file.to_str().unwrap()].map(OsString::from);
+    let line: AgentLine = config::parse(words, |_| None, &[]).unwrap();
+    let config = line.agent.into_config().unwrap();
+    let shown = config
+        .endpoints
+        .iter()
+        .map(|endpoint| format!("{} {:?} {}", endpoint.name, endpoint.kind, endpoint.service));
+    assert_eq!(
+        shown.collect::<Vec<_>>(),
+        ["web Http 127.0.0.1:3000", "db Tcp tls://[::1]:5432"]
+    );
+    assert_eq!(config.client.connect.to_string(), "node.example:1");
+    assert_eq!(config.client.settings.keep_alive, Duration::from_secs(1));
+}
+
+#[test]
+fn a_token_of_the_environment_is_never_shown() {
+    let variable = |name: &str| (name == "ADIT_TOKEN").then(|| OsString::from("hunter2"));
+    let help = ["adit", "--help"].map(OsString::from);
+    let Err(ParseError::Line(help)) = config::parse::<AgentLine>(help, variable, &[]) else {
+        panic!("help is no configuration");
+    };
+    assert!(
+        help.to_string().contains("--token") && !help.to_string().contains("hunter2"),
+        "{help}"
+    );
+    let line: AgentLine =
+        config::parse(["adit", "--config=/dev/null"].map(OsString::from), variable, &[]).unwrap();
+    assert!(!format!("{line:?}").contains("hunter2"), "{line:?}");
+}

@@ -1,0 +1,224 @@
+//! How TCP flows end: each direction for itself, resets as resets, and with every byte delivered.
+
+use std::io::ErrorKind::ConnectionReset;
+
+use adit::{drain::Tasks, protocol::Kind};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    sync::mpsc,
+};
+
+use crate::support::{
+    Fabric, eventually, fabric::TcpPath, kind, ok, random, reset,
+    service::{self, drain},
+    soon,
+};
+
+/// Writes for as long as anybody takes it: the error that ended it.
+async fn write_endlessly(stream: &mut TcpStream) -> std::io::Error {
+    let chunk = random(64 * 1024);
+    loop {
+        if let Err(error) = stream.write_all(&chunk).await {
+            return error;
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_ends_first_still_gets_the_whole_answer() {
+    let service = service::count().await;
+    let path = TcpPath::to(service.address).await;
+    for size in [0, 1, 1 << 20] {
+        let mut client = path.connect().await;
+        ok(client.write_all(&random(size)).await);
+        ok(client.shutdown().await);
+        let mut answer = String::new();
+        ok(soon(client.read_to_string(&mut answer)).await);
+        assert_eq!(answer, size.to_string());
+    }
+}
+
+#[tokio::test]
+async fn a_service_that_ends_first_still_gets_all_that_the_client_sends() {
+    let (counts, mut counted) = mpsc::channel(1);
+    let service = service::tcp(move |mut stream| {
+        let counts = counts.clone();
+        async move {
+            ok(stream.write_all(b"no more from here").await);
+            ok(stream.shutdown().await);
+            drop(counts.send(drain(&mut stream).await).await);
+        }
+    })
+    .await;
+    let path = TcpPath::to(service.address).await;
+    let mut client = path.connect().await;
+    let mut greeting = String::new();
+    ok(soon(client.read_to_string(&mut greeting)).await);
+    assert_eq!(greeting, "no more from here");
+    ok(soon(client.write_all(&random(1 << 20))).await);
+    ok(client.shutdown().await);
+    let (count, end) = soon(counted.recv()).await.expect("the service reports");
+    ok(end);
+    assert_eq!(count, 1 << 20);
+}
+
+#[tokio::test]
+async fn a_reset_by_the_client_reaches_the_service_as_a_reset() {
+    let (service, mut reports) = service::report().await;
+    let path = TcpPath::to(service.address).await;
+    let mut client = path.connect().await;
+    ok(client.write_all(b"hello").await);
+    eventually("the service has the connection", async || service.accepted() == 1).await;
+    reset(client);
+    let (_, end) = soon(reports.recv()).await.expect("the service reports");
+    assert_eq!(kind(end), ConnectionReset);
+
+    // And in the middle of a transfer.
+    let mut client = path.connect().await;
+    ok(client.write_all(&random(2 << 20)).await);
+    reset(client);
+    let (_, end) = soon(reports.recv()).await.expect("the service reports");
+    assert_eq!(kind(end), ConnectionReset);
+}
+
+#[tokio::test]
+async fn a_client_that_resets_while_it_is_sent_to_stops_the_service() {
+    let (ends, mut ended) = mpsc::channel(1);
+    let service = service::tcp(move |mut stream| {
+        let ends = ends.clone();
+        async move { drop(ends.send(write_endlessly(&mut stream).await).await) }
+    })
+    .await;
+    let path = TcpPath::to(service.address).await;
+    let mut client = path.connect().await;
+    ok(soon(client.read_exact(&mut vec![0; 1 << 20])).await);
+    reset(client);
+    soon(ended.recv()).await.expect("the service's writes fail");
+}
+
+#[tokio::test]
+async fn a_reset_by_the_service_reaches_the_client_as_a_reset() {
+    let service = service::tcp(|mut stream| async move {
+        let wanted = ok(stream.read_u32().await);
+        ok(stream.write_all(&random(wanted as usize)).await);
+        reset(stream);
+    })
+    .await;
+    let path = TcpPath::to(service.address).await;
+    for sent_before in [0, 2 << 20] {
+        let mut client = path.connect().await;
+        ok(client.write_u32(sent_before).await);
+        let (_, end) = soon(drain(&mut client)).await;
+        assert_eq!(kind(end), ConnectionReset, "after {sent_before} bytes");
+    }
+}
+
+#[tokio::test]
+async fn no_bytes_are_lost_at_the_end() {
+    let most = 3 << 20;
+    let all = random(most);
+    let sent = all.clone();
+    let service = service::tcp(move |mut stream| {
+        let all = sent.clone();
+        async move {
+            let wanted = ok(stream.read_u32().await);
+            ok(stream.write_all(&all[..wanted as usize]).await);
+        }
+    })
+    .await;
+    let path = TcpPath::to(service.address).await;
+    let sizes = [0, 1, 2, 1199, 1200, 65_535, 65_536, 65_537, 1 << 20, most].into_iter();
+    let sizes = sizes.chain((0..50).map(|_| rand::random_range(0..=most)));
+    let transfers = sizes.map(async |size| {
+        let mut client = path.connect().await;
+        ok(client.write_u32(ok(size.try_into())).await);
+        let mut got = Vec::new();
+        ok(client.read_to_end(&mut got).await);
+        assert!(got == all[..size], "{} of {size} bytes came", got.len());
+    });
+    soon(futures_util::future::join_all(transfers)).await;
+}
+
+#[tokio::test]
+async fn an_endpoint_that_nobody_serves_resets_the_connection() {
+    let fabric = Fabric::start().await;
+    let (_forwarder, port) = fabric.forwarder("nobody").await;
+    let mut client = ok(TcpStream::connect(port).await);
+    assert_eq!(kind(soon(client.read(&mut [0])).await), ConnectionReset);
+}
+
+#[tokio::test]
+async fn a_service_that_refuses_resets_the_connection() {
+    let fabric = Fabric::start().await;
+    let _agent = fabric.agent("tcp", Kind::Tcp, service::refusing()).await;
+    let (_forwarder, port) = fabric.forwarder("tcp").await;
+    let mut client = ok(TcpStream::connect(port).await);
+    assert_eq!(kind(soon(client.read(&mut [0])).await), ConnectionReset);
+}
+
+#[tokio::test]
+async fn a_service_that_is_killed_in_mid_stream_never_seems_to_have_finished() {
+    let service = service::tcp(|mut stream| async move {
+        // There is something that it has not read.
+        ok(stream.peek(&mut [0]).await);
+        ok(stream.write_all(b"half of").await);
+        std::future::pending().await
+    })
+    .await;
+    let path = TcpPath::to(service.address).await;
+    let mut client = path.connect().await;
+    ok(client.write_all(&random(100_000)).await);
+    ok(soon(client.read_exact(&mut [0; 7])).await);
+    drop(service);
+    let (_, end) = soon(drain(&mut client)).await;
+    assert_eq!(kind(end), ConnectionReset);
+}
+
+/// An open flow, and what its service reports of it.
+async fn open_flow(path: &TcpPath, service: &service::Running) -> TcpStream {
+    let mut client = path.connect().await;
+    ok(client.write_all(b"hello").await);
+    eventually("the service has the connection", async || service.accepted() == 1).await;
+    client
+}
+
+#[tokio::test]
+async fn an_agent_that_is_gone_ends_its_flows_with_an_error_on_both_sides() {
+    let (service, mut reports) = service::report().await;
+    let path = TcpPath::to(service.address).await;
+    let mut client = open_flow(&path, &service).await;
+    let TcpPath { agent, .. } = path;
+    drop(agent);
+    assert_eq!(kind(soon(client.read(&mut [0])).await), ConnectionReset);
+    let (_, end) = soon(reports.recv()).await.expect("the service reports");
+    assert_eq!(kind(end), ConnectionReset);
+}
+
+#[tokio::test]
+async fn a_forwarder_that_is_gone_ends_its_flows_with_an_error_on_both_sides() {
+    let (service, mut reports) = service::report().await;
+    let path = TcpPath::to(service.address).await;
+    let mut client = open_flow(&path, &service).await;
+    let TcpPath { forwarder, agent: _agent, .. } = path;
+    drop(forwarder);
+    assert_eq!(kind(soon(client.read(&mut [0])).await), ConnectionReset);
+    let (_, end) = soon(reports.recv()).await.expect("the service reports");
+    assert_eq!(kind(end), ConnectionReset);
+}
+
+#[tokio::test]
+async fn both_directions_run_at_once() {
+    let service = service::echo().await;
+    let path = TcpPath::to(service.address).await;
+    let all = random(8 << 20);
+    let (mut read, mut write) = path.connect().await.into_split();
+    let (sent, tasks) = (all.clone(), Tasks::new());
+    tasks.spawn(async move {
+        ok(write.write_all(&sent).await);
+        ok(write.shutdown().await);
+    });
+    let mut got = Vec::new();
+    ok(soon(read.read_to_end(&mut got)).await);
+    assert!(got == all, "{} of {} bytes came back", got.len(), all.len());
+}

@@ -1,0 +1,174 @@
+//! The request time-out is for response headers alone, and runs from the last byte of the request's body. Nothing else is
+//! ever cut by a timer.
+//!
+//! Whatever takes seconds here runs beside the others, inside one test.
+
+use std::time::Duration;
+
+use adit::protocol::Kind;
+use futures_util::{SinkExt, StreamExt};
+use http::{Request, Response, StatusCode};
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    time::{Instant, sleep},
+};
+use tokio_tungstenite::tungstenite::Message;
+
+use crate::support::{
+    Fabric,
+    body::{self, trickle},
+    client::{Answer, Http1, Http2, request, request_of, whole},
+    fabric::{TcpPath, Web},
+    ok, service, soon, websocket,
+};
+
+const MS: Duration = Duration::from_millis(1);
+
+/// What all tests here set the time-out to.
+const TIMEOUT: Duration = Duration::from_secs(1);
+
+async fn fabric() -> Fabric {
+    Fabric::with(|config| config.edge.request_timeout = TIMEOUT).await
+}
+
+/// `/events`, `/download` and `/pause` answer slowly after their head; any other path reads the request to its end, waits
+/// for as many milliseconds as it says, and answers with the number of bytes.
+async fn slow_service() -> service::Running {
+    service::http(|request: Request<Incoming>| async move {
+        match request.uri().path() {
+            "/events" => Response::new(trickle(8, 500 * MS, "data: tick\n\n")),
+            "/download" => Response::new(trickle(100, 100 * MS, vec![7; 1000])),
+            "/pause" => Response::new(trickle(1, 3000 * MS, "at last")),
+            path => {
+                let wait = path[1..].parse().unwrap_or(0);
+                let body = request.into_body().collect().await.map(|body| body.to_bytes()).unwrap_or_default();
+                sleep(wait * MS).await;
+                Response::new(service::full(body.len().to_string()))
+            }
+        }
+    })
+    .await
+}
+
+#[tokio::test]
+async fn what_has_begun_to_answer_lives_on_however_slow_and_so_does_an_upload() {
+    let fabric = fabric().await;
+    let (echo, echo_websocket) = (service::echo().await, websocket::echo().await);
+    let _socket_agent = fabric.agent("socket", Kind::Http, echo_websocket.address).await;
+    let service = slow_service().await;
+    let web = Web::through(fabric, service.address).await;
+    tokio::join!(
+        a_silent_tcp_flow(echo.address),
+        a_silent_websocket(&web),
+        a_silent_response(&web),
+        a_stream_of_events(&web),
+        a_slow_download(&web),
+        a_slow_upload(&web),
+        a_slow_upload_over_http2(&web),
+    );
+}
+
+async fn a_silent_tcp_flow(echo: std::net::SocketAddr) {
+    let path = TcpPath::through(fabric().await, echo).await;
+    let mut client = path.connect().await;
+    for _ in 0..2 {
+        ok(client.write_all(b"hello").await);
+        let mut answer = [0; 5];
+        ok(soon(client.read_exact(&mut answer)).await);
+        assert_eq!(&answer, b"hello");
+        sleep(3 * TIMEOUT).await;
+    }
+}
+
+async fn a_silent_websocket(web: &Web) {
+    let (mut socket, _) = ok(websocket::connect(web.edge, "socket").await);
+    for _ in 0..2 {
+        ok(socket.send(Message::text("hello")).await);
+        assert_eq!(ok(soon(socket.next()).await.expect("it is open")), Message::text("hello"));
+        sleep(3 * TIMEOUT).await;
+    }
+}
+
+async fn a_silent_response(web: &Web) {
+    let answer = Http1::connect(web.edge).await.ask(request("GET", "web", "/pause", "")).await;
+    assert_eq!(answer.text(), "at last");
+}
+
+/// Each event must come when it is sent, not when there are more.
+async fn a_stream_of_events(web: &Web) {
+    let started = Instant::now();
+    let mut client = Http1::connect(web.edge).await;
+    let mut events = ok(client.send(request("GET", "web", "/events", "")).await).into_body();
+    for number in 1..=8 {
+        let event = ok(body::next(&mut events).await.expect("the stream goes on"));
+        assert_eq!(event, "data: tick\n\n");
+        let late = started.elapsed().saturating_sub(number * 500 * MS);
+        assert!(late < 1500 * MS, "event {number} came {late:?} late");
+    }
+    assert!(body::next(&mut events).await.is_none());
+}
+
+async fn a_slow_download(web: &Web) {
+    let answer = Http1::connect(web.edge).await.ask(request("GET", "web", "/download", "")).await;
+    assert_eq!(answer.body.len(), 100_000);
+}
+
+fn slow_upload() -> Request<body::Body> {
+    request_of("POST", "web", "/0", trickle(100, 100 * MS, vec![7; 1000]))
+}
+
+async fn a_slow_upload(web: &Web) {
+    let answer = Http1::connect(web.edge).await.ask(slow_upload()).await;
+    assert_eq!((answer.status, answer.text()), (StatusCode::OK, "100000"));
+}
+
+async fn a_slow_upload_over_http2(web: &Web) {
+    let answer = Http2::connect(web.edge).await.ask(over_http2(slow_upload())).await;
+    assert_eq!((answer.status, answer.text()), (StatusCode::OK, "100000"));
+}
+
+/// HTTP/2 names the host in the target.
+fn over_http2(mut request: Request<body::Body>) -> Request<body::Body> {
+    let target = format!("http://127.0.0.1{}", request.uri().path());
+    *request.uri_mut() = ok(target.parse());
+    request.headers_mut().remove(http::header::HOST);
+    request
+}
+
+fn assert_late(answer: &Answer) {
+    assert_eq!(answer.status, StatusCode::GATEWAY_TIMEOUT);
+    let (code, sentence) = answer.error();
+    assert_eq!(code, "response_timeout");
+    assert!(sentence.contains("within 1s"), "{sentence}");
+}
+
+#[tokio::test]
+async fn late_response_headers_are_a_504_in_time_and_only_of_their_request() {
+    let service = slow_service().await;
+    let web = Web::through(fabric().await, service.address).await;
+    let mut client = Http1::connect(web.edge).await;
+    let started = Instant::now();
+    assert_late(&client.ask(request("GET", "web", "/5000", "")).await);
+    let took = started.elapsed();
+    assert!(took >= TIMEOUT && took < 4 * TIMEOUT, "{took:?}");
+    // The client's connection and the service go on.
+    let answer = client.ask(request("GET", "web", "/0", "")).await;
+    assert_eq!(answer.status, StatusCode::OK);
+}
+
+#[tokio::test]
+async fn the_time_runs_from_the_last_byte_of_the_requests_body() {
+    let service = slow_service().await;
+    let web = Web::through(fabric().await, service.address).await;
+    let upload = |wait: u32| request_of("POST", "web", &format!("/{wait}"), trickle(25, 100 * MS, "0123456789"));
+    let over_http1 = async |wait| Http1::connect(web.edge).await.ask(upload(wait)).await;
+    let http2 = Http2::connect(web.edge).await;
+    let over_http2 = async |wait| whole(ok(http2.send(over_http2(upload(wait))).await)).await;
+    let answers = tokio::join!(over_http1(500), over_http1(1500), over_http2(500), over_http2(1500));
+    assert_eq!((answers.0.status, answers.0.text()), (StatusCode::OK, "250"));
+    assert_late(&answers.1);
+    assert_eq!((answers.2.status, answers.2.text()), (StatusCode::OK, "250"));
+    assert_late(&answers.3);
+}
