@@ -40,7 +40,7 @@ pub use uplink::{ConnectError, State};
 use crate::{
     drain::Tasks,
     net::HostPort,
-    protocol::{ALPN_LINK, AgentId, EndpointId, Kind, Role, Secret, TenantId},
+    protocol::{ALPN_LINK, AgentId, EndpointId, Hello, Kind, Role, Secret, TenantId},
     tls,
     transport::{Settings, quic},
 };
@@ -120,8 +120,15 @@ impl Client {
     /// Makes a client; nothing is sent yet. Must be called inside a tokio runtime.
     ///
     /// # Errors
-    /// When there is no UDP socket to be had, or TLS is not fit for QUIC.
+    /// When there is no UDP socket to be had, TLS is not fit for QUIC, or name or token are too long.
     pub fn new(config: Config) -> Result<Self, StartError> {
+        let name = config.name.as_deref().unwrap_or_default().len();
+        let token = config.token.as_ref().map_or(0, |token| token.expose().len());
+        for (what, len, max) in [("name", name, Hello::MAX_NAME), ("token", token, Hello::MAX_TOKEN)] {
+            if len > max {
+                return Err(StartError::TooLong { what, len, max });
+            }
+        }
         let shared = Arc::new(Shared {
             dialer: quic::Dialer::new(config.tls.clone(), &config.settings)?,
             agent: AgentId::from_bits(rand::random()),
@@ -202,8 +209,21 @@ impl Client {
 
 /// Why a client cannot be made.
 #[derive(Debug, thiserror::Error)]
-#[error(transparent)]
-pub struct StartError(#[from] quic::DialError);
+pub enum StartError {
+    /// There is no UDP socket to be had, or TLS is not fit for QUIC.
+    #[error(transparent)]
+    Dial(#[from] quic::DialError),
+    /// The name or the token is longer than a node would read.
+    #[error("the {what} has {len} bytes, at most {max} are allowed")]
+    TooLong {
+        /// Which.
+        what: &'static str,
+        /// Its length in bytes.
+        len: usize,
+        /// The bound in bytes.
+        max: usize,
+    },
+}
 
 /// Flows that had not ended when a client closed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]

@@ -102,6 +102,9 @@ impl Relay {
         if self.draining.load(Relaxed) {
             return Err(Refusal::new(Code::Draining, "this node is leaving; another one must be asked"));
         }
+        if let Kind::Other(kind) = open.kind {
+            return Err(Refusal::new(Code::Unsupported, format!("this node knows no flows of kind {kind}")));
+        }
         match &open.tenant {
             Some(tenant) if *tenant != from.identity.tenant => {
                 return Err(Refusal::new(Code::Forbidden, format!("the link is not of the tenant {tenant}")));

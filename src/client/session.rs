@@ -18,8 +18,8 @@ use crate::{
     drain::Tasks,
     net,
     protocol::{
-        Close, Code, Control, DecodeError, Flow, GoAway, GoAwayReason, Hello, NodeId, OLDEST_VERSION, Refusal, Role,
-        VERSION, Welcome,
+        Close, Code, Control, DecodeError, Flow, GoAway, GoAwayReason, Hello, Kind, NodeId, OLDEST_VERSION, Open, Refusal,
+        Role, VERSION, Welcome,
     },
     transport::{self, ControlReader, ControlWriter, FlowError, FrameError, Link, Monitor, Vitals},
 };
@@ -198,6 +198,10 @@ impl ControlLoop {
             };
             match step {
                 Ok(()) => {}
+                Err(FrameError::Decode(error)) => {
+                    link.close(Close::Protocol, &error.to_string());
+                    break error.to_string();
+                }
                 // The link's own end says more than the stream's.
                 Err(error) => break link.lost().map_or_else(|| error.to_string(), |lost| lost.to_string()),
             }
@@ -274,6 +278,9 @@ async fn arrive(
     shared: &Shared,
 ) {
     let refusal = match tokio::time::timeout(FIRST_FRAME, transport::read_flow(&mut stream.recv)).await {
+        Ok(Ok(Flow::Open(Open { kind: Kind::Other(kind), .. }))) => {
+            Refusal::new(Code::Unsupported, format!("this agent knows no flows of kind {kind}"))
+        }
         Ok(Ok(Flow::Open(open))) => match shared.listens.of_endpoint(&open.endpoint) {
             Some(entry) => return entry.offer(Incoming::new(open, stream, hold)).await,
             None => not_listening(&open.endpoint),

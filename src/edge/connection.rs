@@ -22,6 +22,9 @@ const HANDSHAKE: Duration = Duration::from_secs(10);
 /// How long a client has from one request's end to the next request's complete head.
 const NEXT_HEAD: Duration = Duration::from_secs(60);
 
+/// How many fields a request may have; hyper allows 100 otherwise. Their bytes are what is limited.
+const FIELDS: usize = 256;
+
 /// How many requests one HTTP/2 connection may have open.
 const STREAMS: u32 = 256;
 
@@ -86,6 +89,7 @@ async fn serve(io: Connection, client: Client, shared: Arc<Shared>) {
         .timer(TokioTimer::new())
         .header_read_timeout(NEXT_HEAD)
         .max_buf_size(head)
+        .max_headers(FIELDS)
         .http2()
         .timer(TokioTimer::new())
         .keep_alive_interval(PING_EVERY)

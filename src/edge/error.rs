@@ -20,6 +20,8 @@ pub(super) enum Error {
     HeadersTooLarge { size: usize, max: usize },
     #[error("the request's body is larger than the {max} bytes that are allowed")]
     BodyTooLarge { max: u64 },
+    #[error("the service switched protocols, which the request had not asked for")]
+    Switched,
     #[error("{}", crate::telemetry::report(.0))]
     Send(SendError),
 }
@@ -45,7 +47,7 @@ impl Error {
             Self::BodyTooLarge { .. } => (StatusCode::PAYLOAD_TOO_LARGE, "body_too_large"),
             Self::Send(SendError::Timeout(_)) => (StatusCode::GATEWAY_TIMEOUT, "response_timeout"),
             Self::Send(SendError::Body(_)) => (StatusCode::BAD_REQUEST, "request_broken"),
-            Self::Send(SendError::Broken(_)) => (StatusCode::BAD_GATEWAY, "upstream_broken"),
+            Self::Switched | Self::Send(SendError::Broken(_)) => (StatusCode::BAD_GATEWAY, "upstream_broken"),
             Self::Send(SendError::Open(error)) => match error.code() {
                 Code::Busy => (StatusCode::SERVICE_UNAVAILABLE, "busy"),
                 // The name of the code is the code: no_upstream, upstream_refused, upstream_timeout, upstream_tls …

@@ -73,7 +73,9 @@ async fn forward(
     *response.version_mut() = Version::HTTP_11;
     match (client_side, service_side) {
         (Some(client_side), Some(service_side)) => Ok(switch(shared, client_side, service_side, response)),
-        _ => Ok(response.map(Body::Upstream)),
+        // RFC 9110 §15.2.2: such a client would wait for the response that follows.
+        (None, Some(_)) => Err(Error::Switched),
+        (_, None) => Ok(response.map(Body::Upstream)),
     }
 }
 

@@ -141,7 +141,7 @@ pub enum Control {
     ListenRefused(u64, Refusal),
     /// Serves it no more.
     Unlisten(u64),
-    /// No flow will be opened for that listen any more.
+    /// The listen of that number has ended. A flow that was on its way may still arrive, and is refused as not listening.
     Unlistened(u64),
     /// `Welcome`'s list, brought up to date.
     Nodes(Vec<NodeAddress>),
@@ -428,7 +428,7 @@ mod wire {
             Ok(super::Listen {
                 id: self.id,
                 endpoint: EndpointId::new(&self.endpoint).map_err(sentence)?,
-                kind: Kind::from_number(self.kind)?,
+                kind: Kind::from_number(self.kind),
             })
         }
     }

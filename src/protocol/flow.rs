@@ -14,6 +14,8 @@ pub enum Kind {
     Http,
     /// Bytes.
     Tcp,
+    /// A kind of a newer version: refused by name, so that what else the peer asked for stands.
+    Other(u32),
 }
 
 impl Kind {
@@ -21,14 +23,15 @@ impl Kind {
         match self {
             Self::Http => 1,
             Self::Tcp => 2,
+            Self::Other(number) => number,
         }
     }
 
-    pub(super) fn from_number(number: u32) -> Result<Self, String> {
+    pub(super) fn from_number(number: u32) -> Self {
         match number {
-            1 => Ok(Self::Http),
-            2 => Ok(Self::Tcp),
-            other => Err(format!("kind {other} is not known")),
+            1 => Self::Http,
+            2 => Self::Tcp,
+            other => Self::Other(other),
         }
     }
 
@@ -37,6 +40,7 @@ impl Kind {
         match self {
             Self::Http => "http",
             Self::Tcp => "tcp",
+            Self::Other(_) => "other",
         }
     }
 }
@@ -157,7 +161,7 @@ impl WireOpen {
                 "" => None,
                 tenant => Some(TenantId::new(tenant).map_err(|error| error.to_string())?),
             },
-            kind: Kind::from_number(self.kind)?,
+            kind: Kind::from_number(self.kind),
             hop: if self.last_hop { Hop::Final } else { Hop::First },
             client: match self.client.as_str() {
                 "" => None,

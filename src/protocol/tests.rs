@@ -848,11 +848,11 @@ mod bounds {
         refuses::<Control>(&hello(3), "role 3");
         let listen = |kind| raw(0x06, &[number(1, 1), block(2, "db"), number(3, kind)].concat());
         accepts::<Control>(&listen(2));
-        refuses::<Control>(&listen(0), "kind 0");
-        refuses::<Control>(&listen(3), "kind 3");
+        // A kind of a newer version is for the receiver to refuse by name, not a broken frame.
+        accepts::<Control>(&listen(3));
         let open = |kind| raw(0x20, &[block(1, "db"), number(3, kind)].concat());
         accepts::<Flow>(&open(1));
-        refuses::<Flow>(&open(3), "kind 3");
+        accepts::<Flow>(&open(3));
     }
 
     #[test]

@@ -26,6 +26,9 @@ use super::{
 };
 use crate::protocol::{Hop, Kind, Open};
 
+/// How many fields a response may have; hyper allows 100 otherwise.
+const FIELDS: usize = 256;
+
 /// Any error of a body.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
@@ -158,7 +161,9 @@ impl Upstreams {
         };
         let (stream, hold) = self.open_at(upstream, open).await?;
         let flow = stream.id();
-        let (sender, connection) = http1::handshake(TokioIo::new(stream))
+        let (sender, connection) = http1::Builder::new()
+            .max_headers(FIELDS)
+            .handshake(TokioIo::new(stream))
             .await
             .map_err(|error| OpenFlowError::Lost(error.to_string()))?;
         upstream.session.flows.spawn(async move {

@@ -20,7 +20,7 @@ use tokio::{
 use super::registry::{LinkStatus, Upstream, Upstreams};
 use crate::{
     drain::{Aborted, Tasks},
-    protocol::{AgentId, Close, Code, Control, DecodeError, GoAway, LinkId, Listen, Refusal, Retire, Role, TenantId},
+    protocol::{AgentId, Close, Code, Control, DecodeError, GoAway, Kind, LinkId, Listen, Refusal, Retire, Role, TenantId},
     transport::{ControlReader, ControlWriter, FrameError, Link, Monitor, Vitals},
 };
 
@@ -300,6 +300,8 @@ impl ControlLoop {
             let listens = session.listens();
             if session.identity.role != Role::Agent {
                 Some(Refusal::new(Code::Unsupported, "only a link with the role of an agent serves endpoints"))
+            } else if let Kind::Other(kind) = listen.kind {
+                Some(Refusal::new(Code::Unsupported, format!("this node knows no endpoints of kind {kind}")))
             } else if listens.contains_key(&id) {
                 Some(Refusal::new(Code::Invalid, format!("listen {id} stands already")))
             } else if listens.len() >= self.max_listens {

@@ -20,6 +20,7 @@ use crate::support::{
     Fabric,
     client::{Http1, get, request, whole},
     eventually, ok,
+    process::Process,
     service::{self, full},
     soon,
 };
@@ -194,4 +195,30 @@ async fn a_forwarder_that_leaves_finishes_what_it_has() {
     assert!(!drained.load(Relaxed));
     drop(flow);
     eventually("the forwarder has left", async || drained.load(Relaxed)).await;
+}
+
+#[tokio::test]
+async fn a_second_signal_ends_a_node_at_once() {
+    let folder = ok(tempfile::tempdir());
+    let any = "127.0.0.1:0";
+    let mut node =
+        Process::start(folder.path(), &["node", "--edge-bind", any, "--link-bind", any, "--admin-bind", any]);
+    let (edge, link) = (node.address("edge"), node.address("link").to_string());
+    let slow = held(&Arc::new(Semaphore::new(0))).await;
+    let target = slow.address.to_string();
+    let agent = Process::start(folder.path(), &["agent", "http", "web", &target, "--connect", &link]);
+    agent.line_with("serving web");
+    let mut client = Http1::connect(edge).await;
+    let response = client.send(request("GET", "web", "/", ""));
+    tokio::pin!(response);
+    tokio::select! {
+        _ = &mut response => panic!("it is held"),
+        () = eventually("the request is at the service", async || slow.accepted() > 0) => {}
+    }
+    node.signal("TERM");
+    eventually("new connections are refused", async || TcpStream::connect(edge).await.is_err()).await;
+    assert!(node.runs(), "it waits for the request");
+    node.signal("TERM");
+    assert_eq!(node.wait(), Some(1));
+    assert!(soon(response).await.is_err());
 }

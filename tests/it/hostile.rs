@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use adit::{
     protocol::{Close, Code, Control, Flow, Hop, Kind, Open, Role, VERSION},
-    transport::{self, AskError, FlowError, FrameError, Lost},
+    transport::{self, AskError, FrameError, Lost},
 };
 use http::StatusCode;
 use tokio::{

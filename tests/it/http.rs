@@ -1,12 +1,19 @@
 //! HTTP through one node: both versions, what a proxy changes and what it leaves.
 
 use adit::protocol::Kind;
-use http::{Request, StatusCode, header};
+use http::{HeaderName, HeaderValue, Request, StatusCode, header};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
 
 use crate::support::{
     Fabric,
-    client::{Http1, Http2, body, get, request},
-    ok, service,
+    client::{Http1, Http2, body, get, raw, request},
+    fabric::Web,
+    ok,
+    service::{self, Running, read_head, read_request},
+    soon,
 };
 
 #[tokio::test]
@@ -71,4 +78,192 @@ async fn ipv6_endpoints_and_services_work_like_ipv4() {
     let _agent = fabric.agent("web", Kind::Http, service.address).await;
     let answer = get(fabric.addresses.edge, "web", "/").await;
     assert!(answer.text().contains("forwarded: for=\"[::1]\""), "{}", answer.text());
+}
+
+/// A service that answers each request with the same bytes, and in them, for `{head}`, the request's own head.
+async fn verbatim(answer: &'static str) -> Running {
+    service::tcp(move |mut stream| async move {
+        while let Some(request) = read_request(&mut stream).await {
+            let answer = match answer.split_once("{head}") {
+                None => answer.to_owned(),
+                Some((fields, _)) => format!("{fields}content-length: {}\r\n\r\n{}", request.head.len(), request.head),
+            };
+            ok(stream.write_all(answer.as_bytes()).await);
+        }
+    })
+    .await
+}
+
+/// The fields of a head with this name, in their order.
+fn fields<'a>(head: &'a str, name: &str) -> Vec<&'a str> {
+    let lines = head.lines().filter_map(|line| line.split_once(": "));
+    lines.filter(|(field, _)| field.eq_ignore_ascii_case(name)).map(|(_, value)| value).collect()
+}
+
+const CLOSE: &str = "host: web.example.com\r\nconnection: close\r\n";
+
+#[tokio::test]
+async fn fields_for_one_hop_end_there() {
+    let service = verbatim(
+        "HTTP/1.1 200 OK\r\nConnection: X-From-Service, keep-alive\r\nX-From-Service: 1\r\nKeep-Alive: timeout=5\r\n\
+         Proxy-Authenticate: Basic\r\nProxy-Connection: keep-alive\r\nUpgrade: h2c\r\nX-Kept-Back: 1\r\n{head}",
+    )
+    .await;
+    let web = Web::to(service.address).await;
+    let answer = raw(
+        web.edge,
+        b"GET / HTTP/1.1\r\nHost: web.example.com\r\nConnection: close, X-From-Client\r\nX-From-Client: 1\r\n\
+          Keep-Alive: timeout=5\r\nProxy-Authorization: Basic eDp5\r\nProxy-Connection: close\r\nTE: gzip\r\n\
+          Upgrade: h2c\r\nX-Kept: 1\r\nTrailer: x-sum\r\n\r\n",
+    )
+    .await;
+    let (to_client, to_service) = answer.split_once("\r\n\r\n").expect("a response with a body");
+    for name in [
+        "x-from-client", "keep-alive", "proxy-authorization", "proxy-connection", "te", "upgrade", "connection",
+    ] {
+        assert_eq!(fields(to_service, name), [""; 0], "{name}: {to_service}");
+    }
+    assert_eq!(fields(to_service, "x-kept"), ["1"]);
+    for name in ["x-from-service", "keep-alive", "proxy-authenticate", "proxy-connection", "upgrade"] {
+        assert_eq!(fields(to_client, name), [""; 0], "{name}: {to_client}");
+    }
+    assert_eq!(fields(to_client, "x-kept-back"), ["1"]);
+}
+
+#[tokio::test]
+async fn repeated_fields_keep_their_number_and_order_both_ways() {
+    let service = verbatim(
+        "HTTP/1.1 200 OK\r\nSet-Cookie: a=1; Path=/\r\nX-Other: 1\r\nSet-Cookie: b=2, 3\r\nset-cookie: a=4\r\n{head}",
+    )
+    .await;
+    let web = Web::to(service.address).await;
+    let head = format!("GET / HTTP/1.1\r\n{CLOSE}X-Many: 1\r\nCookie: a=1\r\nX-Many: 2, 3\r\ncookie: b=2\r\nx-many:\r\n\r\n");
+    let answer = raw(web.edge, head.as_bytes()).await;
+    let (to_client, to_service) = answer.split_once("\r\n\r\n").expect("a response with a body");
+    assert_eq!(fields(to_service, "x-many"), ["1", "2, 3", ""]);
+    assert_eq!(fields(to_service, "cookie"), ["a=1", "b=2"]);
+    assert_eq!(fields(to_client, "set-cookie"), ["a=1; Path=/", "b=2, 3", "a=4"]);
+}
+
+#[tokio::test]
+async fn a_client_that_waits_for_100_continue_gets_it_before_its_body() {
+    let service = service::mirror().await;
+    let web = Web::to(service.address).await;
+    for _ in 0..2 {
+        let mut client = ok(TcpStream::connect(web.edge).await);
+        let head = format!("POST / HTTP/1.1\r\n{CLOSE}expect: 100-continue\r\ncontent-length: 5\r\n\r\n");
+        ok(client.write_all(head.as_bytes()).await);
+        let interim = soon(read_head(&mut client)).await.expect("an interim response");
+        assert!(interim.starts_with("HTTP/1.1 100 "), "{interim}");
+        ok(client.write_all(b"hello").await);
+        let mut answer = String::new();
+        ok(soon(client.read_to_string(&mut answer)).await);
+        assert!(answer.starts_with("HTTP/1.1 200 ") && answer.ends_with("\n\nhello"), "{answer}");
+    }
+}
+
+#[tokio::test]
+async fn interim_responses_of_a_service_are_not_taken_for_its_response() {
+    let service = verbatim(
+        "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nlink: </a>\r\n\r\n\
+         HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok",
+    )
+    .await;
+    let web = Web::to(service.address).await;
+    let mut client = Http1::connect(web.edge).await;
+    for method in ["GET", "POST"] {
+        let answer = client.ask(request(method, "web", "/", "")).await;
+        assert_eq!((answer.status, answer.text()), (StatusCode::OK, "ok"));
+    }
+    assert_eq!(service.accepted(), 1);
+}
+
+#[tokio::test]
+async fn targets_are_passed_on_as_they_are() {
+    let service = verbatim("HTTP/1.1 200 OK\r\n{head}").await;
+    let web = Web::to(service.address).await;
+    for (sent, seen) in [
+        ("/", "/"),
+        ("/?", "/?"),
+        ("/a?", "/a?"),
+        ("//a//b/", "//a//b/"),
+        ("/a/../b/./c", "/a/../b/./c"),
+        ("/%2F%2e%2E/%00", "/%2F%2e%2E/%00"),
+        ("/a;b=c,d", "/a;b=c,d"),
+        ("/?a=b?c/d&e&&=", "/?a=b?c/d&e&&="),
+        ("/a+b%20c", "/a+b%20c"),
+        ("/|{}\"", "/|{}\""),
+        ("http://web.example.com", "/"),
+        ("http://web.example.com?x=1", "/?x=1"),
+        ("http://web.example.com/?x=1", "/?x=1"),
+        ("http://user:password@web.example.com/a", "/a"),
+    ] {
+        let answer = raw(web.edge, format!("GET {sent} HTTP/1.1\r\n{CLOSE}\r\n").as_bytes()).await;
+        let (_, to_service) = answer.split_once("\r\n\r\n").expect("a response with a body");
+        assert_eq!(to_service.lines().next(), Some(&*format!("GET {seen} HTTP/1.1")), "{sent}: {answer}");
+        assert!(!answer.contains("password"), "{answer}");
+        assert_eq!(fields(to_service, "host"), ["web.example.com"], "{sent}");
+    }
+    let answer = raw(web.edge, format!("OPTIONS * HTTP/1.1\r\n{CLOSE}\r\n").as_bytes()).await;
+    assert!(answer.contains("\r\n\r\nOPTIONS * HTTP/1.1\r\n"), "{answer}");
+}
+
+#[tokio::test]
+async fn a_hundred_requests_at_once_over_one_connection_are_kept_apart() {
+    let service = service::mirror().await;
+    let web = Web::to(service.address).await;
+    let client = Http2::connect(web.edge).await;
+    let asked = (0..100).map(async |number| {
+        let post = Request::post(format!("http://web.example.com/{number}")).body(body(format!("content {number}")));
+        let answer = client.ask(ok(post)).await;
+        assert!(answer.text().starts_with(&format!("POST /{number} HTTP/1.1\n")), "{}", answer.text());
+        assert!(answer.text().ends_with(&format!("\n\ncontent {number}")), "{}", answer.text());
+    });
+    soon(futures_util::future::join_all(asked)).await;
+}
+
+#[tokio::test]
+async fn fields_pass_up_to_the_limit_however_many_they_are() {
+    let service = service::http(async |request| {
+        let size: usize = request.headers().iter().map(|(name, value)| name.as_str().len() + value.len()).sum();
+        let mut response = http::Response::new(service::full(size.to_string()));
+        for (name, value) in request.headers() {
+            if name.as_str().starts_with("x-test") {
+                response.headers_mut().append(name.clone(), value.clone());
+            }
+        }
+        response
+    })
+    .await;
+    let web = Web::to(service.address).await;
+    let max = web.fabric.config.edge.max_header_bytes;
+    let with = |count: usize, size: usize| {
+        let mut request = request("GET", "web", "/", "");
+        for number in 0..count {
+            let name: HeaderName = ok(format!("x-test-{number:04}").parse());
+            request.headers_mut().insert(name, ok(HeaderValue::from_bytes(&vec![b'x'; size])));
+        }
+        request
+    };
+    let own = request("GET", "web", "/", "").headers().iter().map(|(name, value)| name.as_str().len() + value.len()).sum::<usize>();
+    let mut client = Http1::connect(web.edge).await;
+    let answer = client.ask(with(1, max - own - "x-test-0000".len())).await;
+    assert_eq!(answer.status, StatusCode::OK, "{}", answer.text());
+    let answer = client.ask(with(1, max - own - "x-test-0000".len() + 1)).await;
+    assert_eq!(answer.error().0, "headers_too_large");
+    let answer = client.ask(with(90, 100)).await;
+    assert_eq!(answer.headers.keys().filter(|name| name.as_str().starts_with("x-test")).count(), 90);
+}
+
+#[tokio::test]
+async fn more_than_a_hundred_fields_pass_both_ways() {
+    let many: String = (0..150).map(|number| format!("x-test-{number}: {number}\r\n")).collect();
+    let answer: &'static str = format!("HTTP/1.1 200 OK\r\n{many}{{head}}").leak();
+    let service = verbatim(answer).await;
+    let web = Web::to(service.address).await;
+    let answer = raw(web.edge, format!("GET / HTTP/1.1\r\n{CLOSE}{many}\r\n").as_bytes()).await;
+    let (to_client, to_service) = answer.split_once("\r\n\r\n").expect("a response with a body");
+    for head in [to_client, to_service] {
+        assert_eq!(head.matches("x-test-").count(), 150, "{answer}");
+    }
 }

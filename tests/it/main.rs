@@ -2,7 +2,9 @@
 //!
 //! One file a promise. Ports are always 0, and tests wait for what must become true, never for time to pass.
 
+mod admin;
 mod cli;
+mod errors;
 mod half_close;
 mod drain;
 mod hostile;
@@ -10,6 +12,10 @@ mod http;
 mod layers;
 mod reuse;
 mod reconnect;
+mod sdk;
+mod streaming;
 mod support;
 mod tcp;
 mod timeouts;
+mod trust;
+mod upgrade;

@@ -189,7 +189,7 @@ async fn idle_flows_are_closed_after_four_seconds() {
                 ok(stream.write_all(service::OK).await);
                 idle_since = Some(Instant::now());
             }
-            drop(ends.send(idle_since.map(|since| since.elapsed())).await);
+            ok(ends.send(idle_since.map(|since: Instant| since.elapsed())).await);
         }
     })
     .await;

@@ -3,9 +3,9 @@
 pub(crate) mod body;
 pub(crate) mod client;
 pub(crate) mod middle;
-pub(crate) mod process;
 pub(crate) mod raw;
 pub(crate) mod fabric;
+pub(crate) mod process;
 pub(crate) mod service;
 pub(crate) mod websocket;
 

@@ -76,6 +76,10 @@ pub(crate) async fn next<B>(body: &mut B) -> Option<Result<Bytes, B::Error>>
 where
     B: hyper::body::Body<Data = Bytes> + Unpin,
 {
-    let frame = soon(body.frame()).await?;
-    Some(frame.map(|frame| frame.into_data().unwrap_or_default()))
+    loop {
+        match soon(body.frame()).await?.map(|frame| frame.into_data().unwrap_or_default()) {
+            Ok(piece) if piece.is_empty() => {}
+            piece => return Some(piece),
+        }
+    }
 }

@@ -43,6 +43,15 @@ impl Answer {
     }
 }
 
+/// The sentence of an error with this status and code.
+#[track_caller]
+pub(crate) fn sentence(answer: &Answer, status: u16, code: &str) -> String {
+    let (found, sentence) = answer.error();
+    assert_eq!((answer.status.as_u16(), found.as_str()), (status, code), "{sentence}");
+    assert!(sentence.len() > 20 && sentence.contains(' '), "no sentence: {sentence}");
+    sentence
+}
+
 /// One HTTP/1.1 connection.
 #[derive(Debug)]
 pub(crate) struct Http1 {

@@ -88,8 +88,8 @@ impl Fabric {
         ok(client::Config::new(connect, &trust))
     }
 
-    /// An agent that serves one endpoint from a service, once it does.
-    pub(crate) async fn agent(&self, endpoint: &str, kind: Kind, service: SocketAddr) -> Agent {
+    /// An agent that serves one endpoint from a service, whose address is written as on the command line, once it does.
+    pub(crate) async fn agent(&self, endpoint: &str, kind: Kind, service: impl ToString) -> Agent {
         let agent = self.start_agent(self.client(), &[(endpoint, kind, service.to_string())]);
         ok(super::soon(agent.serve()).await);
         agent
@@ -173,7 +173,7 @@ impl TcpPath {
         Self::through(Fabric::start().await, service).await
     }
 
-    pub(crate) async fn through(fabric: Fabric, service: SocketAddr) -> Self {
+    pub(crate) async fn through(fabric: Fabric, service: impl ToString) -> Self {
         let agent = fabric.agent("tcp", Kind::Tcp, service).await;
         let (forwarder, port) = fabric.forwarder("tcp").await;
         Self { agent, forwarder, port, _fabric: fabric }
@@ -189,8 +189,8 @@ impl TcpPath {
 #[derive(Debug)]
 pub(crate) struct Web {
     pub(crate) edge: SocketAddr,
+    pub(crate) agent: Agent,
     pub(crate) fabric: Fabric,
-    _agent: Agent,
 }
 
 impl Web {
@@ -200,7 +200,7 @@ impl Web {
 
     pub(crate) async fn through(fabric: Fabric, service: SocketAddr) -> Self {
         let agent = fabric.agent("web", Kind::Http, service).await;
-        Self { edge: fabric.addresses.edge, fabric, _agent: agent }
+        Self { edge: fabric.addresses.edge, agent, fabric }
     }
 }
 

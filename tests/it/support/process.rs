@@ -68,6 +68,11 @@ impl Process {
         assert!(status.success(), "kill -{name}");
     }
 
+    /// Whether it has not ended.
+    pub(crate) fn runs(&mut self) -> bool {
+        ok(self.child.try_wait()).is_none()
+    }
+
     /// How it ended.
     pub(crate) fn wait(&mut self) -> Option<i32> {
         ok(self.child.wait()).code()

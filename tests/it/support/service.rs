@@ -21,6 +21,7 @@ use tokio::{
     net::{TcpListener, TcpSocket, TcpStream},
     sync::mpsc,
 };
+use tokio_rustls::{TlsAcceptor, server::TlsStream};
 
 pub(crate) use super::body::{Body, full};
 use super::ok;
@@ -50,7 +51,15 @@ impl Drop for Running {
 pub(crate) async fn tcp<F: Future<Output = ()> + Send + 'static>(
     serve: impl Fn(TcpStream) -> F + Send + 'static,
 ) -> Running {
-    let listener = ok(TcpListener::bind("127.0.0.1:0").await);
+    tcp_at("127.0.0.1:0", serve).await
+}
+
+/// The same at an address of its own.
+pub(crate) async fn tcp_at<F: Future<Output = ()> + Send + 'static>(
+    address: &str,
+    serve: impl Fn(TcpStream) -> F + Send + 'static,
+) -> Running {
+    let listener = ok(TcpListener::bind(address).await);
     let running = Running { address: ok(listener.local_addr()), connections: Arc::default(), tasks: Tasks::new() };
     let (connections, tasks) = (Arc::clone(&running.connections), running.tasks.clone());
     running.tasks.spawn(async move {
@@ -61,6 +70,23 @@ pub(crate) async fn tcp<F: Future<Output = ()> + Send + 'static>(
         }
     });
     running
+}
+
+/// A service with TLS that does the same with each connection whose handshake succeeds.
+pub(crate) async fn tls<F: Future<Output = ()> + Send + 'static>(
+    config: Arc<rustls::ServerConfig>,
+    serve: impl Fn(TlsStream<TcpStream>) -> F + Clone + Send + Sync + 'static,
+) -> Running {
+    let acceptor = TlsAcceptor::from(config);
+    tcp(move |stream| {
+        let (acceptor, serve) = (acceptor.clone(), serve.clone());
+        async move {
+            if let Ok(stream) = acceptor.accept(stream).await {
+                serve(stream).await;
+            }
+        }
+    })
+    .await
 }
 
 /// Sends back what it gets, and ends when its client has.
@@ -167,13 +193,18 @@ pub(crate) struct Raw {
     pub(crate) body: Vec<u8>,
 }
 
-/// The next request of a connection, for services that do what no HTTP library would. Nothing when the connection ends.
-pub(crate) async fn read_request(stream: &mut TcpStream) -> Option<Raw> {
+/// A message's line and fields, and not a byte of what follows. Nothing when the connection ends.
+pub(crate) async fn read_head(stream: &mut (impl AsyncRead + Unpin)) -> Option<String> {
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
         head.push(stream.read_u8().await.ok()?);
     }
-    let head = ok(String::from_utf8(head));
+    Some(ok(String::from_utf8(head)))
+}
+
+/// The next request of a connection, for services that do what no HTTP library would. Nothing when the connection ends.
+pub(crate) async fn read_request(stream: &mut (impl AsyncRead + Unpin)) -> Option<Raw> {
+    let head = read_head(stream).await?;
     let length = head.lines().find_map(|line| line.strip_prefix("content-length: "));
     let mut body = vec![0; length.map_or(0, |length| ok(length.parse()))];
     stream.read_exact(&mut body).await.ok()?;

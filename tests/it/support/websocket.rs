@@ -3,7 +3,10 @@
 use std::net::SocketAddr;
 
 use futures_util::{SinkExt, StreamExt};
-use tokio::net::TcpStream;
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::TcpStream,
+};
 use tokio_tungstenite::{
     WebSocketStream,
     tungstenite::{self, client::IntoClientRequest, handshake::client::Response},
@@ -13,8 +16,6 @@ use super::{
     ok,
     service::{self, Running},
 };
-
-pub(crate) type WebSocket = WebSocketStream<TcpStream>;
 
 /// Sends back each message, and takes part in the closing handshake.
 pub(crate) async fn echo() -> Running {
@@ -33,8 +34,16 @@ pub(crate) async fn echo() -> Running {
 pub(crate) async fn connect(
     edge: SocketAddr,
     endpoint: &str,
-) -> Result<(WebSocket, Response), tungstenite::Error> {
-    let mut request = ok(format!("ws://{edge}/socket").into_client_request());
+) -> Result<(WebSocketStream<TcpStream>, Response), tungstenite::Error> {
+    connect_over(ok(TcpStream::connect(edge).await), endpoint).await
+}
+
+/// The same over a connection that stands.
+pub(crate) async fn connect_over<S: AsyncRead + AsyncWrite + Unpin>(
+    stream: S,
+    endpoint: &str,
+) -> Result<(WebSocketStream<S>, Response), tungstenite::Error> {
+    let mut request = ok("ws://127.0.0.1/socket".into_client_request());
     request.headers_mut().insert("x-adit-endpoint", ok(endpoint.parse()));
-    tokio_tungstenite::client_async(request, ok(TcpStream::connect(edge).await)).await
+    tokio_tungstenite::client_async(request, stream).await
 }

@@ -1,0 +1,404 @@
+//! Bodies stream, both ways at once, at the pace of whoever reads them, and their ends are told apart from their breaks.
+
+use std::{
+    io,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use adit::drain::Tasks;
+use bytes::Bytes;
+use futures_util::StreamExt;
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header};
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
+use tokio::{
+    io::AsyncWriteExt,
+    sync::{Notify, mpsc},
+    time::sleep,
+};
+
+use crate::support::{
+    body::{self, Body, channel},
+    client::{Http1, Http2, request, request_of},
+    eventually,
+    fabric::Web,
+    ok, random, reset,
+    service::{self, Running, read_request},
+    soon,
+};
+
+const MIB: u64 = 1 << 20;
+
+/// Either version of HTTP towards the edge.
+enum Client {
+    Http1(Http1),
+    Http2(Http2),
+}
+
+impl Client {
+    async fn both(web: &Web) -> [Self; 2] {
+        [Self::Http1(Http1::connect(web.edge).await), Self::Http2(Http2::connect(web.edge).await)]
+    }
+
+    async fn send(&mut self, mut request: Request<Body>) -> Result<Response<Incoming>, hyper::Error> {
+        match self {
+            Self::Http1(client) => soon(client.send(request)).await,
+            Self::Http2(client) => {
+                *request.uri_mut() = ok(format!("http://127.0.0.1{}", request.uri().path()).parse());
+                request.headers_mut().remove(header::HOST);
+                soon(client.send(request)).await
+            }
+        }
+    }
+}
+
+fn get(path: &str) -> Request<Body> {
+    request("GET", "web", path, "")
+}
+
+/// Sends each request's body back as it comes, trailers too.
+async fn mirror_bodies() -> Running {
+    service::http(|request: Request<Incoming>| async move {
+        let trailer = request.headers().get(header::TRAILER).cloned();
+        let mut response = Response::new(Body::new(request.into_body().map_err(io::Error::other)));
+        if let Some(trailer) = trailer {
+            response.headers_mut().insert(header::TRAILER, trailer);
+        }
+        response
+    })
+    .await
+}
+
+#[tokio::test]
+async fn both_bodies_stream_at_once_piece_by_piece() {
+    let service = mirror_bodies().await;
+    let web = Web::to(service.address).await;
+    for mut client in Client::both(&web).await {
+        let (sender, upload) = channel();
+        let mut download = ok(client.send(request_of("POST", "web", "/", upload)).await).into_body();
+        for size in [1, 100, 10_000, 1, 100_000] {
+            let piece = random(size);
+            sender.data(piece.clone()).await;
+            let mut got = Vec::new();
+            while got.len() < size {
+                got.extend_from_slice(&ok(body::next(&mut download).await.expect("the body goes on")));
+            }
+            assert!(got == piece);
+        }
+        drop(sender);
+        assert!(body::next(&mut download).await.is_none());
+    }
+}
+
+#[tokio::test]
+async fn trailers_pass_both_ways() {
+    let service = mirror_bodies().await;
+    let web = Web::to(service.address).await;
+    for mut client in Client::both(&web).await {
+        let (sender, upload) = channel();
+        let mut request = request_of("POST", "web", "/", upload);
+        request.headers_mut().insert(header::TRAILER, HeaderValue::from_static("x-sum"));
+        request.headers_mut().insert(header::TE, HeaderValue::from_static("trailers"));
+        let response = ok(client.send(request).await);
+        sender.data("content").await;
+        let trailers = HeaderMap::from_iter([("x-sum".parse().unwrap(), HeaderValue::from_static("42"))]);
+        sender.trailers(trailers.clone()).await;
+        let all = ok(soon(response.into_body().collect()).await);
+        assert_eq!(all.trailers(), Some(&trailers));
+        assert_eq!(all.to_bytes(), "content");
+    }
+}
+
+/// Waits until a count stands still, and gives it.
+async fn standing(count: &AtomicU64) -> u64 {
+    let mut last = (u64::MAX, 0);
+    eventually("the count stands still", async || {
+        sleep(Duration::from_millis(50)).await;
+        let now = count.load(Relaxed);
+        last = (now, if now == last.0 { last.1 + 1 } else { 0 });
+        // As long as anything flows, it does so many times a second.
+        now > 0 && last.1 == 20
+    })
+    .await;
+    last.0
+}
+
+/// A service that answers with an endless body and counts what is taken of it; tells when writing has failed.
+async fn endless() -> (Running, Arc<AtomicU64>, mpsc::Receiver<io::Error>) {
+    let (taken, (ends, ended)) = (Arc::new(AtomicU64::new(0)), mpsc::channel(8));
+    let counted = Arc::clone(&taken);
+    let running = service::tcp(move |mut stream| {
+        let (taken, ends) = (Arc::clone(&counted), ends.clone());
+        async move {
+            read_request(&mut stream).await;
+            ok(stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n").await);
+            let chunk = random(16 * 1024);
+            let error = loop {
+                match stream.write(&chunk).await {
+                    Ok(len) => taken.fetch_add(len as u64, Relaxed),
+                    Err(error) => break error,
+                };
+            };
+            drop(ends.send(error).await);
+        }
+    });
+    (running.await, taken, ended)
+}
+
+#[tokio::test]
+async fn a_client_that_does_not_read_stops_the_service() {
+    for number in 0..2 {
+        let (service, taken, _ended) = endless().await;
+        let web = Web::to(service.address).await;
+        let [http1, http2] = Client::both(&web).await;
+        let mut client = [http1, http2].into_iter().nth(number).expect("there are two");
+        let mut response = ok(client.send(get("/")).await).into_body();
+        let stood = standing(&taken).await;
+        assert!(stood < 40 * MIB, "{stood} bytes were taken from the service");
+        // And it goes on when the client does.
+        let mut read = 0;
+        while read < stood + MIB {
+            read += ok(body::next(&mut response).await.expect("it is endless")).len() as u64;
+        }
+        assert!(taken.load(Relaxed) > stood);
+    }
+}
+
+#[tokio::test]
+async fn a_service_that_does_not_read_stops_the_client() {
+    let service = service::tcp(|stream| async move {
+        std::future::pending::<()>().await;
+        drop(stream);
+    })
+    .await;
+    let web = Web::to(service.address).await;
+    for mut client in Client::both(&web).await {
+        let sent = Arc::new(AtomicU64::new(0));
+        let (sender, upload) = channel();
+        let (count, tasks) = (Arc::clone(&sent), Tasks::new());
+        tasks.spawn(async move {
+            let piece = random(16 * 1024);
+            while sender.try_data(piece.clone()).await {
+                count.fetch_add(piece.len() as u64, Relaxed);
+            }
+        });
+        tokio::select! {
+            stood = standing(&sent) => assert!(stood < 40 * MIB, "{stood} bytes were taken from the client"),
+            _ = client.send(request_of("POST", "web", "/", upload)) => panic!("nobody has answered"),
+        }
+        tasks.abort();
+    }
+}
+
+/// Sends half a response, framed as the path says, and breaks it off when told to.
+async fn breaking() -> (Running, Arc<Notify>) {
+    let now = Arc::new(Notify::new());
+    let told = Arc::clone(&now);
+    let running = service::tcp(move |mut stream| {
+        let now = Arc::clone(&told);
+        async move {
+            let request = read_request(&mut stream).await.expect("there is a request");
+            let path = request.head.split(' ').nth(1).unwrap_or_default();
+            let fields = match path {
+                "/length" => "content-length: 100\r\n\r\n",
+                "/chunked" => "transfer-encoding: chunked\r\n\r\n100\r\n",
+                _ => "\r\n",
+            };
+            ok(stream.write_all(format!("HTTP/1.1 200 OK\r\n{fields}half").as_bytes()).await);
+            now.notified().await;
+            // Without a length, the end of the connection is that of the response; only a reset is a break.
+            if path == "/until-close" {
+                reset(stream);
+            }
+        }
+    });
+    (running.await, now)
+}
+
+#[tokio::test]
+async fn a_response_that_breaks_in_the_middle_ends_in_an_error() {
+    let (service, now) = breaking().await;
+    let web = Web::to(service.address).await;
+    for path in ["/length", "/chunked", "/until-close"] {
+        for mut client in Client::both(&web).await {
+            let mut response = ok(client.send(get(path)).await).into_body();
+            assert_eq!(ok(body::next(&mut response).await.expect("half a response")), "half");
+            now.notify_one();
+            let end = body::next(&mut response).await;
+            assert!(matches!(end, Some(Err(_))), "{path} seems complete: {end:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_response_whose_agent_is_lost_ends_in_an_error() {
+    let (service, _never) = breaking().await;
+    for number in 0..2 {
+        let web = Web::to(service.address).await;
+        let mut client = Client::both(&web).await.into_iter().nth(number).expect("there are two");
+        let mut response = ok(client.send(get("/until-close")).await).into_body();
+        assert_eq!(ok(body::next(&mut response).await.expect("half a response")), "half");
+        let Web { agent, .. } = web;
+        drop(agent);
+        let end = body::next(&mut response).await;
+        assert!(matches!(end, Some(Err(_))), "it seems complete: {end:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_service_sees_that_its_client_has_gone_in_mid_response() {
+    let (service, _taken, mut ended) = endless().await;
+    let web = Web::to(service.address).await;
+    let [mut http1, mut http2] = Client::both(&web).await;
+    let mut response = ok(http1.send(get("/")).await).into_body();
+    ok(body::next(&mut response).await.expect("it is endless"));
+    drop((response, http1));
+    soon(ended.recv()).await.expect("the service's writes fail");
+    // Over HTTP/2 a request can be given up alone.
+    let mut response = ok(http2.send(get("/")).await).into_body();
+    ok(body::next(&mut response).await.expect("it is endless"));
+    drop(response);
+    soon(ended.recv()).await.expect("the service's writes fail");
+    ok(http2.send(get("/")).await);
+}
+
+#[tokio::test]
+async fn a_request_that_breaks_in_the_middle_ends_in_an_error_at_the_service() {
+    let (ends, mut ended) = mpsc::channel(8);
+    let begun = Arc::new(Notify::new());
+    let arrived = Arc::clone(&begun);
+    let service = service::http(move |request: Request<Incoming>| {
+        let (ends, begun) = (ends.clone(), Arc::clone(&arrived));
+        async move {
+            let mut body = request.into_body();
+            assert_eq!(ok(body::next(&mut body).await.expect("half a request")), "half");
+            begun.notify_one();
+            ok(ends.send(body::next(&mut body).await).await);
+            Response::new(service::full(""))
+        }
+    })
+    .await;
+    let web = Web::to(service.address).await;
+    for with_length in [false, true] {
+        for mut client in Client::both(&web).await {
+            let (sender, upload) = channel();
+            let mut request = request_of("POST", "web", "/", upload);
+            if with_length {
+                request.headers_mut().insert(header::CONTENT_LENGTH, HeaderValue::from_static("100"));
+            }
+            let sending = async {
+                sender.data("half").await;
+                soon(begun.notified()).await;
+                sender.fail().await;
+            };
+            let (response, ()) = tokio::join!(client.send(request), sending);
+            assert!(response.is_err());
+            drop(client);
+            let end = soon(ended.recv()).await.expect("the service reports");
+            assert!(matches!(end, Some(Err(_))), "the request seems complete: {end:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn responses_without_a_body_keep_their_flow() {
+    let service = service::tcp(|mut stream| async move {
+        while let Some(request) = read_request(&mut stream).await {
+            let response: &[u8] = match request.head.split(' ').nth(1) {
+                Some("/204") => b"HTTP/1.1 204 No Content\r\n\r\n",
+                Some("/304") => b"HTTP/1.1 304 Not Modified\r\ncontent-length: 1000\r\netag: \"x\"\r\n\r\n",
+                _ if request.head.starts_with("HEAD ") => b"HTTP/1.1 200 OK\r\ncontent-length: 1000\r\n\r\n",
+                _ => b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n",
+            };
+            ok(stream.write_all(response).await);
+        }
+    })
+    .await;
+    let web = Web::to(service.address).await;
+    for mut client in Client::both(&web).await {
+        for (method, path, status) in [
+            ("HEAD", "/", StatusCode::OK),
+            ("GET", "/204", StatusCode::NO_CONTENT),
+            ("GET", "/304", StatusCode::NOT_MODIFIED),
+            ("GET", "/", StatusCode::OK),
+            ("DELETE", "/204", StatusCode::NO_CONTENT),
+        ] {
+            let response = ok(client.send(request(method, "web", path, "")).await);
+            assert_eq!(response.status(), status, "{method} {path}");
+            if method == "HEAD" {
+                assert_eq!(response.headers()[header::CONTENT_LENGTH], "1000");
+            }
+            assert_eq!(ok(soon(response.into_body().collect()).await).to_bytes(), "", "{method} {path}");
+        }
+    }
+    assert_eq!(service.accepted(), 1);
+}
+
+/// Answers `GET /SIZE` with so many bytes, and an upload with how many it had.
+#[cfg(target_os = "linux")]
+async fn bulk() -> Running {
+    service::http(|request: Request<Incoming>| async move {
+        if request.method() == "POST" {
+            let size = drained(request.into_body()).await;
+            return Response::new(service::full(size.to_string()));
+        }
+        let size = ok(request.uri().path()[1..].parse());
+        Response::new(zeros(size))
+    })
+    .await
+}
+
+#[cfg(target_os = "linux")]
+fn zeros(size: u64) -> Body {
+    const PIECE: &[u8] = &[0; 64 * 1024];
+    let pieces = futures_util::stream::iter(0..size / PIECE.len() as u64)
+        .map(|_| Ok(hyper::body::Frame::data(Bytes::from_static(PIECE))));
+    Body::new(http_body_util::StreamBody::new(pieces))
+}
+
+#[cfg(target_os = "linux")]
+async fn drained(mut body: Incoming) -> u64 {
+    let mut size = 0;
+    while let Some(piece) = body::next(&mut body).await {
+        size += ok(piece).len() as u64;
+    }
+    size
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn a_gibibyte_each_way_leaves_memory_where_it_was() {
+    use crate::support::process::Process;
+
+    let service = bulk().await;
+    let folder = ok(tempfile::tempdir());
+    let any = "127.0.0.1:0";
+    let words = ["node", "--edge-bind", any, "--link-bind", any, "--admin-bind", any];
+    let node = Process::start(folder.path(), &words);
+    let (edge, link) = (node.address("edge"), node.address("link").to_string());
+    let words = ["agent", "http", "web", &service.address.to_string(), "--connect", &link];
+    let agent = Process::start(folder.path(), &words);
+    agent.line_with("serving web");
+    let download = async |size: u64| {
+        let mut client = Http1::connect(edge).await;
+        let response = ok(client.send(get(&format!("/{size}"))).await);
+        assert_eq!(drained(response.into_body()).await, size);
+    };
+    let upload = async |size: u64| {
+        let mut client = Http1::connect(edge).await;
+        let answer = client.ask(request_of("POST", "web", "/", zeros(size))).await;
+        assert_eq!(answer.text(), size.to_string());
+    };
+    tokio::join!(download(64 * MIB), upload(64 * MIB));
+    let before = [node.memory(), agent.memory()];
+    tokio::join!(download(1024 * MIB), upload(1024 * MIB));
+    let after = [node.memory(), agent.memory()];
+    for (name, before, after) in [("node", before[0], after[0]), ("agent", before[1], after[1])] {
+        let (before, after) = (before / MIB, after / MIB);
+        assert!(after <= before + 32, "the {name} had {before} MiB before and has {after} MiB after");
+    }
+}

@@ -1,0 +1,234 @@
+//! Connections that switch protocols, WebSocket above all, become byte streams between client and service.
+
+use std::io::ErrorKind::ConnectionReset;
+
+use futures_util::{SinkExt, StreamExt};
+use http::{Request, Response, StatusCode};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    sync::mpsc,
+};
+use tokio_tungstenite::tungstenite::{
+    self, Message,
+    protocol::{CloseFrame, frame::coding::CloseCode},
+};
+
+use crate::support::{
+    client::{Http1, Http2, body, raw, request, sentence},
+    fabric::Web,
+    kind, ok, random, reset,
+    service::{self, Running, drain, read_head, read_request},
+    soon, websocket,
+};
+
+#[tokio::test]
+async fn websocket_messages_of_any_kind_pass_both_ways_and_so_does_the_closing_handshake() {
+    let service = websocket::echo().await;
+    let web = Web::to(service.address).await;
+    let (mut socket, response) = ok(websocket::connect(web.edge, "web").await);
+    assert_eq!(response.status(), StatusCode::SWITCHING_PROTOCOLS);
+    for message in [Message::text("hello"), Message::binary(random(1 << 20)), Message::text(""), Message::binary("")] {
+        ok(socket.send(message.clone()).await);
+        assert!(ok(soon(socket.next()).await.expect("it is open")) == message);
+    }
+    let frame = CloseFrame { code: CloseCode::Away, reason: "enough".into() };
+    ok(socket.close(Some(frame.clone())).await);
+    assert_eq!(ok(soon(socket.next()).await.expect("the answer to the closing")), Message::Close(Some(frame)));
+    assert!(soon(socket.next()).await.is_none(), "and then the connection ends");
+}
+
+const SWITCH: &str = "HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: x-test\r\n\r\n";
+
+/// A service that switches to a protocol of its own, and goes on with it.
+async fn switching<F: Future<Output = ()> + Send + 'static>(
+    first: &'static str,
+    serve: impl Fn(TcpStream) -> F + Clone + Send + 'static,
+) -> Running {
+    service::tcp(move |mut stream| {
+        let serve = serve.clone();
+        async move {
+            let head = read_head(&mut stream).await.expect("a request");
+            assert!(head.contains("upgrade: x-test\r\n") && head.contains("connection: upgrade\r\n"), "{head}");
+            // In one packet.
+            ok(stream.write_all(format!("{SWITCH}{first}").as_bytes()).await);
+            serve(stream).await;
+        }
+    })
+    .await
+}
+
+/// A connection that has switched to `x-test`, whose first bytes followed the request in the same packet.
+async fn switched(web: &Web, first: &str) -> TcpStream {
+    let mut client = ok(TcpStream::connect(web.edge).await);
+    let request = "GET / HTTP/1.1\r\nhost: web.example.com\r\nConnection: Upgrade\r\nUpgrade: x-test\r\n\r\n";
+    ok(client.write_all(format!("{request}{first}").as_bytes()).await);
+    let head = soon(read_head(&mut client)).await.expect("a response");
+    assert!(head.starts_with("HTTP/1.1 101 "), "{head}");
+    assert!(head.contains("upgrade: x-test\r\n") && head.contains("connection: upgrade\r\n"), "{head}");
+    client
+}
+
+#[tokio::test]
+async fn bytes_in_the_same_packet_as_the_switch_arrive() {
+    let service = switching("from service;", |mut stream| async move {
+        let (mut read, mut write) = stream.split();
+        drop(tokio::io::copy(&mut read, &mut write).await);
+    })
+    .await;
+    let web = Web::to(service.address).await;
+    for _ in 0..20 {
+        let mut client = switched(&web, "from client").await;
+        let mut got = [0; 24];
+        ok(soon(client.read_exact(&mut got)).await);
+        assert_eq!(&got, b"from service;from client");
+    }
+}
+
+#[tokio::test]
+async fn each_direction_of_a_switched_connection_ends_by_itself() {
+    let service = switching("", |mut stream| async move {
+        let (count, end) = drain(&mut stream).await;
+        ok(end);
+        ok(stream.write_all(count.to_string().as_bytes()).await);
+    })
+    .await;
+    let web = Web::to(service.address).await;
+    let mut client = switched(&web, "").await;
+    ok(client.write_all(&random(100_000)).await);
+    ok(client.shutdown().await);
+    let mut answer = String::new();
+    ok(soon(client.read_to_string(&mut answer)).await);
+    assert_eq!(answer, "100000");
+}
+
+#[tokio::test]
+async fn a_reset_of_a_switched_connection_is_passed_on() {
+    let (ends, mut ended) = mpsc::channel(1);
+    let service = switching("", move |mut stream| {
+        let ends = ends.clone();
+        async move {
+            match stream.read_u8().await {
+                Ok(b'r') => reset(stream),
+                Ok(_) => ok(ends.send(drain(&mut stream).await.1).await),
+                // The reset has overtaken the byte.
+                Err(error) => ok(ends.send(Err(error)).await),
+            }
+        }
+    })
+    .await;
+    let web = Web::to(service.address).await;
+    let mut client = switched(&web, "").await;
+    ok(client.write_all(b"r").await);
+    assert_eq!(kind(soon(client.read(&mut [0])).await), ConnectionReset);
+
+    let mut client = switched(&web, "").await;
+    ok(client.write_all(b"x").await);
+    reset(client);
+    assert_eq!(kind(soon(ended.recv()).await.expect("the service reports")), ConnectionReset);
+
+    let mut client = switched(&web, "").await;
+    drop(web.agent);
+    assert_eq!(kind(soon(client.read(&mut [0])).await), ConnectionReset);
+}
+
+#[tokio::test]
+async fn a_service_that_does_not_switch_answers_as_ever() {
+    let service = service::http(|_| async { Response::new(service::full("no")) }).await;
+    let web = Web::to(service.address).await;
+    let refused = websocket::connect(web.edge, "web").await;
+    let Err(tungstenite::Error::Http(response)) = refused else { panic!("{refused:?}") };
+    assert_eq!(response.status(), StatusCode::OK);
+    // The connection goes on as before.
+    let mut client = Http1::connect(web.edge).await;
+    for _ in 0..2 {
+        let mut upgrade = request("GET", "web", "/", "");
+        upgrade.headers_mut().insert("connection", ok("upgrade".parse()));
+        upgrade.headers_mut().insert("upgrade", ok("x-test".parse()));
+        assert_eq!(client.ask(upgrade).await.text(), "no");
+    }
+    assert_eq!(service.accepted(), 1);
+}
+
+#[tokio::test]
+async fn a_switch_that_nobody_asked_for_is_a_bad_gateway() {
+    let service = service::tcp(|mut stream| async move {
+        if read_request(&mut stream).await.is_some() {
+            ok(stream.write_all(SWITCH.as_bytes()).await);
+            drain(&mut stream).await.1.ok();
+        }
+    })
+    .await;
+    let web = Web::to(service.address).await;
+    let mut client = Http1::connect(web.edge).await;
+    for method in ["GET", "POST"] {
+        let answer = client.ask(request(method, "web", "/", "")).await;
+        sentence(&answer, 502, "upstream_broken");
+    }
+    let client = Http2::connect(web.edge).await;
+    let answer = client.ask(ok(Request::get("http://web.example.com/").body(body("")))).await;
+    sentence(&answer, 502, "upstream_broken");
+}
+
+#[tokio::test]
+async fn versions_of_http_that_cannot_switch_pass_no_upgrade_on() {
+    let service = service::mirror().await;
+    let web = Web::to(service.address).await;
+    let old = b"GET / HTTP/1.0\r\nhost: web.example.com\r\nconnection: upgrade\r\nupgrade: x-test\r\n\r\n";
+    let answer = raw(web.edge, old).await;
+    assert!(answer.starts_with("HTTP/1.0 200 ") && answer.contains("host: web"), "{answer}");
+    assert!(!answer.contains("x-test"), "{answer}");
+
+    let mut stream = ok(TcpStream::connect(web.edge).await);
+    ok(stream.write_all(&http2_request(&[("upgrade", "x-test")])).await);
+    let (kind, answer) = soon(http2_answer(&mut stream)).await;
+    // RFC 9113 §8.2.2: such a request is malformed, and the stream is reset.
+    assert_eq!((kind, answer), (RST_STREAM, vec![0, 0, 0, 1]));
+    // And it is that field which is refused.
+    let mut stream = ok(TcpStream::connect(web.edge).await);
+    ok(stream.write_all(&http2_request(&[("x-upgrade", "x-test")])).await);
+    assert_eq!(soon(http2_answer(&mut stream)).await.0, HEADERS);
+}
+
+const HEADERS: u8 = 1;
+const RST_STREAM: u8 = 3;
+
+/// The first bytes of an HTTP/2 connection (RFC 9113 §3.4) with a request that no library would make.
+fn http2_request(fields: &[(&str, &str)]) -> Vec<u8> {
+    let frame = |kind: u8, flags: u8, stream: u32, payload: &[u8]| {
+        let mut frame = ok(u32::try_from(payload.len())).to_be_bytes()[1..].to_vec();
+        frame.extend([kind, flags]);
+        frame.extend(stream.to_be_bytes());
+        frame.extend(payload);
+        frame
+    };
+    let usual = [(":method", "GET"), (":scheme", "http"), (":path", "/"), (":authority", "web.example.com")];
+    let mut block = Vec::new();
+    for (name, value) in usual.iter().chain(fields) {
+        // Literal, never indexed, not compressed (RFC 7541 §6.2.3).
+        block.push(0x10);
+        for text in [name, value] {
+            block.push(ok(u8::try_from(text.len())));
+            block.extend(text.as_bytes());
+        }
+    }
+    let mut bytes = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
+    bytes.extend(frame(4, 0, 0, &[]));
+    // END_HEADERS and END_STREAM.
+    bytes.extend(frame(HEADERS, 0x5, 1, &block));
+    bytes
+}
+
+/// The first frame that is about a stream: its kind and its content.
+async fn http2_answer(stream: &mut TcpStream) -> (u8, Vec<u8>) {
+    loop {
+        let mut head = [0; 9];
+        ok(stream.read_exact(&mut head).await);
+        let [a, b, c, kind, _, number @ ..] = head;
+        let mut payload = vec![0; u32::from_be_bytes([0, a, b, c]) as usize];
+        ok(stream.read_exact(&mut payload).await);
+        if u32::from_be_bytes(number) != 0 {
+            return (kind, payload);
+        }
+    }
+}
