@@ -79,8 +79,8 @@ impl Admin {
         let tasks = Tasks::new();
         let signal = tasks.clone();
         tasks.spawn(async move {
-            let serve = axum::serve(listener, router)
-                .with_graceful_shutdown(async move { signal.signalled().await });
+            let serve =
+                axum::serve(listener, router).with_graceful_shutdown(async move { signal.signalled().await });
             if let Err(error) = serve.await {
                 tracing::error!(%error, "the admin port has failed");
             }

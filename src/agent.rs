@@ -122,7 +122,9 @@ async fn join(incoming: Incoming, endpoint: Arc<Endpoint>) {
     };
     let flow = match incoming.accept().await {
         Ok(flow) => flow,
-        Err(error) => return tracing::debug!(endpoint = %endpoint.name, %error, "a flow went away before it began"),
+        Err(error) => {
+            return tracing::debug!(endpoint = %endpoint.name, %error, "a flow went away before it began");
+        }
     };
     let counts = Counts::default();
     let end = splice(flow, connection, &counts).await;

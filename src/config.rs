@@ -163,14 +163,8 @@ fn both<T>(
     match (one.1, other.1) {
         (Some(first), Some(second)) => Ok(Some((first, second))),
         (None, None) => Ok(None),
-        (Some(_), None) => Err(ConfigError::Half {
-            given: one.0,
-            missing: other.0,
-        }),
-        (None, Some(_)) => Err(ConfigError::Half {
-            given: other.0,
-            missing: one.0,
-        }),
+        (Some(_), None) => Err(ConfigError::Half { given: one.0, missing: other.0 }),
+        (None, Some(_)) => Err(ConfigError::Half { given: other.0, missing: one.0 }),
     }
 }
 
@@ -181,12 +175,10 @@ fn duration(text: &str) -> Result<Duration, humantime::DurationError> {
 
 /// A number of bytes.
 fn bytes(text: &str) -> Result<u64, &'static str> {
-    text.parse()
-        .map_err(|_| "expected a number of bytes, such as 1048576")
+    text.parse().map_err(|_| "expected a number of bytes, such as 1048576")
 }
 
 /// An address to listen on. A name could stand for several, so only a number will do.
 fn address(text: &str) -> Result<std::net::SocketAddr, String> {
-    text.parse()
-        .map_err(|_| "expected ADDRESS:PORT in numbers, such as 127.0.0.1:8000 or [::]:8000".into())
+    text.parse().map_err(|_| "expected ADDRESS:PORT in numbers, such as 127.0.0.1:8000 or [::]:8000".into())
 }

@@ -34,7 +34,10 @@ impl Tasks {
     }
 
     /// Runs a task in this group, at an await point of which it is dropped when the group is aborted.
-    #[expect(clippy::disallowed_methods, reason = "the one place where tasks are spawned, with this group as their owner")]
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the one place where tasks are spawned, with this group as their owner"
+    )]
     pub fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
         let abort = self.abort.clone();
         tokio::spawn(self.tracker.track_future(async move {

@@ -103,7 +103,8 @@ impl Edge {
         let tls = match &config.tls {
             None => None,
             Some(tls) => {
-                let server = tls::server_config(&tls.identities, tls::ClientAuth::None, &[b"h2", b"http/1.1"])?;
+                let server =
+                    tls::server_config(&tls.identities, tls::ClientAuth::None, &[b"h2", b"http/1.1"])?;
                 let (listener, address) = bind(tls.bind, "--edge-tls-bind").await?;
                 Some((listener, address, TlsAcceptor::from(Arc::new(server))))
             }
@@ -118,7 +119,12 @@ impl Edge {
         let accepting = Tasks::new();
         accepting.spawn(connection::accept(plain, None, Arc::clone(&shared), accepting.clone()));
         let tls_address = tls.map(|(listener, address, acceptor)| {
-            accepting.spawn(connection::accept(listener, Some(acceptor), Arc::clone(&shared), accepting.clone()));
+            accepting.spawn(connection::accept(
+                listener,
+                Some(acceptor),
+                Arc::clone(&shared),
+                accepting.clone(),
+            ));
             address
         });
         Ok(Self { shared, accepting, address, tls_address })

@@ -84,7 +84,13 @@ impl Forwarder {
             })?;
             tracing::info!(%address, %endpoint, "forwarding");
             addresses.push(address);
-            accepting.spawn(accept(listener, Arc::new(endpoint), client.clone(), accepting.clone(), flows.clone()));
+            accepting.spawn(accept(
+                listener,
+                Arc::new(endpoint),
+                client.clone(),
+                accepting.clone(),
+                flows.clone(),
+            ));
         }
         Ok(Self { client, addresses, accepting, flows })
     }
@@ -131,7 +137,13 @@ async fn bind(port: &Port) -> Result<TcpListener, StartError> {
 }
 
 /// Accepts a port's connections until the forwarder leaves.
-async fn accept(listener: TcpListener, endpoint: Arc<EndpointId>, client: Client, accepting: Tasks, flows: Tasks) {
+async fn accept(
+    listener: TcpListener,
+    endpoint: Arc<EndpointId>,
+    client: Client,
+    accepting: Tasks,
+    flows: Tasks,
+) {
     loop {
         let (stream, peer) = tokio::select! {
             accepted = net::accept(&listener) => accepted,

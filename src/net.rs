@@ -41,10 +41,9 @@ impl HostPort {
     pub fn or_port(text: &str) -> Result<Self, InvalidHostPort> {
         match text.parse::<u16>() {
             Ok(port) => Ok(Self { host: "127.0.0.1".into(), port }),
-            Err(_) => text.parse().map_err(|error| InvalidHostPort {
-                expected: "a port or host:port",
-                ..error
-            }),
+            Err(_) => {
+                text.parse().map_err(|error| InvalidHostPort { expected: "a port or host:port", ..error })
+            }
         }
     }
 
@@ -73,7 +72,9 @@ impl FromStr for HostPort {
         let port = port.parse().map_err(|_| bad("the port is not a number from 0 to 65535"))?;
         let host = match host.strip_prefix('[') {
             Some(rest) => rest.strip_suffix(']').ok_or_else(|| bad("the closing ] is missing"))?,
-            None if host.contains(':') => return Err(bad("an IPv6 address needs brackets, as in [::1]:8001")),
+            None if host.contains(':') => {
+                return Err(bad("an IPv6 address needs brackets, as in [::1]:8001"));
+            }
             None => host,
         };
         if host.is_empty() {

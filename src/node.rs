@@ -180,7 +180,8 @@ impl Node {
         if let Err(aborted) = admin {
             tracing::debug!(%aborted, "operators' connections were cut");
         }
-        let cut: usize = links.into_iter().chain([edge]).filter_map(Result::err).map(|aborted| aborted.left).sum();
+        let cut: usize =
+            links.into_iter().chain([edge]).filter_map(Result::err).map(|aborted| aborted.left).sum();
         if cut == 0 { Ok(()) } else { Err(Aborted { left: cut, after: self.grace_period }) }
     }
 }

@@ -58,7 +58,9 @@ impl Relay {
                 Err(Refusal::new(Code::Unsupported, error.to_string()))
             }
             Ok(Err(FlowError::Decode(error))) => Err(Refusal::new(Code::Invalid, error.to_string())),
-            Ok(Err(FlowError::Io(error))) => return tracing::debug!(%error, "a flow went away before it began"),
+            Ok(Err(FlowError::Io(error))) => {
+                return tracing::debug!(%error, "a flow went away before it began");
+            }
             Err(_) => Err(Refusal::new(Code::Invalid, format!("no Open within {FIRST_FRAME:?}"))),
         };
         let open = match open {

@@ -284,7 +284,11 @@ mod tests {
     struct One(bool);
 
     impl AsyncRead for One {
-        fn poll_read(mut self: Pin<&mut Self>, _: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        fn poll_read(
+            mut self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+            buf: &mut ReadBuf<'_>,
+        ) -> Poll<io::Result<()>> {
             if std::mem::replace(&mut self.0, true) {
                 return Poll::Pending;
             }

@@ -11,7 +11,9 @@ mod vitals;
 
 use std::{net::SocketAddr, time::Duration};
 
-pub use framed::{AskError, ControlReader, ControlWriter, FlowError, FrameError, ask, read_flow, refuse, write_flow};
+pub use framed::{
+    AskError, ControlReader, ControlWriter, FlowError, FrameError, ask, read_flow, refuse, write_flow,
+};
 pub use pulse::{PING_AFTER, SUSPECT_AFTER};
 pub use stream::{RecvStream, SendStream, Stream};
 pub use vitals::{Monitor, Vitals, Waiting};

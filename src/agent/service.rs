@@ -113,8 +113,9 @@ impl Service {
     pub(super) async fn connect(&self) -> Result<Connection, ConnectError> {
         tokio::time::timeout(DIAL, async {
             let addresses = self.address.resolve().await.map_err(ConnectError::Resolve)?;
-            let stream =
-                net::connect(&addresses).await.map_err(|source| ConnectError::Tcp(self.address.clone(), source))?;
+            let stream = net::connect(&addresses)
+                .await
+                .map_err(|source| ConnectError::Tcp(self.address.clone(), source))?;
             match &self.tls {
                 None => Ok(Connection::Tcp(stream)),
                 Some(tls) => match tls.connector.connect(tls.name.clone(), stream).await {

@@ -45,10 +45,7 @@ fn start(config: agent::Config, grace: Duration) -> Result<(), Failure> {
             _ => "a node".into(),
         };
         for endpoint in &endpoints {
-            say(format_args!(
-                "serving {} from {} through {node}",
-                endpoint.name, endpoint.service
-            ));
+            say(format_args!("serving {} from {} through {node}", endpoint.name, endpoint.service));
             say(format_args!("        {}", way(endpoint)));
         }
         signals.next().await;

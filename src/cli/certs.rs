@@ -111,16 +111,8 @@ fn ca(args: &CaArgs, out: &mut dyn Write) -> anyhow::Result<()> {
         .with_context(|| format!("the folder {} cannot be made", args.dir.display()))?;
     let (cert, key) = (args.dir.join("ca.pem"), args.dir.join("ca.key"));
     Authority::generate(&args.name)?.pem().write(&cert, &key)?;
-    writeln!(
-        out,
-        "wrote {} (the authority's certificate: give it to all who connect)",
-        cert.display()
-    )?;
-    writeln!(
-        out,
-        "wrote {} (its private key: whoever has it can pose as any node)",
-        key.display()
-    )?;
+    writeln!(out, "wrote {} (the authority's certificate: give it to all who connect)", cert.display())?;
+    writeln!(out, "wrote {} (its private key: whoever has it can pose as any node)", key.display())?;
     Ok(())
 }
 
@@ -166,12 +158,7 @@ fn issue(dir: &Path, stem: &str, request: &Request, out: &mut dyn Write) -> anyh
     let issued = Authority::load(&ca, &ca_key)?.issue(request)?;
     let (cert, key) = (dir.join(format!("{stem}.pem")), dir.join(format!("{stem}.key")));
     issued.write(&cert, &key)?;
-    writeln!(
-        out,
-        "wrote {} (certificate for {})",
-        cert.display(),
-        request.names.join(", ")
-    )?;
+    writeln!(out, "wrote {} (certificate for {})", cert.display(), request.names.join(", "))?;
     writeln!(out, "wrote {} (its private key: keep it secret)", key.display())?;
     Ok(())
 }
@@ -199,20 +186,12 @@ fn show(args: &ShowArgs, out: &mut dyn Write) -> anyhow::Result<()> {
 
 fn describe(summary: &Summary, out: &mut dyn Write) -> std::io::Result<()> {
     let role = if summary.authority { " (an authority)" } else { "" };
-    let names = if summary.names.is_empty() {
-        "-".to_owned()
-    } else {
-        summary.names.join(", ")
-    };
+    let names = if summary.names.is_empty() { "-".to_owned() } else { summary.names.join(", ") };
     writeln!(out, "  subject  {}{role}", summary.subject)?;
     writeln!(out, "  names    {names}")?;
     writeln!(out, "  issuer   {}", summary.issuer)?;
     let (from, until) = (day(summary.not_before), day(summary.not_after));
-    writeln!(
-        out,
-        "  valid    {from} to {until} ({})",
-        remaining(summary.not_after)
-    )?;
+    writeln!(out, "  valid    {from} to {until} ({})", remaining(summary.not_after))?;
     writeln!(out, "  pin      {}", summary.fingerprint)
 }
 
@@ -256,26 +235,10 @@ mod tests {
         let dir = &temporary.path().join("new");
         let told = certs(dir, &["ca", "--dir", "DIR", "--name", "Test CA"]).unwrap();
         assert!(told.contains("ca.pem") && told.contains("ca.key"), "{told}");
-        certs(
-            dir,
-            &[
-                "node",
-                "node.example.com",
-                "192.0.2.1",
-                "--dir",
-                "DIR",
-                "--days",
-                "10",
-            ],
-        )
-        .unwrap();
+        certs(dir, &["node", "node.example.com", "192.0.2.1", "--dir", "DIR", "--days", "10"]).unwrap();
         certs(dir, &["agent", "press-7", "--dir", "DIR"]).unwrap();
 
-        let shown = certs(
-            dir,
-            &["show", "DIR/ca.pem", "DIR/node.pem", "DIR/agent-press-7.pem"],
-        )
-        .unwrap();
+        let shown = certs(dir, &["show", "DIR/ca.pem", "DIR/node.pem", "DIR/agent-press-7.pem"]).unwrap();
         let node = Summary::of(&load_certificates(&dir.join("node.pem")).unwrap()[0]).unwrap();
         for expected in [
             "  subject  CN=Test CA (an authority)\n",
@@ -298,10 +261,7 @@ mod tests {
         let contents =
             || ["ca.pem", "ca.key", "node.pem", "node.key"].map(|f| std::fs::read(dir.join(f)).unwrap());
         let before = contents();
-        for again in [
-            &["ca", "--dir", "DIR"][..],
-            &["node", "b.example", "--dir", "DIR"],
-        ] {
+        for again in [&["ca", "--dir", "DIR"][..], &["node", "b.example", "--dir", "DIR"]] {
             let error = certs(dir, again).unwrap_err().to_string();
             assert!(error.contains("exists already"), "{error}");
         }
@@ -318,24 +278,13 @@ mod tests {
     fn mistakes_are_answered_with_the_fix() {
         let temporary = tempfile::tempdir().unwrap();
         let dir = temporary.path();
-        let error = certs(dir, &["node", "a.example", "--dir", "DIR"])
-            .unwrap_err()
-            .to_string();
+        let error = certs(dir, &["node", "a.example", "--dir", "DIR"]).unwrap_err().to_string();
         assert!(error.contains("adit certs ca"), "{error}");
         certs(dir, &["ca", "--dir", "DIR"]).unwrap();
         let table: [(&[&str], &str); 6] = [
-            (
-                &["node", "https://a.example", "--dir", "DIR"],
-                "without a port or scheme",
-            ),
-            (
-                &["agent", "../up", "--dir", "DIR"],
-                "neither an IP address nor a DNS name",
-            ),
-            (
-                &["node", "a.example", "--out", "../up", "--dir", "DIR"],
-                "use --dir",
-            ),
+            (&["node", "https://a.example", "--dir", "DIR"], "without a port or scheme"),
+            (&["agent", "../up", "--dir", "DIR"], "neither an IP address nor a DNS name"),
+            (&["node", "a.example", "--out", "../up", "--dir", "DIR"], "use --dir"),
             (&["node", "a.example", "--days", "0", "--dir", "DIR"], "1..=3650"),
             (&["show", "DIR/ca.key"], "holds no certificate"),
             (&["show", "DIR/none.pem"], "cannot be read"),
@@ -350,10 +299,7 @@ mod tests {
     fn help_fits_80_columns() {
         let mut line = <Line as clap::CommandFactory>::command();
         line.build();
-        for command in line
-            .get_subcommands_mut()
-            .filter(|command| command.get_name() != "help")
-        {
+        for command in line.get_subcommands_mut().filter(|command| command.get_name() != "help") {
             let help = command.render_long_help().to_string();
             let longest = help.lines().map(|text| text.chars().count()).max();
             assert!(longest <= Some(80), "{help}");

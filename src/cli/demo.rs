@@ -70,11 +70,7 @@ pub(super) fn run(args: DemoArgs) -> Result<(), Failure> {
             signals.next().await;
         }
         signals.leave(demo.leave()).await?;
-        if passed || !args.exit {
-            Ok(())
-        } else {
-            Err(anyhow!("not all checks passed").into())
-        }
+        if passed || !args.exit { Ok(()) } else { Err(anyhow!("not all checks passed").into()) }
     })
 }
 
@@ -91,9 +87,8 @@ impl Demo {
         let node = Node::start(node_config(args)?).await?;
         say("A node, an agent and two services run in this process:\n");
         node::tell(node.addresses());
-        let services = service::Services::start()
-            .await
-            .context("the demo's services cannot listen on loopback")?;
+        let services =
+            service::Services::start().await.context("the demo's services cannot listen on loopback")?;
         let connect = format!("--connect={}", reachable(node.addresses().link));
         let ca = format!("--ca={}", args.certs.join("ca.pem").display());
         let agent = Agent::start(agent_config(&services, &connect, &ca)?)?;
@@ -104,16 +99,10 @@ impl Demo {
             })?
             .context("the node refuses the demo's agent")?;
         let words = ["127.0.0.1:0", "echo", &connect, &ca];
-        let forwarder = from_words::<ForwardTcpArgs>(&words)
-            .context("the demo's forwarder")?
-            .into_config()?;
+        let forwarder =
+            from_words::<ForwardTcpArgs>(&words).context("the demo's forwarder")?.into_config()?;
         let forwarder = Forwarder::start(forwarder).await?;
-        Ok(Self {
-            services,
-            node,
-            agent,
-            forwarder,
-        })
+        Ok(Self { services, node, agent, forwarder })
     }
 
     fn edge(&self) -> SocketAddr {
@@ -122,19 +111,12 @@ impl Demo {
 
     /// The local port that leads to the TCP service.
     fn forwarded(&self) -> Result<SocketAddr, Failure> {
-        Ok(*self
-            .forwarder
-            .addresses()
-            .first()
-            .context("the forwarder has no port")?)
+        Ok(*self.forwarder.addresses().first().context("the forwarder has no port")?)
     }
 
     fn tell(&self, args: &DemoArgs) -> Result<(), Failure> {
         let (edge, forwarded) = (self.edge(), self.forwarded()?);
-        let (link, admin) = (
-            reachable(self.node.addresses().link),
-            reachable(self.node.addresses().admin),
-        );
+        let (link, admin) = (reachable(self.node.addresses().link), reachable(self.node.addresses().admin));
         let (web, link, admin) = (pasted(format!("http://{edge}")), pasted(link), pasted(admin));
         // As this process was started, which need not be by a name that the shell finds.
         let adit = std::env::args().next().unwrap_or_else(|| "adit".into());
@@ -148,16 +130,12 @@ impl Demo {
             // curl takes every name below localhost for this host (RFC 6761 §6.3).
             say(format_args!("  curl http://hello.localhost:{}/", edge.port()));
         }
-        say(format_args!(
-            "  curl -H 'x-adit-endpoint: hello' -d 'echo this' {web}/echo"
-        ));
+        say(format_args!("  curl -H 'x-adit-endpoint: hello' -d 'echo this' {web}/echo"));
         say(format_args!("  curl -N -H 'x-adit-endpoint: hello' {web}/events"));
         say(format_args!("  nc {} {}", forwarded.ip(), forwarded.port()));
         say(format_args!("  {adit} status --admin {admin}"));
         say("\nServe something of your own through this node, such as a web server on port 3000:\n");
-        say(format_args!(
-            "  {adit} agent http mine 3000 --connect {link}{certs}"
-        ));
+        say(format_args!("  {adit} agent http mine 3000 --connect {link}{certs}"));
         say(format_args!("  curl -H 'x-adit-endpoint: mine' {web}/"));
         say("\nCtrl-C ends it.");
         Ok(())
@@ -170,11 +148,7 @@ impl Demo {
         let agent = self.agent.drain(GRACE).await.is_ok();
         let node = self.node.drain().await.is_ok();
         self.services.stop();
-        if forwarder && agent && node {
-            Ok(())
-        } else {
-            Err(Unfinished)
-        }
+        if forwarder && agent && node { Ok(()) } else { Err(Unfinished) }
     }
 }
 
@@ -193,33 +167,23 @@ fn node_config(args: &DemoArgs) -> Result<crate::node::Config, Failure> {
         "--node-id=demo".into(),
     ];
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
-    Ok(from_words::<NodeArgs>(&words)
-        .context("the demo's node")?
-        .into_config()?)
+    Ok(from_words::<NodeArgs>(&words).context("the demo's node")?.into_config()?)
 }
 
 fn agent_config(services: &service::Services, connect: &str, ca: &str) -> Result<agent::Config, Failure> {
     let serve = |name: &str, address: SocketAddr, kind| -> Result<agent::Config, Failure> {
         let words = [name, &address.to_string(), connect, ca, "--name=demo"];
-        Ok(from_words::<ServeArgs>(&words)
-            .context("the demo's agent")?
-            .into_config(kind)?)
+        Ok(from_words::<ServeArgs>(&words).context("the demo's agent")?.into_config(kind)?)
     };
     let mut config = serve("hello", services.web, EndpointKind::Http)?;
-    config
-        .endpoints
-        .extend(serve("echo", services.echo, EndpointKind::Tcp)?.endpoints);
+    config.endpoints.extend(serve("echo", services.echo, EndpointKind::Tcp)?.endpoints);
     Ok(config)
 }
 
 /// A word for a shell, some of which take the brackets of an IPv6 address for a pattern.
 fn pasted(word: impl ToString) -> String {
     let word = word.to_string();
-    if word.contains('[') {
-        format!("'{word}'")
-    } else {
-        word
-    }
+    if word.contains('[') { format!("'{word}'") } else { word }
 }
 
 /// How this host reaches an address that may be bound to all of its addresses.

@@ -66,10 +66,4 @@ macro_rules! usage {
     )*};
 }
 
-usage!(
-    ConfigError,
-    InvalidFilter,
-    node::StartError,
-    agent::StartError,
-    forward::StartError
-);
+usage!(ConfigError, InvalidFilter, node::StartError, agent::StartError, forward::StartError);

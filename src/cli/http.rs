@@ -20,9 +20,7 @@ where
     B: Body<Data: Send, Error: Into<Box<dyn std::error::Error + Send + Sync>>> + Send + 'static,
 {
     let addresses = address.resolve().await?;
-    let stream = net::connect(&addresses)
-        .await
-        .with_context(|| format!("cannot connect to {address}"))?;
+    let stream = net::connect(&addresses).await.with_context(|| format!("cannot connect to {address}"))?;
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
     tasks.spawn(async move {
         if let Err(error) = connection.await {

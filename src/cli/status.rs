@@ -68,10 +68,7 @@ pub(super) fn run(args: &StatusArgs) -> Result<(), Failure> {
             .await
             .unwrap_or_else(|_| bail!("it did not answer within {PATIENCE:?}"))
             .with_context(|| {
-                format!(
-                    "no status from {} (is a node running, with this --admin-bind?)",
-                    args.admin
-                )
+                format!("no status from {} (is a node running, with this --admin-bind?)", args.admin)
             })?;
         if args.json {
             say(String::from_utf8_lossy(&body).trim_end());
@@ -86,9 +83,8 @@ pub(super) fn run(args: &StatusArgs) -> Result<(), Failure> {
 
 async fn ask(admin: &HostPort) -> anyhow::Result<Bytes> {
     let tasks = Tasks::new();
-    let request = Request::get("/api/v1/status")
-        .header("host", admin.to_string())
-        .body(Empty::<Bytes>::new())?;
+    let request =
+        Request::get("/api/v1/status").header("host", admin.to_string()).body(Empty::<Bytes>::new())?;
     let response = http::send(&tasks, admin, request).await?;
     if !response.status().is_success() {
         bail!("it answered {}", response.status());
@@ -98,14 +94,7 @@ async fn ask(admin: &HostPort) -> anyhow::Result<Bytes> {
 
 impl Status {
     fn render(&self) -> String {
-        let Self {
-            node,
-            cluster,
-            phase,
-            version,
-            links,
-            endpoints,
-        } = self;
+        let Self { node, cluster, phase, version, links, endpoints } = self;
         let mut text = format!("node {node} of cluster {cluster}, {phase}, adit {version}\n\n");
         text.push_str(&table(
             "no links",
@@ -149,14 +138,8 @@ impl Link {
             format!("{:.1}ms", self.rtt_ms),
             self.flows.to_string(),
             self.endpoints.to_string(),
-            humantime::format_duration(Duration::from_secs(self.age_s))
-                .to_string()
-                .replace(' ', ""),
-            if self.suspect {
-                format!("{}, suspect", self.state)
-            } else {
-                self.state.clone()
-            },
+            humantime::format_duration(Duration::from_secs(self.age_s)).to_string().replace(' ', ""),
+            if self.suspect { format!("{}, suspect", self.state) } else { self.state.clone() },
         ]
     }
 }
@@ -175,31 +158,19 @@ impl Endpoint {
 
 /// Columns as wide as their widest cell. A label is another process' text, so nothing of it may steer the terminal.
 fn table(empty: &str, head: &[&str], rows: impl Iterator<Item = Vec<String>>) -> String {
-    let plain = |cell: String| {
-        cell.chars()
-            .map(|c| if c.is_control() { '?' } else { c })
-            .collect::<String>()
-    };
+    let plain = |cell: String| cell.chars().map(|c| if c.is_control() { '?' } else { c }).collect::<String>();
     let head = head.iter().map(|cell| (*cell).to_owned()).collect();
-    let rows: Vec<Vec<String>> = std::iter::once(head)
-        .chain(rows.map(|row| row.into_iter().map(plain).collect()))
-        .collect();
+    let rows: Vec<Vec<String>> =
+        std::iter::once(head).chain(rows.map(|row| row.into_iter().map(plain).collect())).collect();
     if rows.len() == 1 {
         return format!("{empty}\n");
     }
-    let width = |column: usize| {
-        rows.iter()
-            .map(|row: &Vec<String>| row[column].chars().count())
-            .max()
-            .unwrap_or(0)
-    };
+    let width =
+        |column: usize| rows.iter().map(|row: &Vec<String>| row[column].chars().count()).max().unwrap_or(0);
     let widths: Vec<usize> = (0..rows[0].len()).map(width).collect();
     let mut text = String::new();
     for row in &rows {
-        let cells = row
-            .iter()
-            .zip(&widths)
-            .map(|(cell, width)| format!("{cell:<width$}"));
+        let cells = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}"));
         text.push_str(cells.collect::<Vec<_>>().join("  ").trim_end());
         text.push('\n');
     }

@@ -53,7 +53,8 @@ pub(super) async fn dial(
     };
     let mut moves = 0;
     loop {
-        let session = tokio::time::timeout(LINK, uplink.session()).await.map_err(|_| DialError::NoLink(LINK))?;
+        let session =
+            tokio::time::timeout(LINK, uplink.session()).await.map_err(|_| DialError::NoLink(LINK))?;
         let hold = session.flows.hold();
         let _waiting = session.vitals.wait();
         let mut stream = match session.link.open(LINK).await {

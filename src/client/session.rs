@@ -18,8 +18,8 @@ use crate::{
     drain::Tasks,
     net,
     protocol::{
-        Close, Code, Control, DecodeError, Flow, GoAway, GoAwayReason, Hello, Kind, NodeId, OLDEST_VERSION, Open, Refusal,
-        Role, VERSION, Welcome,
+        Close, Code, Control, DecodeError, Flow, GoAway, GoAwayReason, Hello, Kind, NodeId, OLDEST_VERSION,
+        Open, Refusal, Role, VERSION, Welcome,
     },
     transport::{self, ControlReader, ControlWriter, FlowError, FrameError, Link, Monitor, Vitals},
 };
@@ -119,11 +119,8 @@ pub(super) async fn open(shared: &Arc<Shared>, role: Role) -> Result<Arc<Session
     let stream = link.open(FIRST_FRAME).await?;
     let (mut writer, mut reader) = (ControlWriter::new(stream.send), ControlReader::new(stream.recv));
     let entries = if role == Role::Agent { shared.listens.all() } else { Vec::new() };
-    let announced: BTreeMap<_, _> = entries
-        .iter()
-        .take(Hello::MAX_LISTENS)
-        .map(|entry| (entry.listen.id, entry.announce()))
-        .collect();
+    let announced: BTreeMap<_, _> =
+        entries.iter().take(Hello::MAX_LISTENS).map(|entry| (entry.listen.id, entry.announce())).collect();
     let hello = Hello {
         version: VERSION,
         oldest: OLDEST_VERSION,
@@ -176,7 +173,12 @@ struct ControlLoop {
 }
 
 impl ControlLoop {
-    async fn run(mut self, mut reader: ControlReader, mut writer: ControlWriter, mut queue: mpsc::Receiver<Control>) {
+    async fn run(
+        mut self,
+        mut reader: ControlReader,
+        mut writer: ControlWriter,
+        mut queue: mpsc::Receiver<Control>,
+    ) {
         let link = self.session.link.clone();
         let mut monitor = Monitor::new(&link, Arc::clone(&self.session.vitals));
         let mut changes = self.shared.listens.changes();

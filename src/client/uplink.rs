@@ -115,7 +115,8 @@ impl Uplink {
     pub(super) async fn session(&self) -> Arc<Session> {
         let mut current = self.kept.current.subscribe();
         loop {
-            let usable = current.wait_for(|session| session.as_ref().is_some_and(|session| session.is_up())).await;
+            let usable =
+                current.wait_for(|session| session.as_ref().is_some_and(|session| session.is_up())).await;
             if let Ok(Some(session)) = usable.as_deref() {
                 return Arc::clone(session);
             }

@@ -89,12 +89,8 @@ impl ServeArgs {
     /// # Errors
     /// See [`ConfigError`].
     pub fn into_config(self, kind: EndpointKind) -> Result<agent::Config, ConfigError> {
-        let endpoint = EndpointArgs {
-            name: self.endpoint,
-            kind,
-            address: self.address,
-            upstream: self.upstream,
-        };
+        let endpoint =
+            EndpointArgs { name: self.endpoint, kind, address: self.address, upstream: self.upstream };
         Ok(agent::Config {
             endpoints: vec![endpoint.into_endpoint()?],
             client: self.agent.connect.into_config()?,
@@ -109,17 +105,10 @@ impl RunAgentArgs {
     /// See [`ConfigError`].
     pub fn into_config(self) -> Result<agent::Config, ConfigError> {
         if self.endpoint.is_empty() {
-            return Err(ConfigError::Nothing {
-                path: self.config,
-                table: "endpoint",
-            });
+            return Err(ConfigError::Nothing { path: self.config, table: "endpoint" });
         }
         let mut names = BTreeSet::new();
-        if let Some(twice) = self
-            .endpoint
-            .iter()
-            .find(|endpoint| !names.insert(&endpoint.name))
-        {
+        if let Some(twice) = self.endpoint.iter().find(|endpoint| !names.insert(&endpoint.name)) {
             return Err(ConfigError::Duplicate(twice.name.clone()));
         }
         Ok(agent::Config {
@@ -141,25 +130,17 @@ impl EndpointArgs {
         };
         let trust = self.upstream.trust(&self.name, self.address.is_tls())?;
         let tls = Arc::new(tls::client_config(&trust, None, alpn)?);
-        Ok(agent::Endpoint {
-            name: self.name,
-            kind,
-            service: Service::new(self.address, &tls)?,
-        })
+        Ok(agent::Endpoint { name: self.name, kind, service: Service::new(self.address, &tls)? })
     }
 }
 
 impl UpstreamArgs {
     fn trust(self, endpoint: &EndpointId, tls: bool) -> Result<Trust, ConfigError> {
-        let without_tls = |option| ConfigError::NoTls {
-            option,
-            endpoint: endpoint.clone(),
-        };
+        let without_tls = |option| ConfigError::NoTls { option, endpoint: endpoint.clone() };
         match (self.upstream_ca, self.upstream_insecure) {
-            (Some(_), true) => Err(ConfigError::Conflict {
-                one: "--upstream-insecure",
-                other: "--upstream-ca",
-            }),
+            (Some(_), true) => {
+                Err(ConfigError::Conflict { one: "--upstream-insecure", other: "--upstream-ca" })
+            }
             (Some(_), false) if !tls => Err(without_tls("--upstream-ca")),
             (None, true) if !tls => Err(without_tls("--upstream-insecure")),
             (Some(ca), false) => Ok(Trust::Roots(Trust::roots_from_file(&ca)?)),

@@ -74,18 +74,9 @@ impl ConnectArgs {
 
     fn trust(&self) -> Result<Trust, ConfigError> {
         match (&self.ca, self.pin.as_slice(), self.insecure) {
-            (Some(_), _, true) => Err(ConfigError::Conflict {
-                one: "--insecure",
-                other: "--ca",
-            }),
-            (_, [_, ..], true) => Err(ConfigError::Conflict {
-                one: "--insecure",
-                other: "--pin",
-            }),
-            (Some(_), [_, ..], false) => Err(ConfigError::Conflict {
-                one: "--ca",
-                other: "--pin",
-            }),
+            (Some(_), _, true) => Err(ConfigError::Conflict { one: "--insecure", other: "--ca" }),
+            (_, [_, ..], true) => Err(ConfigError::Conflict { one: "--insecure", other: "--pin" }),
+            (Some(_), [_, ..], false) => Err(ConfigError::Conflict { one: "--ca", other: "--pin" }),
             (None, [], true) => {
                 tracing::warn!(
                     connect = %self.connect,
@@ -97,11 +88,7 @@ impl ConnectArgs {
             (Some(ca), [], false) => Ok(Trust::Roots(Trust::roots_from_file(ca)?)),
             (None, [], false) => {
                 let ca = self.certs.join("ca.pem");
-                let extra = if ca.exists() {
-                    Trust::roots_from_file(&ca)?
-                } else {
-                    Vec::new()
-                };
+                let extra = if ca.exists() { Trust::roots_from_file(&ca)? } else { Vec::new() };
                 Ok(Trust::Platform { extra })
             }
         }

@@ -59,14 +59,8 @@ impl ForwardTcpArgs {
     /// # Errors
     /// See [`ConfigError`].
     pub fn into_config(self) -> Result<forward::Config, ConfigError> {
-        let port = PortArgs {
-            listen: self.listen,
-            endpoint: self.endpoint,
-        };
-        Ok(forward::Config {
-            ports: vec![port.into_port()?],
-            client: self.forward.connect.into_config()?,
-        })
+        let port = PortArgs { listen: self.listen, endpoint: self.endpoint };
+        Ok(forward::Config { ports: vec![port.into_port()?], client: self.forward.connect.into_config()? })
     }
 }
 
@@ -77,17 +71,10 @@ impl RunForwardArgs {
     /// See [`ConfigError`].
     pub fn into_config(self) -> Result<forward::Config, ConfigError> {
         if self.port.is_empty() {
-            return Err(ConfigError::Nothing {
-                path: self.config,
-                table: "port",
-            });
+            return Err(ConfigError::Nothing { path: self.config, table: "port" });
         }
         Ok(forward::Config {
-            ports: self
-                .port
-                .into_iter()
-                .map(PortArgs::into_port)
-                .collect::<Result<_, _>>()?,
+            ports: self.port.into_iter().map(PortArgs::into_port).collect::<Result<_, _>>()?,
             client: self.forward.connect.into_config()?,
         })
     }
@@ -98,15 +85,8 @@ impl PortArgs {
         let Self { listen, endpoint } = self;
         // Before the runtime starts, so it may block.
         match (listen.host.as_str(), listen.port).to_socket_addrs() {
-            Ok(addresses) => Ok(forward::Port {
-                listen: addresses.collect(),
-                endpoint,
-            }),
-            Err(source) => Err(ConfigError::Listen {
-                listen,
-                endpoint,
-                source,
-            }),
+            Ok(addresses) => Ok(forward::Port { listen: addresses.collect(), endpoint }),
+            Err(source) => Err(ConfigError::Listen { listen, endpoint, source }),
         }
     }
 }

@@ -67,9 +67,7 @@ pub fn from_words<T: Args>(words: &[&str]) -> Result<T, clap::Error> {
 
 /// A value parser: reads a table of the file, as TOML writes it in one line. The keys are the flags of `T`.
 pub(super) fn table<T: Args>(text: &str) -> Result<T, String> {
-    let value: Value = text
-        .parse()
-        .map_err(|error: toml::de::Error| error.message().to_owned())?;
+    let value: Value = text.parse().map_err(|error: toml::de::Error| error.message().to_owned())?;
     let Value::Table(table) = value else {
         return Err("expected a table".into());
     };
@@ -79,15 +77,12 @@ pub(super) fn table<T: Args>(text: &str) -> Result<T, String> {
         Fault::Value { key, reason } => format!("{key}: {reason}"),
     })?;
     let given = |arg: &Arg| values.iter().any(|(id, _)| id == arg.get_id());
-    let missing = command
-        .get_arguments()
-        .find(|arg| arg.is_required_set() && !given(arg));
+    let missing = command.get_arguments().find(|arg| arg.is_required_set() && !given(arg));
     if let Some(missing) = missing.and_then(Arg::get_long) {
         return Err(format!("`{missing}` is missing"));
     }
     let read = with_defaults(command, &[], &values).try_get_matches_from([""; 0]);
-    read.and_then(|matches| T::from_arg_matches(&matches))
-        .map_err(|error| error.to_string())
+    read.and_then(|matches| T::from_arg_matches(&matches)).map_err(|error| error.to_string())
 }
 
 /// New default values.
@@ -119,11 +114,7 @@ fn config_file(mut matches: &ArgMatches) -> Option<&Path> {
     while let Some((_, next)) = matches.subcommand() {
         matches = next;
     }
-    matches
-        .try_get_one::<PathBuf>("config")
-        .ok()
-        .flatten()
-        .map(PathBuf::as_path)
+    matches.try_get_one::<PathBuf>("config").ok().flatten().map(PathBuf::as_path)
 }
 
 /// What the environment says: `ADIT_EDGE_BIND` for `--edge-bind`, the values of a list separated by commas. An empty
@@ -139,13 +130,8 @@ fn environment(
         let Some(value) = variable(&name).filter(|value| !value.is_empty()) else {
             continue;
         };
-        let wrong = |reason| ConfigError::Value {
-            place: format!("{name} in the environment"),
-            reason,
-        };
-        let value = value
-            .into_string()
-            .map_err(|_| wrong("this is not UTF-8".into()))?;
+        let wrong = |reason| ConfigError::Value { place: format!("{name} in the environment"), reason };
+        let value = value.into_string().map_err(|_| wrong("this is not UTF-8".into()))?;
         let given = match arg.get_action() {
             ArgAction::Append => value.split(',').map(|value| value.trim().to_owned()).collect(),
             ArgAction::SetTrue => vec![switch(&value).map_err(wrong)?.to_string()],
@@ -169,29 +155,18 @@ fn switch(text: &str) -> Result<bool, String> {
 
 /// What the file says.
 fn from_file(path: &Path, command: &Command) -> Result<Values, ConfigError> {
-    let text = fs::read_to_string(path).map_err(|source| ConfigError::Unreadable {
+    let text = fs::read_to_string(path)
+        .map_err(|source| ConfigError::Unreadable { path: path.to_owned(), source })?;
+    let table: Table = text.parse().map_err(|error: toml::de::Error| ConfigError::Syntax {
         path: path.to_owned(),
-        source,
+        line: 1 + text[..error.span().map_or(0, |span| span.start)].matches('\n').count(),
+        reason: error.message().trim().replace('\n', ", "),
     })?;
-    let table: Table = text
-        .parse()
-        .map_err(|error: toml::de::Error| ConfigError::Syntax {
-            path: path.to_owned(),
-            line: 1 + text[..error.span().map_or(0, |span| span.start)]
-                .matches('\n')
-                .count(),
-            reason: error.message().trim().replace('\n', ", "),
-        })?;
     from_table(&table, command).map_err(|fault| match fault {
-        Fault::Key { key, nearest } => ConfigError::UnknownKey {
-            path: path.to_owned(),
-            key,
-            nearest,
-        },
-        Fault::Value { key, reason } => ConfigError::Value {
-            place: format!("{}: {key}", path.display()),
-            reason,
-        },
+        Fault::Key { key, nearest } => ConfigError::UnknownKey { path: path.to_owned(), key, nearest },
+        Fault::Value { key, reason } => {
+            ConfigError::Value { place: format!("{}: {key}", path.display()), reason }
+        }
     })
 }
 
@@ -202,36 +177,26 @@ enum Fault {
 }
 
 fn from_table(table: &Table, command: &Command) -> Result<Values, Fault> {
-    table
-        .iter()
-        .map(|(key, value)| from_entry(key, value, command))
-        .collect()
+    table.iter().map(|(key, value)| from_entry(key, value, command)).collect()
 }
 
 fn from_entry(key: &str, value: &Value, command: &Command) -> Result<(Id, Vec<String>), Fault> {
     let long = key.replace('_', "-");
     let known = || command.get_arguments().filter(|arg| arg.get_id() != "config");
     let named = |arg: &&Arg| arg.get_long() == Some(&long);
-    let arg = known().find(named).ok_or_else(|| Fault::Key {
-        key: key.into(),
-        nearest: nearest(&long, known()),
-    })?;
+    let arg = known()
+        .find(named)
+        .ok_or_else(|| Fault::Key { key: key.into(), nearest: nearest(&long, known()) })?;
     let many = matches!(arg.get_action(), ArgAction::Append);
     let values = match value {
         Value::Array(values) if many => values.as_slice(),
         one => std::slice::from_ref(one),
     };
     let read = values.iter().enumerate().map(|(index, value)| {
-        text(arg, value)
-            .and_then(|text| check(arg, &text).map(|()| text))
-            .map_err(|reason| {
-                let key = if values.len() > 1 {
-                    format!("{key} {}", index + 1)
-                } else {
-                    key.to_owned()
-                };
-                Fault::Value { key, reason }
-            })
+        text(arg, value).and_then(|text| check(arg, &text).map(|()| text)).map_err(|reason| {
+            let key = if values.len() > 1 { format!("{key} {}", index + 1) } else { key.to_owned() };
+            Fault::Value { key, reason }
+        })
     });
     Ok((arg.get_id().clone(), read.collect::<Result<_, _>>()?))
 }
@@ -257,20 +222,13 @@ fn check(arg: &Arg, value: &str) -> Result<(), String> {
         return Ok(());
     }
     let line = [format!("--{long}={value}")];
-    let read = Command::new("check")
-        .no_binary_name(true)
-        .arg(alone)
-        .try_get_matches_from(line);
-    read.map(drop)
-        .map_err(|error| reason(&error, arg.is_hide_set(), value))
+    let read = Command::new("check").no_binary_name(true).arg(alone).try_get_matches_from(line);
+    read.map(drop).map_err(|error| reason(&error, arg.is_hide_set(), value))
 }
 
 /// What a value parser said, without the frame that clap puts around it.
 fn reason(error: &clap::Error, table: bool, value: &str) -> String {
-    match (
-        std::error::Error::source(error),
-        error.get(ContextKind::ValidValue),
-    ) {
+    match (std::error::Error::source(error), error.get(ContextKind::ValidValue)) {
         (Some(source), _) if table || source.to_string().contains(&format!("{value:?}")) => {
             source.to_string()
         }
@@ -284,10 +242,6 @@ fn reason(error: &clap::Error, table: bool, value: &str) -> String {
 
 fn nearest<'a>(key: &str, known: impl Iterator<Item = &'a Arg>) -> Option<String> {
     let likeness = |long: &&str| strsim::normalized_damerau_levenshtein(key, long);
-    let alike = known
-        .filter_map(Arg::get_long)
-        .filter(|long| likeness(long) > 0.4);
-    alike
-        .max_by(|a, b| likeness(a).total_cmp(&likeness(b)))
-        .map(str::to_owned)
+    let alike = known.filter_map(Arg::get_long).filter(|long| likeness(long) > 0.4);
+    alike.max_by(|a, b| likeness(a).total_cmp(&likeness(b))).map(str::to_owned)
 }

@@ -20,20 +20,10 @@ pub struct LinkArgs {
 
 impl LinkArgs {
     pub(super) fn settings(&self) -> Result<Settings, ConfigError> {
-        let Self {
-            keep_alive,
-            idle_timeout,
-        } = *self;
+        let Self { keep_alive, idle_timeout } = *self;
         if keep_alive.is_zero() || keep_alive >= idle_timeout / 2 {
-            return Err(ConfigError::KeepAlive {
-                keep_alive,
-                idle_timeout,
-            });
+            return Err(ConfigError::KeepAlive { keep_alive, idle_timeout });
         }
-        Ok(Settings {
-            keep_alive,
-            idle_timeout,
-            ..Settings::default()
-        })
+        Ok(Settings { keep_alive, idle_timeout, ..Settings::default() })
     }
 }

@@ -49,12 +49,7 @@ pub struct NodeArgs {
     #[arg(help_heading = "Clients (the edge)")]
     request_timeout: Duration,
     /// Refuse requests whose headers are longer.
-    #[arg(
-        long,
-        value_name = "BYTES",
-        default_value_t = 65536,
-        help_heading = "Clients (the edge)"
-    )]
+    #[arg(long, value_name = "BYTES", default_value_t = 65536, help_heading = "Clients (the edge)")]
     #[arg(value_parser = clap::value_parser!(u32).range(8192..))]
     max_header_bytes: u32,
     /// Refuse requests whose body is longer. By default, there is no limit.
@@ -66,11 +61,7 @@ pub struct NodeArgs {
     #[arg(help_heading = "Agents and forwarders (links)")]
     link_bind: SocketAddr,
     /// Where agents and forwarders reach the link port, if not at the address it is bound to.
-    #[arg(
-        long,
-        value_name = "HOST:PORT",
-        help_heading = "Agents and forwarders (links)"
-    )]
+    #[arg(long, value_name = "HOST:PORT", help_heading = "Agents and forwarders (links)")]
     advertise_link: Option<HostPort>,
     /// Certificate chain of the link port, as PEM. By default, node.pem in --certs.
     #[arg(long, value_name = "FILE", help_heading = "Agents and forwarders (links)")]
@@ -112,14 +103,10 @@ impl NodeArgs {
         };
         let tls = match self.edge_tls_bind {
             None => None,
-            Some(bind) if own.edge.is_empty() => Some(edge::TlsConfig {
-                bind,
-                identities: vec![development()?],
-            }),
-            Some(bind) => Some(edge::TlsConfig {
-                bind,
-                identities: own.edge,
-            }),
+            Some(bind) if own.edge.is_empty() => {
+                Some(edge::TlsConfig { bind, identities: vec![development()?] })
+            }
+            Some(bind) => Some(edge::TlsConfig { bind, identities: own.edge }),
         };
         tracing::info!(pin = %identity.fingerprint(), "agents can pin the link certificate");
         Ok(node::Config {
@@ -151,21 +138,13 @@ impl NodeArgs {
             return Err(ConfigError::EdgePairs { certs, keys });
         }
         if certs > 0 && self.edge_tls_bind.is_none() {
-            return Err(ConfigError::Half {
-                given: "--edge-cert",
-                missing: "--edge-tls-bind",
-            });
+            return Err(ConfigError::Half { given: "--edge-cert", missing: "--edge-tls-bind" });
         }
-        let link = both(
-            ("--link-cert", self.link_cert.as_ref()),
-            ("--link-key", self.link_key.as_ref()),
-        )?;
+        let link = both(("--link-cert", self.link_cert.as_ref()), ("--link-key", self.link_key.as_ref()))?;
         let edge = self.edge_cert.iter().zip(&self.edge_key);
         Ok(Certificates {
             link: link.map(|(cert, key)| Identity::load(cert, key)).transpose()?,
-            edge: edge
-                .map(|(cert, key)| Identity::load(cert, key))
-                .collect::<Result<_, _>>()?,
+            edge: edge.map(|(cert, key)| Identity::load(cert, key)).collect::<Result<_, _>>()?,
         })
     }
 
@@ -196,9 +175,8 @@ fn development(dir: &std::path::Path, names: &[String]) -> Result<Identity, Conf
 
 /// Linux tells the host's name in a file, and shells often export it.
 fn default_id() -> NodeId {
-    let host = fs::read_to_string("/proc/sys/kernel/hostname")
-        .ok()
-        .or_else(|| std::env::var("HOSTNAME").ok());
+    let host =
+        fs::read_to_string("/proc/sys/kernel/hostname").ok().or_else(|| std::env::var("HOSTNAME").ok());
     let host = host.and_then(|name| NodeId::new(name.trim()).ok());
     host.unwrap_or_else(|| {
         let random = format!("node-{:08x}", rand::random::<u32>());

@@ -72,7 +72,8 @@ async fn connect(stream: TcpStream, address: SocketAddr, tls: Option<TlsAcceptor
     };
     match tokio::time::timeout(HANDSHAKE, tls.accept(stream)).await {
         Ok(Ok(stream)) => {
-            serve(Connection::Tls(Box::new(stream.into())), Client { address, scheme: "https" }, shared).await;
+            serve(Connection::Tls(Box::new(stream.into())), Client { address, scheme: "https" }, shared)
+                .await;
         }
         Ok(Err(error)) => tracing::debug!(client = %address, %error, "a TLS handshake failed"),
         Err(_) => tracing::debug!(client = %address, "a TLS handshake was not done after {HANDSHAKE:?}"),

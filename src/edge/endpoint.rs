@@ -66,7 +66,9 @@ mod tests {
 
     #[test]
     fn addresses_and_single_labels_name_nothing() {
-        for host in ["localhost", "localhost:8000", "127.0.0.1:8000", "10.0.0.1", "[::1]:8000", "::1", "app.", ""] {
+        for host in
+            ["localhost", "localhost:8000", "127.0.0.1:8000", "10.0.0.1", "[::1]:8000", "::1", "app.", ""]
+        {
             assert_eq!(of(&[], Some(host)), Err(EndpointError::Missing), "{host}");
         }
         assert_eq!(of(&[], None), Err(EndpointError::Missing));

@@ -4,7 +4,9 @@ use std::net::SocketAddr;
 
 use http::{
     HeaderMap, HeaderName, HeaderValue,
-    header::{CONNECTION, FORWARDED, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRANSFER_ENCODING, UPGRADE},
+    header::{
+        CONNECTION, FORWARDED, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRANSFER_ENCODING, UPGRADE,
+    },
 };
 
 /// The error code of a response that adit made itself; a service's own is not passed on, so that it can be relied upon.
@@ -59,14 +61,17 @@ pub(super) fn upgrade(headers: &HeaderMap) -> Option<HeaderValue> {
 }
 
 fn has_token(value: &HeaderValue, token: &str) -> bool {
-    value
-        .to_str()
-        .is_ok_and(|value| value.split(',').any(|part| part.trim().eq_ignore_ascii_case(token)))
+    value.to_str().is_ok_and(|value| value.split(',').any(|part| part.trim().eq_ignore_ascii_case(token)))
 }
 
 /// Says for whom the request is forwarded. The list of addresses grows by the client's; scheme and host are those that this
 /// edge has seen, whatever the client claims.
-pub(super) fn forwarded(headers: &mut HeaderMap, client: SocketAddr, scheme: &'static str, host: Option<&str>) {
+pub(super) fn forwarded(
+    headers: &mut HeaderMap,
+    client: SocketAddr,
+    scheme: &'static str,
+    host: Option<&str>,
+) {
     append(headers, X_FORWARDED_FOR, &client.ip().to_string());
     headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static(scheme));
     headers.remove(X_FORWARDED_HOST);

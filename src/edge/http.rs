@@ -21,7 +21,11 @@ use crate::{
 };
 
 /// Answers a request, whatever happens.
-pub(super) async fn serve(shared: &Arc<Shared>, client: Client, request: Request<Incoming>) -> Response<Body> {
+pub(super) async fn serve(
+    shared: &Arc<Shared>,
+    client: Client,
+    request: Request<Incoming>,
+) -> Response<Body> {
     let started = Instant::now();
     let (version, method, uri) = (request.version(), request.method().clone(), request.uri().clone());
     let _in_flight = shared.counters.begin();
@@ -33,7 +37,9 @@ pub(super) async fn serve(shared: &Arc<Shared>, client: Client, request: Request
         }
     };
     shared.counters.answered(version, response.status(), started.elapsed());
-    if shared.closing.load(Relaxed) && version < Version::HTTP_2 && response.status() != StatusCode::SWITCHING_PROTOCOLS
+    if shared.closing.load(Relaxed)
+        && version < Version::HTTP_2
+        && response.status() != StatusCode::SWITCHING_PROTOCOLS
     {
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
@@ -66,8 +72,8 @@ async fn forward(
         .await
         .map_err(|error| Error::of_send(error, max_body))?;
 
-    let service_side = (response.status() == StatusCode::SWITCHING_PROTOCOLS)
-        .then(|| hyper::upgrade::on(&mut response));
+    let service_side =
+        (response.status() == StatusCode::SWITCHING_PROTOCOLS).then(|| hyper::upgrade::on(&mut response));
     headers::strip_hop_by_hop(response.headers_mut());
     response.headers_mut().remove(headers::ERROR);
     *response.version_mut() = Version::HTTP_11;
@@ -121,7 +127,12 @@ fn rewrite(request: &mut Request<Incoming>, client: Client, host: Option<HeaderV
         headers.remove(header::UPGRADE);
         headers.remove(header::CONNECTION);
     }
-    headers::forwarded(headers, client.address, client.scheme, host.as_ref().and_then(|host| host.to_str().ok()));
+    headers::forwarded(
+        headers,
+        client.address,
+        client.scheme,
+        host.as_ref().and_then(|host| host.to_str().ok()),
+    );
     if let Some(host) = host {
         headers.insert(header::HOST, host);
     }
@@ -139,7 +150,10 @@ fn switch(
     // A connection of its own kind by now, which the edge waits for as for any other.
     shared.connections.spawn(async move {
         if let Err(error) = join(client, service, upgrade).await {
-            tracing::debug!(error = crate::telemetry::report(&*error), "an upgraded connection ended with an error");
+            tracing::debug!(
+                error = crate::telemetry::report(&*error),
+                "an upgraded connection ended with an error"
+            );
         }
     });
     Response::from_parts(parts, Body::empty())

@@ -30,7 +30,11 @@ impl Counters {
     pub(super) fn new(metrics: &Metrics) -> Self {
         metrics.register(|registry| {
             let requests = Family::default();
-            registry.register("requests", "Requests answered, by protocol and class of status", requests.clone());
+            registry.register(
+                "requests",
+                "Requests answered, by protocol and class of status",
+                requests.clone(),
+            );
             let until_headers = Histogram::new(BUCKETS);
             registry.register(
                 "response_headers_seconds",
@@ -39,7 +43,11 @@ impl Counters {
             );
             Self {
                 requests,
-                in_flight: telemetry::gauge(registry, "requests_in_flight", "Requests whose response has not begun"),
+                in_flight: telemetry::gauge(
+                    registry,
+                    "requests_in_flight",
+                    "Requests whose response has not begun",
+                ),
                 until_headers,
             }
         })

@@ -49,15 +49,10 @@ pub(super) struct Links {
 impl Links {
     pub(super) fn start(listener: quic::Listener, welcomer: Welcomer) -> Result<Self, quic::BindError> {
         let unbound = SocketAddr::from(([0, 0, 0, 0], 0));
-        let address = listener
-            .local_address()
-            .map_err(|source| quic::BindError::Bind { address: unbound, source })?;
-        let links = Self {
-            listener: Arc::new(listener),
-            address,
-            draining: Arc::default(),
-            tasks: Tasks::new(),
-        };
+        let address =
+            listener.local_address().map_err(|source| quic::BindError::Bind { address: unbound, source })?;
+        let links =
+            Self { listener: Arc::new(listener), address, draining: Arc::default(), tasks: Tasks::new() };
         let door = Arc::new(Door { welcomer, address, draining: Arc::clone(&links.draining) });
         links.tasks.spawn(accept(Arc::clone(&links.listener), door, links.tasks.clone()));
         Ok(links)
@@ -174,7 +169,9 @@ impl Door {
         let version = hello.version.min(VERSION);
         if version < hello.oldest.max(OLDEST_VERSION) {
             let theirs = format!("{} to {}", hello.oldest, hello.version);
-            let text = format!("this node speaks versions {OLDEST_VERSION} to {VERSION}, the link's opener {theirs}");
+            let text = format!(
+                "this node speaks versions {OLDEST_VERSION} to {VERSION}, the link's opener {theirs}"
+            );
             return Err(Refusal::new(Code::UnsupportedVersion, text));
         }
         if self.draining.load(Relaxed) {
@@ -185,7 +182,8 @@ impl Door {
 
     async fn welcome(&self, version: u32, writer: &mut ControlWriter) -> Result<(), FrameError> {
         let welcomer = &self.welcomer;
-        let address = welcomer.advertise.as_ref().map_or_else(|| self.address.to_string(), HostPort::to_string);
+        let address =
+            welcomer.advertise.as_ref().map_or_else(|| self.address.to_string(), HostPort::to_string);
         let welcome = Welcome {
             version,
             node: welcomer.node.clone(),

@@ -235,8 +235,7 @@ impl Frame for Control {
                 wire::text("token", w.token, Hello::MAX_TOKEN).map(|token| Self::Token(Secret::new(token)))
             }),
             kind::RETIRE => read(body, |w: wire::Retire| {
-                wire::at_most("flows", w.flows, Retire::MAX_FLOWS)
-                    .map(|flows| Self::Retire(Retire { flows }))
+                wire::at_most("flows", w.flows, Retire::MAX_FLOWS).map(|flows| Self::Retire(Retire { flows }))
             }),
             kind::GO_AWAY => read(body, |w: wire::GoAway| w.parse().map(Self::GoAway)),
             kind::UNSUPPORTED => read(body, |w: wire::Number| {
@@ -364,10 +363,7 @@ mod wire {
     }
 
     /// Proto3 has no absent text: an empty one stands for it.
-    fn given<T>(
-        text: String,
-        parse: impl FnOnce(String) -> Result<T, String>,
-    ) -> Result<Option<T>, String> {
+    fn given<T>(text: String, parse: impl FnOnce(String) -> Result<T, String>) -> Result<Option<T>, String> {
         if text.is_empty() { Ok(None) } else { parse(text).map(Some) }
     }
 

@@ -192,7 +192,11 @@ pub(super) fn wire_refusal(refusal: &Refusal) -> WireRefusal {
 
 pub(super) fn parse_refusal(wire: WireRefusal) -> Result<Refusal, String> {
     if wire.message.len() > Refusal::MAX_MESSAGE {
-        return Err(format!("message has {} bytes, at most {} are allowed", wire.message.len(), Refusal::MAX_MESSAGE));
+        return Err(format!(
+            "message has {} bytes, at most {} are allowed",
+            wire.message.len(),
+            Refusal::MAX_MESSAGE
+        ));
     }
     Ok(Refusal { code: Code::from_number(wire.code), message: wire.message })
 }

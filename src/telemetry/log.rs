@@ -18,7 +18,9 @@ pub enum LogFormat {
 
 /// A `--log-level` that cannot be read.
 #[derive(Debug, thiserror::Error)]
-#[error("--log-level {text:?} is not a level or a list of module=level, such as \"info,adit::edge=debug\": {reason}")]
+#[error(
+    "--log-level {text:?} is not a level or a list of module=level, such as \"info,adit::edge=debug\": {reason}"
+)]
 pub struct InvalidFilter {
     text: String,
     reason: String,
@@ -29,9 +31,8 @@ pub struct InvalidFilter {
 /// # Errors
 /// When the filter cannot be read.
 pub fn init(format: LogFormat, filter: &str) -> Result<(), InvalidFilter> {
-    let filter =
-        EnvFilter::try_new(filter)
-            .map_err(|error| InvalidFilter { text: filter.into(), reason: error.to_string() })?;
+    let filter = EnvFilter::try_new(filter)
+        .map_err(|error| InvalidFilter { text: filter.into(), reason: error.to_string() })?;
     let terminal = io::stderr().is_terminal();
     let json = match format {
         LogFormat::Auto => !terminal,

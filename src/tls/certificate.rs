@@ -155,20 +155,14 @@ pub(crate) fn day(time: SystemTime) -> String {
         Ok(after) => i64::try_from(after.as_secs()).unwrap_or(i64::MAX),
         Err(before) => i64::try_from(before.duration().as_secs()).map_or(i64::MIN, |s| -s),
     };
-    ASN1Time::from_timestamp(seconds).map_or_else(
-        |_| "a day beyond the calendar".to_owned(),
-        |t| t.to_datetime().date().to_string(),
-    )
+    ASN1Time::from_timestamp(seconds)
+        .map_or_else(|_| "a day beyond the calendar".to_owned(), |t| t.to_datetime().date().to_string())
 }
 
 fn system_time(unix_seconds: i64) -> SystemTime {
     let distance = Duration::from_secs(unix_seconds.unsigned_abs());
     let epoch = SystemTime::UNIX_EPOCH;
-    let time = if unix_seconds < 0 {
-        epoch.checked_sub(distance)
-    } else {
-        epoch.checked_add(distance)
-    };
+    let time = if unix_seconds < 0 { epoch.checked_sub(distance) } else { epoch.checked_add(distance) };
     // X.509 dates end with the year 9999, which every platform's clock can hold; the past may be out of
     // range.
     time.unwrap_or(epoch)
@@ -176,6 +170,5 @@ fn system_time(unix_seconds: i64) -> SystemTime {
 
 fn address(octets: &[u8]) -> Option<IpAddr> {
     let v4 = <[u8; 4]>::try_from(octets).map(|o| IpAddr::V4(Ipv4Addr::from(o)));
-    v4.or_else(|_| <[u8; 16]>::try_from(octets).map(|o| IpAddr::V6(Ipv6Addr::from(o))))
-        .ok()
+    v4.or_else(|_| <[u8; 16]>::try_from(octets).map(|o| IpAddr::V6(Ipv6Addr::from(o)))).ok()
 }

@@ -50,30 +50,17 @@ pub fn development(dir: &Path, names: &[String]) -> Result<Development, Generate
     // A complete folder is only read, so that it may be a read-only mount. The certificate is always written
     // last.
     if !files.complete() {
-        let _lock = lock(dir).map_err(|source| GenerateError::Folder {
-            path: dir.to_owned(),
-            source,
-        })?;
+        let _lock = lock(dir).map_err(|source| GenerateError::Folder { path: dir.to_owned(), source })?;
         files.make_missing(names, &mut created)?;
     }
     let warnings = files.check(names)?;
-    Ok(Development {
-        ca: files.ca,
-        cert: files.cert,
-        key: files.key,
-        created,
-        warnings,
-    })
+    Ok(Development { ca: files.ca, cert: files.cert, key: files.key, created, warnings })
 }
 
 /// The lock ends with the file it is held through, also when the process dies.
 fn lock(dir: &Path) -> io::Result<File> {
     fs::create_dir_all(dir)?;
-    let file = File::options()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .open(dir.join(".lock"))?;
+    let file = File::options().create(true).truncate(false).write(true).open(dir.join(".lock"))?;
     file.lock()?;
     Ok(file)
 }
@@ -103,10 +90,9 @@ impl Files {
     fn make_missing(&self, names: &[String], created: &mut Vec<PathBuf>) -> Result<(), GenerateError> {
         if self.cert.exists() {
             return match (self.key.exists(), self.ca.exists()) {
-                (false, _) => Err(GenerateError::Halved {
-                    present: self.cert.clone(),
-                    missing: self.key.clone(),
-                }),
+                (false, _) => {
+                    Err(GenerateError::Halved { present: self.cert.clone(), missing: self.key.clone() })
+                }
                 (true, false) => Err(GenerateError::NoAuthority {
                     cert: self.ca.clone(),
                     node: self.cert.clone(),
@@ -122,9 +108,7 @@ impl Files {
             usage: Usage::Both,
             lifetime: DEFAULT_LIFETIME,
         };
-        pair(&self.cert, &self.key, created, |key| {
-            authority.issue_for(&key, &request)
-        })?;
+        pair(&self.cert, &self.key, created, |key| authority.issue_for(&key, &request))?;
         Ok(())
     }
 
@@ -147,21 +131,15 @@ impl Files {
 
     fn check(&self, names: &[String]) -> Result<Vec<String>, GenerateError> {
         let node = Identity::load(&self.cert, &self.key).map_err(|error| match error {
-            LoadError::Expired { ended, .. } => GenerateError::NodeExpired {
-                cert: self.cert.clone(),
-                key: self.key.clone(),
-                ended,
-            },
+            LoadError::Expired { ended, .. } => {
+                GenerateError::NodeExpired { cert: self.cert.clone(), key: self.key.clone(), ended }
+            }
             other => other.into(),
         })?;
         let roots = Trust::roots_from_file(&self.ca)?;
         let (cert, fix) = (
             self.cert.display(),
-            format!(
-                "remove {} and {} and start again",
-                self.cert.display(),
-                self.key.display()
-            ),
+            format!("remove {} and {} and start again", self.cert.display(), self.key.display()),
         );
         let mut warnings = Vec::new();
         if !signed_by(&node, &roots) {
@@ -171,11 +149,7 @@ impl Files {
                 self.ca.display()
             ));
         }
-        let uncovered: Vec<_> = names
-            .iter()
-            .filter(|name| !node.covers(name))
-            .map(String::as_str)
-            .collect();
+        let uncovered: Vec<_> = names.iter().filter(|name| !node.covers(name)).map(String::as_str).collect();
         if !uncovered.is_empty() {
             warnings.push(format!(
                 "{cert} is not good for {}, so clients that ask for it refuse this node: {fix}",
@@ -224,9 +198,8 @@ fn own_names() -> impl Iterator<Item = String> {
 
 /// Linux tells the host's name in a file, and shells often export it; where neither is so, it is left out.
 fn host_name() -> Option<String> {
-    let name = fs::read_to_string("/proc/sys/kernel/hostname")
-        .ok()
-        .or_else(|| std::env::var("HOSTNAME").ok())?;
+    let name =
+        fs::read_to_string("/proc/sys/kernel/hostname").ok().or_else(|| std::env::var("HOSTNAME").ok())?;
     let name = name.trim().to_ascii_lowercase();
     is_dns_name(&name).then_some(name)
 }

@@ -76,9 +76,7 @@ impl Issued {
 
 impl fmt::Debug for Issued {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Issued")
-            .field("cert_pem", &self.cert_pem)
-            .finish_non_exhaustive()
+        f.debug_struct("Issued").field("cert_pem", &self.cert_pem).finish_non_exhaustive()
     }
 }
 
@@ -108,23 +106,13 @@ impl Authority {
     pub fn load(cert: &Path, key: &Path) -> Result<Self, GenerateError> {
         let identity = Identity::load(cert, key)?;
         if !identity.leaf().authority {
-            return Err(GenerateError::NotAuthority {
-                path: cert.to_owned(),
-            });
+            return Err(GenerateError::NotAuthority { path: cert.to_owned() });
         }
         let certificate = identity.chain()[0].clone();
         let issuer = Issuer::from_ca_cert_der(&certificate, KeyPair::try_from(identity.key())?)?;
         let text = |path| read(path).map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
-        let pem = Issued {
-            cert_pem: text(cert)?,
-            key_pem: text(key)?,
-        };
-        Ok(Self {
-            pem,
-            certificate,
-            not_after: identity.not_after(),
-            issuer,
-        })
+        let pem = Issued { cert_pem: text(cert)?, key_pem: text(key)? };
+        Ok(Self { pem, certificate, not_after: identity.not_after(), issuer })
     }
 
     pub(super) fn with_key(common_name: &str, key: KeyPair) -> Result<Self, GenerateError> {
@@ -133,16 +121,8 @@ impl Authority {
         params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
         let certificate = params.self_signed(&key)?;
-        let pem = Issued {
-            cert_pem: certificate.pem(),
-            key_pem: key.serialize_pem(),
-        };
-        Ok(Self {
-            pem,
-            certificate: certificate.into(),
-            not_after,
-            issuer: Issuer::new(params, key),
-        })
+        let pem = Issued { cert_pem: certificate.pem(), key_pem: key.serialize_pem() };
+        Ok(Self { pem, certificate: certificate.into(), not_after, issuer: Issuer::new(params, key) })
     }
 
     /// The authority's own certificate: what others have to trust.
@@ -184,10 +164,7 @@ impl Authority {
         params.extended_key_usages = match request.usage {
             Usage::Server => vec![ExtendedKeyUsagePurpose::ServerAuth],
             Usage::Client => vec![ExtendedKeyUsagePurpose::ClientAuth],
-            Usage::Both => vec![
-                ExtendedKeyUsagePurpose::ServerAuth,
-                ExtendedKeyUsagePurpose::ClientAuth,
-            ],
+            Usage::Both => vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth],
         };
         for name in &request.names {
             let name = alternative_name(name)?;
@@ -199,18 +176,13 @@ impl Authority {
             return Err(GenerateError::NoNames);
         }
         let certificate = params.signed_by(key, &self.issuer)?;
-        Ok(Issued {
-            cert_pem: certificate.pem(),
-            key_pem: key.serialize_pem(),
-        })
+        Ok(Issued { cert_pem: certificate.pem(), key_pem: key.serialize_pem() })
     }
 }
 
 impl fmt::Debug for Authority {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Authority")
-            .field("issuer", &self.issuer)
-            .finish_non_exhaustive()
+        f.debug_struct("Authority").field("issuer", &self.issuer).finish_non_exhaustive()
     }
 }
 
@@ -220,9 +192,7 @@ fn parameters(
     not_after: SystemTime,
 ) -> Result<CertificateParams, GenerateError> {
     if !(1..=64).contains(&common_name.chars().count()) {
-        return Err(GenerateError::CommonName {
-            name: common_name.to_owned(),
-        });
+        return Err(GenerateError::CommonName { name: common_name.to_owned() });
     }
     let mut params = CertificateParams::default();
     params.distinguished_name = rcgen::DistinguishedName::new();
@@ -245,16 +215,12 @@ fn alternative_name(name: &str) -> Result<SanType, GenerateError> {
     if let Ok(address) = name.parse::<IpAddr>() {
         return Ok(SanType::IpAddress(address));
     }
-    let invalid = || GenerateError::Name {
-        name: name.to_owned(),
-    };
+    let invalid = || GenerateError::Name { name: name.to_owned() };
     let host = name.strip_prefix("*.").unwrap_or(name);
     if !is_dns_name(host) {
         return Err(invalid());
     }
-    Ok(SanType::DnsName(
-        name.to_ascii_lowercase().try_into().map_err(|_| invalid())?,
-    ))
+    Ok(SanType::DnsName(name.to_ascii_lowercase().try_into().map_err(|_| invalid())?))
 }
 
 pub(super) fn is_dns_name(name: &str) -> bool {

@@ -44,27 +44,13 @@ impl Identity {
         let chain = load_certificates(cert)?;
         let private = load_key(key)?;
         let identity = Self::new(chain, private).map_err(|error| match error {
-            IdentityError::Empty => LoadError::NoCertificate {
-                path: cert.to_owned(),
-            },
-            IdentityError::Certificate(source) => LoadError::BadCertificate {
-                path: cert.to_owned(),
-                source,
-            },
-            IdentityError::Key(source) => LoadError::BadKey {
-                path: key.to_owned(),
-                source,
-            },
-            IdentityError::Mismatch => LoadError::Mismatch {
-                cert: cert.to_owned(),
-                key: key.to_owned(),
-            },
+            IdentityError::Empty => LoadError::NoCertificate { path: cert.to_owned() },
+            IdentityError::Certificate(source) => LoadError::BadCertificate { path: cert.to_owned(), source },
+            IdentityError::Key(source) => LoadError::BadKey { path: key.to_owned(), source },
+            IdentityError::Mismatch => LoadError::Mismatch { cert: cert.to_owned(), key: key.to_owned() },
         })?;
         if identity.not_after() < SystemTime::now() {
-            return Err(LoadError::Expired {
-                path: cert.to_owned(),
-                ended: identity.not_after(),
-            });
+            return Err(LoadError::Expired { path: cert.to_owned(), ended: identity.not_after() });
         }
         Ok(identity)
     }
@@ -81,10 +67,7 @@ impl Identity {
     ) -> Result<Self, IdentityError> {
         let leaf =
             Summary::of(chain.first().ok_or(IdentityError::Empty)?).map_err(IdentityError::Certificate)?;
-        let signer = provider()
-            .key_provider
-            .load_private_key(key.clone_key())
-            .map_err(IdentityError::Key)?;
+        let signer = provider().key_provider.load_private_key(key.clone_key()).map_err(IdentityError::Key)?;
         let certified = CertifiedKey::new(chain, signer);
         match certified.keys_match() {
             // A signer that cannot tell its public key is shown wrong by the first handshake.
@@ -92,11 +75,7 @@ impl Identity {
             Err(TlsError::InconsistentKeys(_)) => return Err(IdentityError::Mismatch),
             Err(error) => return Err(IdentityError::Certificate(error)),
         }
-        Ok(Self(Arc::new(Parts {
-            certified: Arc::new(certified),
-            key,
-            leaf,
-        })))
+        Ok(Self(Arc::new(Parts { certified: Arc::new(certified), key, leaf })))
     }
 
     /// The certificates, leaf first.
@@ -129,10 +108,7 @@ impl Identity {
     pub fn covers(&self, name: &str) -> bool {
         let literally = self.0.leaf.names.iter().any(|own| own.eq_ignore_ascii_case(name));
         literally
-            || match (
-                ParsedCertificate::try_from(&self.chain()[0]),
-                ServerName::try_from(name),
-            ) {
+            || match (ParsedCertificate::try_from(&self.chain()[0]), ServerName::try_from(name)) {
                 (Ok(leaf), Ok(name)) => verify_server_name(&leaf, &name).is_ok(),
                 _ => false,
             }
@@ -270,14 +246,9 @@ pub enum LoadError {
 pub fn load_certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, LoadError> {
     let chain = CertificateDer::pem_slice_iter(&read(path)?)
         .collect::<Result<Vec<_>, _>>()
-        .map_err(|source| LoadError::BadPem {
-            path: path.to_owned(),
-            source,
-        })?;
+        .map_err(|source| LoadError::BadPem { path: path.to_owned(), source })?;
     if chain.is_empty() {
-        return Err(LoadError::NoCertificate {
-            path: path.to_owned(),
-        });
+        return Err(LoadError::NoCertificate { path: path.to_owned() });
     }
     Ok(chain)
 }
@@ -285,19 +256,11 @@ pub fn load_certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, Lo
 /// The first private key of the PEM file `path`.
 pub(super) fn load_key(path: &Path) -> Result<PrivateKeyDer<'static>, LoadError> {
     PrivateKeyDer::from_pem_slice(&read(path)?).map_err(|error| match error {
-        pem::Error::NoItemsFound => LoadError::NoPrivateKey {
-            path: path.to_owned(),
-        },
-        source => LoadError::BadPem {
-            path: path.to_owned(),
-            source,
-        },
+        pem::Error::NoItemsFound => LoadError::NoPrivateKey { path: path.to_owned() },
+        source => LoadError::BadPem { path: path.to_owned(), source },
     })
 }
 
 pub(super) fn read(path: &Path) -> Result<Vec<u8>, LoadError> {
-    fs::read(path).map_err(|source| LoadError::Unreadable {
-        path: path.to_owned(),
-        source,
-    })
+    fs::read(path).map_err(|source| LoadError::Unreadable { path: path.to_owned(), source })
 }

@@ -130,15 +130,10 @@ impl Table {
         let mut names = HashMap::new();
         for identity in identities {
             for name in &identity.leaf().names {
-                names
-                    .entry(name.to_ascii_lowercase())
-                    .or_insert_with(|| Arc::clone(identity.certified()));
+                names.entry(name.to_ascii_lowercase()).or_insert_with(|| Arc::clone(identity.certified()));
             }
         }
-        Ok(Self {
-            default: Arc::clone(first.certified()),
-            names,
-        })
+        Ok(Self { default: Arc::clone(first.certified()), names })
     }
 }
 

@@ -20,14 +20,8 @@ pub(super) fn request(names: &[&str], usage: Usage) -> Request {
 }
 
 pub(super) fn identity_of(issued: &Issued) -> Identity {
-    let chain = CertificateDer::pem_slice_iter(issued.cert_pem.as_bytes())
-        .collect::<Result<_, _>>()
-        .unwrap();
-    Identity::new(
-        chain,
-        PrivateKeyDer::from_pem_slice(issued.key_pem.as_bytes()).unwrap(),
-    )
-    .unwrap()
+    let chain = CertificateDer::pem_slice_iter(issued.cert_pem.as_bytes()).collect::<Result<_, _>>().unwrap();
+    Identity::new(chain, PrivateKeyDer::from_pem_slice(issued.key_pem.as_bytes()).unwrap()).unwrap()
 }
 
 pub(super) fn authority() -> Authority {
@@ -45,7 +39,5 @@ pub(super) fn issue(authority: &Authority, names: &[&str]) -> Identity {
 pub(super) fn expired(authority: &Authority, names: &[&str]) -> Issued {
     let now = SystemTime::now();
     let key = KeyPair::generate().unwrap();
-    authority
-        .sign(&key, &request(names, Usage::Both), now - 2 * HOUR, now - HOUR)
-        .unwrap()
+    authority.sign(&key, &request(names, Usage::Both), now - 2 * HOUR, now - HOUR).unwrap()
 }

@@ -21,10 +21,8 @@ fn strings(names: &[&str]) -> Vec<String> {
 }
 
 fn listing(dir: &Path) -> Vec<String> {
-    let mut names: Vec<_> = fs::read_dir(dir)
-        .unwrap()
-        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
-        .collect();
+    let mut names: Vec<_> =
+        fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
     names.retain(|name| name != ".lock");
     names.sort();
     names
@@ -39,12 +37,8 @@ fn mode(path: &Path) -> u32 {
 #[test]
 fn fingerprints_are_read_as_they_are_written_and_as_others_write_them() {
     let hex = "00ff1a".to_owned() + &"2b".repeat(29);
-    let colons = hex
-        .as_bytes()
-        .chunks(2)
-        .map(|b| std::str::from_utf8(b).unwrap())
-        .collect::<Vec<_>>()
-        .join(":");
+    let colons =
+        hex.as_bytes().chunks(2).map(|b| std::str::from_utf8(b).unwrap()).collect::<Vec<_>>().join(":");
     let parsed: Fingerprint = format!("sha256:{hex}").parse().unwrap();
     assert_eq!(parsed.to_string(), format!("sha256:{hex}"));
     assert_eq!(parsed.as_bytes()[..4], [0x00, 0xff, 0x1a, 0x2b]);
@@ -92,12 +86,8 @@ fn an_authority_signs_leaves_only_and_lives_for_ten_years() {
 #[test]
 fn a_leaf_carries_what_was_asked_for_and_no_more() {
     let ca = authority();
-    let issued = ca
-        .issue(&request(
-            &["Node.example", "10.1.2.3", "fd00::1", "node.example"],
-            Usage::Server,
-        ))
-        .unwrap();
+    let issued =
+        ca.issue(&request(&["Node.example", "10.1.2.3", "fd00::1", "node.example"], Usage::Server)).unwrap();
     let identity = identity_of(&issued);
     assert_eq!(identity.names(), ["node.example", "10.1.2.3", "fd00::1"]);
 
@@ -117,20 +107,14 @@ fn a_leaf_carries_what_was_asked_for_and_no_more() {
     assert!(left <= DEFAULT_LIFETIME && left > DEFAULT_LIFETIME - HOUR);
 
     let (_, issuer) = x509_parser::parse_x509_certificate(ca.certificate()).unwrap();
-    let own = issuer
-        .extensions()
-        .iter()
-        .find_map(|e| match e.parsed_extension() {
-            ParsedExtension::SubjectKeyIdentifier(id) => Some(id.0),
-            _ => None,
-        });
-    let named = parsed
-        .extensions()
-        .iter()
-        .find_map(|e| match e.parsed_extension() {
-            ParsedExtension::AuthorityKeyIdentifier(id) => id.key_identifier.as_ref().map(|id| id.0),
-            _ => None,
-        });
+    let own = issuer.extensions().iter().find_map(|e| match e.parsed_extension() {
+        ParsedExtension::SubjectKeyIdentifier(id) => Some(id.0),
+        _ => None,
+    });
+    let named = parsed.extensions().iter().find_map(|e| match e.parsed_extension() {
+        ParsedExtension::AuthorityKeyIdentifier(id) => id.key_identifier.as_ref().map(|id| id.0),
+        _ => None,
+    });
     assert!(own.is_some() && own == named);
     assert_ne!(parsed.raw_serial(), issuer.raw_serial());
 }
@@ -139,10 +123,7 @@ fn a_leaf_carries_what_was_asked_for_and_no_more() {
 fn a_leaf_never_outlives_its_authority() {
     let ca = authority();
     for lifetime in [Duration::MAX, 20 * 365 * 24 * HOUR] {
-        let request = Request {
-            lifetime,
-            ..request(&["node.example"], Usage::Server)
-        };
+        let request = Request { lifetime, ..request(&["node.example"], Usage::Server) };
         let leaf = identity_of(&ca.issue(&request).unwrap());
         assert_eq!(leaf.not_after(), Summary::of(ca.certificate()).unwrap().not_after);
     }
@@ -176,17 +157,11 @@ fn impossible_names_are_refused() {
         );
     }
     for usage in [Usage::Server, Usage::Both] {
-        assert!(matches!(
-            ca.issue(&request(&[], usage)),
-            Err(GenerateError::NoNames)
-        ));
+        assert!(matches!(ca.issue(&request(&[], usage)), Err(GenerateError::NoNames)));
     }
     ca.issue(&request(&[], Usage::Client)).unwrap();
     for name in ["", &"x".repeat(65)] {
-        assert!(matches!(
-            Authority::generate(name),
-            Err(GenerateError::CommonName { .. })
-        ));
+        assert!(matches!(Authority::generate(name), Err(GenerateError::CommonName { .. })));
     }
 }
 
@@ -204,15 +179,8 @@ fn an_authority_survives_its_files() {
     assert!(client.alpn_protocols.is_empty() && leaf.covers("node.example"));
 
     let (leaf_cert, leaf_key) = (dir.path().join("leaf.pem"), dir.path().join("leaf.key"));
-    loaded
-        .issue(&request(&["node.example"], Usage::Both))
-        .unwrap()
-        .write(&leaf_cert, &leaf_key)
-        .unwrap();
-    assert!(matches!(
-        Authority::load(&leaf_cert, &leaf_key),
-        Err(GenerateError::NotAuthority { .. })
-    ));
+    loaded.issue(&request(&["node.example"], Usage::Both)).unwrap().write(&leaf_cert, &leaf_key).unwrap();
+    assert!(matches!(Authority::load(&leaf_cert, &leaf_key), Err(GenerateError::NotAuthority { .. })));
     assert!(matches!(
         Authority::load(&cert, &leaf_key),
         Err(GenerateError::Load(LoadError::Mismatch { .. }))
@@ -222,47 +190,26 @@ fn an_authority_survives_its_files() {
 #[test]
 fn an_identity_knows_its_leaf_and_hides_its_key() {
     let ca = authority();
-    let issued = ca
-        .issue(&request(&["node.example", "*.wild.example", "::1"], Usage::Both))
-        .unwrap();
+    let issued = ca.issue(&request(&["node.example", "*.wild.example", "::1"], Usage::Both)).unwrap();
     let identity = identity_of(&issued);
-    for name in [
-        "node.example",
-        "NODE.EXAMPLE",
-        "a.wild.example",
-        "*.wild.example",
-        "::1",
-        "0:0:0:0:0:0:0:1",
-    ] {
+    for name in ["node.example", "NODE.EXAMPLE", "a.wild.example", "*.wild.example", "::1", "0:0:0:0:0:0:0:1"]
+    {
         assert!(identity.covers(name), "{name}");
     }
     for name in ["example", "a.b.wild.example", "127.0.0.1", "", "*.example", "a b"] {
         assert!(!identity.covers(name), "{name}");
     }
-    assert_eq!(
-        identity.derive_key(b"reset"),
-        identity.clone().derive_key(b"reset")
-    );
-    assert_eq!(
-        identity.derive_key(b"reset"),
-        identity_of(&issued).derive_key(b"reset")
-    );
+    assert_eq!(identity.derive_key(b"reset"), identity.clone().derive_key(b"reset"));
+    assert_eq!(identity.derive_key(b"reset"), identity_of(&issued).derive_key(b"reset"));
     assert_ne!(identity.derive_key(b"reset"), identity.derive_key(b"token"));
-    assert_ne!(
-        identity.derive_key(b"reset"),
-        issue(&ca, &["node.example"]).derive_key(b"reset")
-    );
+    assert_ne!(identity.derive_key(b"reset"), issue(&ca, &["node.example"]).derive_key(b"reset"));
 
     let printed = format!("{identity:?} {issued:?} {ca:?} {:#?}", ca.pem());
     assert!(
         printed.contains(&identity.fingerprint().to_string()) && !printed.contains("PRIVATE"),
         "{printed}"
     );
-    let key_text: Vec<_> = issued
-        .key_pem
-        .lines()
-        .filter(|line| !line.starts_with('-'))
-        .collect();
+    let key_text: Vec<_> = issued.key_pem.lines().filter(|line| !line.starts_with('-')).collect();
     assert!(key_text.iter().all(|line| !printed.contains(line)));
 }
 
@@ -270,13 +217,9 @@ fn an_identity_knows_its_leaf_and_hides_its_key() {
 fn folder() -> (TempDir, Authority) {
     let dir = tempdir().unwrap();
     let ca = authority();
-    ca.pem()
-        .write(&dir.path().join("ca.pem"), &dir.path().join("ca.key"))
-        .unwrap();
+    ca.pem().write(&dir.path().join("ca.pem"), &dir.path().join("ca.key")).unwrap();
     let issued = ca.issue(&request(&["node.example"], Usage::Both)).unwrap();
-    issued
-        .write(&dir.path().join("node.pem"), &dir.path().join("node.key"))
-        .unwrap();
+    issued.write(&dir.path().join("node.pem"), &dir.path().join("node.key")).unwrap();
     (dir, ca)
 }
 
@@ -287,14 +230,8 @@ fn loading_says_which_file_is_wrong_and_why() {
     let node = fs::read_to_string(dir.path().join("node.pem")).unwrap();
     put("empty", "");
     put("cut.pem", &node[..node.len() / 2]);
-    put(
-        "junk.pem",
-        "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n",
-    );
-    put(
-        "junk.key",
-        "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n",
-    );
+    put("junk.pem", "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n");
+    put("junk.key", "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n");
     put("late.pem", &expired(&ca, &["node.example"]).cert_pem);
     let load = |cert: &str, key: &str| Identity::load(&dir.path().join(cert), &dir.path().join(key));
 
@@ -315,22 +252,10 @@ fn loading_says_which_file_is_wrong_and_why() {
         ("node.pem", "node.pem", "node.pem holds no private key"),
         ("cut.pem", "node.key", "cut.pem is not well-formed PEM"),
         ("node.pem", "cut.pem", "cut.pem is not well-formed PEM"),
-        (
-            "junk.pem",
-            "node.key",
-            "junk.pem holds a certificate that cannot be used",
-        ),
-        (
-            "node.pem",
-            "junk.key",
-            "junk.key holds a private key that cannot be used",
-        ),
+        ("junk.pem", "node.key", "junk.pem holds a certificate that cannot be used"),
+        ("node.pem", "junk.key", "junk.key holds a private key that cannot be used"),
         ("node.pem", "ca.key", "ca.key does not match the certificate in"),
-        (
-            "late.pem",
-            "late.key",
-            &format!("late.pem ended on {}", day(SystemTime::now() - HOUR)),
-        ),
+        ("late.pem", "late.key", &format!("late.pem ended on {}", day(SystemTime::now() - HOUR))),
     ];
     for (cert, key, expected) in table {
         let error = load(cert, key).unwrap_err();
@@ -341,17 +266,11 @@ fn loading_says_which_file_is_wrong_and_why() {
         }
     }
 
-    assert_eq!(
-        Trust::roots_from_file(&dir.path().join("ca.pem")).unwrap(),
-        roots(&ca)
-    );
+    assert_eq!(Trust::roots_from_file(&dir.path().join("ca.pem")).unwrap(), roots(&ca));
     let error = Trust::roots_from_file(&dir.path().join("junk.pem")).unwrap_err();
     assert!(matches!(error, LoadError::BadCertificate { .. }), "{error:?}");
     assert!(matches!(
-        Identity::new(
-            Vec::new(),
-            PrivateKeyDer::from_pem_slice(both.as_bytes()).unwrap()
-        ),
+        Identity::new(Vec::new(), PrivateKeyDer::from_pem_slice(both.as_bytes()).unwrap()),
         Err(IdentityError::Empty)
     ));
 }
@@ -371,15 +290,9 @@ fn new_files_are_private_whole_and_never_overwritten() {
         let result = write_new(path, b"three", true);
         assert!(matches!(result, Err(WriteError::Exists { path: named }) if named == *path));
     }
-    assert_eq!(
-        (fs::read(&open).unwrap(), fs::read(&secret).unwrap()),
-        (b"one".to_vec(), b"two".to_vec())
-    );
+    assert_eq!((fs::read(&open).unwrap(), fs::read(&secret).unwrap()), (b"one".to_vec(), b"two".to_vec()));
     let missing = write_new(&dir.path().join("no/such"), b"", false).unwrap_err();
-    assert!(
-        missing.to_string().contains("no/such cannot be written"),
-        "{missing}"
-    );
+    assert!(missing.to_string().contains("no/such cannot be written"), "{missing}");
     assert_eq!(listing(dir.path()), ["open", "secret"]);
 }
 
@@ -398,10 +311,7 @@ fn of_many_writers_of_one_file_exactly_one_succeeds() {
                 })
             })
             .collect();
-        writers
-            .into_iter()
-            .filter_map(|writer| writer.join().unwrap())
-            .collect()
+        writers.into_iter().filter_map(|writer| writer.join().unwrap()).collect()
     });
     assert_eq!(won.len(), 1);
     assert_eq!(fs::read(&path).unwrap(), [won[0]; 4096]);
@@ -413,13 +323,8 @@ fn a_pair_in_the_way_leaves_no_half_behind() {
     let dir = tempdir().unwrap();
     let (cert, key) = (dir.path().join("a.pem"), dir.path().join("a.key"));
     fs::write(&cert, "mine").unwrap();
-    let issued = authority()
-        .issue(&request(&["node.example"], Usage::Both))
-        .unwrap();
-    assert!(matches!(
-        issued.write(&cert, &key),
-        Err(WriteError::Exists { .. })
-    ));
+    let issued = authority().issue(&request(&["node.example"], Usage::Both)).unwrap();
+    assert!(matches!(issued.write(&cert, &key), Err(WriteError::Exists { .. })));
     assert_eq!(listing(dir.path()), ["a.pem"]);
 }
 
@@ -442,23 +347,12 @@ fn development_makes_what_a_node_needs_once() {
 
     let again = development(&dir, &strings(&["node.example"])).unwrap();
     assert!(again.created.is_empty() && again.warnings.is_empty(), "{again:?}");
-    assert_eq!(
-        Identity::load(&again.cert, &again.key).unwrap().fingerprint(),
-        node.fingerprint()
-    );
+    assert_eq!(Identity::load(&again.cert, &again.key).unwrap().fingerprint(), node.fingerprint());
 
     let wider = development(&dir, &strings(&["node.example", "new.example", "198.51.100.1"])).unwrap();
-    let [warning] = &wider.warnings[..] else {
-        panic!("{:?}", wider.warnings)
-    };
-    assert!(
-        warning.contains("not good for new.example, 198.51.100.1,"),
-        "{warning}"
-    );
-    assert!(
-        warning.contains("remove ") && warning.contains("node.key"),
-        "{warning}"
-    );
+    let [warning] = &wider.warnings[..] else { panic!("{:?}", wider.warnings) };
+    assert!(warning.contains("not good for new.example, 198.51.100.1,"), "{warning}");
+    assert!(warning.contains("remove ") && warning.contains("node.key"), "{warning}");
 }
 
 #[test]
@@ -512,10 +406,7 @@ fn development_completes_or_refuses_a_folder_with_some_of_the_files() {
     assert!(made(&["ca.key"]).is_empty());
     // What is left of a process that died between a key and its certificate.
     assert_eq!(made(&["node.pem"]), ["node.pem"]);
-    assert_eq!(
-        made(&["ca.pem", "node.pem", "node.key"]),
-        ["ca.pem", "node.key", "node.pem"]
-    );
+    assert_eq!(made(&["ca.pem", "node.pem", "node.key"]), ["ca.pem", "node.key", "node.pem"]);
 
     let refused = |missing: &[&str]| without(missing).1.unwrap_err();
     assert!(matches!(refused(&["node.key"]), GenerateError::Halved { .. }));
@@ -539,21 +430,11 @@ fn development_warns_of_a_node_that_ends_soon_or_has_another_authority() {
     soon.lifetime = 13 * 24 * HOUR;
     replace(&ca.issue(&soon).unwrap());
     let warnings = development(dir.path(), &[]).unwrap().warnings;
-    assert!(
-        matches!(&warnings[..], [one] if one.contains("node.pem ends on ")),
-        "{warnings:?}"
-    );
+    assert!(matches!(&warnings[..], [one] if one.contains("node.pem ends on ")), "{warnings:?}");
 
-    replace(
-        &authority()
-            .issue(&request(&["node.example"], Usage::Both))
-            .unwrap(),
-    );
+    replace(&authority().issue(&request(&["node.example"], Usage::Both)).unwrap());
     let warnings = development(dir.path(), &[]).unwrap().warnings;
-    assert!(
-        matches!(&warnings[..], [one] if one.contains("is not signed by")),
-        "{warnings:?}"
-    );
+    assert!(matches!(&warnings[..], [one] if one.contains("is not signed by")), "{warnings:?}");
 
     replace(&expired(&ca, &["node.example"]));
     let error = development(dir.path(), &[]).unwrap_err();

@@ -73,41 +73,19 @@ fn roots_believe_what_they_signed_for_its_names_and_time() {
     let ca = authority();
     let node = issue(&ca, &["node.example", "*.wild.example", "127.0.0.1", "::1"]);
     let trust = Trust::Roots(roots(&ca));
-    for name in [
-        "node.example",
-        "NODE.example",
-        "a.wild.example",
-        "127.0.0.1",
-        "::1",
-    ] {
-        assert_eq!(
-            connect(&trust, &node, name).unwrap().leaf,
-            node.fingerprint(),
-            "{name}"
-        );
+    for name in ["node.example", "NODE.example", "a.wild.example", "127.0.0.1", "::1"] {
+        assert_eq!(connect(&trust, &node, name).unwrap().leaf, node.fingerprint(), "{name}");
     }
     for name in ["other.example", "a.b.wild.example", "wild.example", "127.0.0.2"] {
         let error = refusal(connect(&trust, &node, name));
-        assert!(
-            matches!(error, CertificateError::NotValidForNameContext { .. }),
-            "{name}: {error:?}"
-        );
+        assert!(matches!(error, CertificateError::NotValidForNameContext { .. }), "{name}: {error:?}");
     }
     let stranger = Trust::Roots(roots(&authority()));
     let error = refusal(connect(&stranger, &node, "node.example"));
-    assert!(
-        matches!(
-            error,
-            CertificateError::UnknownIssuer | CertificateError::BadSignature
-        ),
-        "{error:?}"
-    );
+    assert!(matches!(error, CertificateError::UnknownIssuer | CertificateError::BadSignature), "{error:?}");
     let late = identity_of(&expired(&ca, &["node.example"]));
     let error = refusal(connect(&trust, &late, "node.example"));
-    assert!(
-        matches!(error, CertificateError::ExpiredContext { .. }),
-        "{error:?}"
-    );
+    assert!(matches!(error, CertificateError::ExpiredContext { .. }), "{error:?}");
 }
 
 #[test]
@@ -115,21 +93,12 @@ fn pins_believe_one_leaf_whatever_its_names_chain_and_time() {
     let ca = authority();
     let (node, other) = (issue(&ca, &["node.example"]), issue(&ca, &["node.example"]));
     let pins = Trust::Pins(vec![other.fingerprint(), node.fingerprint()]);
-    assert_eq!(
-        connect(&pins, &node, "elsewhere.example").unwrap().leaf,
-        node.fingerprint()
-    );
+    assert_eq!(connect(&pins, &node, "elsewhere.example").unwrap().leaf, node.fingerprint());
     let late = identity_of(&expired(&ca, &["node.example"]));
     connect(&Trust::Pins(vec![late.fingerprint()]), &late, "node.example").unwrap();
 
-    let error = refusal(connect(
-        &Trust::Pins(vec![node.fingerprint()]),
-        &other,
-        "node.example",
-    ));
-    let CertificateError::Other(error) = error else {
-        panic!("{error:?}")
-    };
+    let error = refusal(connect(&Trust::Pins(vec![node.fingerprint()]), &other, "node.example"));
+    let CertificateError::Other(error) = error else { panic!("{error:?}") };
     let mismatch = error.0.downcast_ref::<PinMismatch>().unwrap();
     assert_eq!(mismatch.presented, other.fingerprint());
 }
@@ -170,16 +139,8 @@ fn the_platform_believes_extra_authorities_too() {
     let node = issue(&ca, &["node.example"]);
     let with = |extra| client_config(&Trust::Platform { extra }, None, &[]);
     handshake(with(roots(&ca)).unwrap(), serve(&node), "node.example").unwrap();
-    refusal(handshake(
-        with(roots(&ca)).unwrap(),
-        serve(&node),
-        "other.example",
-    ));
-    refusal(handshake(
-        with(roots(&authority())).unwrap(),
-        serve(&node),
-        "node.example",
-    ));
+    refusal(handshake(with(roots(&ca)).unwrap(), serve(&node), "other.example"));
+    refusal(handshake(with(roots(&authority())).unwrap(), serve(&node), "node.example"));
 }
 
 /// The store's place comes from the environment, which a process cannot safely change for itself: a second
@@ -189,11 +150,7 @@ fn the_platform_believes_extra_authorities_too() {
 fn a_platform_without_a_store_believes_extra_authorities_only() {
     let empty = tempfile::tempdir().unwrap();
     let output = Command::new(std::env::current_exe().unwrap())
-        .args([
-            "--ignored",
-            "--exact",
-            "tls::tests_handshakes::on_a_bare_platform",
-        ])
+        .args(["--ignored", "--exact", "tls::tests_handshakes::on_a_bare_platform"])
         .env_remove("SSL_CERT_FILE")
         .env("SSL_CERT_DIR", empty.path())
         .output()
@@ -228,15 +185,9 @@ fn clients_are_asked_as_configured() {
 
     assert_eq!(try_as(Some(&agent), ClientAuth::None).unwrap().client, None);
     assert_eq!(try_as(None, optional.clone()).unwrap().client, None);
-    assert_eq!(
-        try_as(None, required.clone()).unwrap_err(),
-        Error::NoCertificatesPresented
-    );
+    assert_eq!(try_as(None, required.clone()).unwrap_err(), Error::NoCertificatesPresented);
     for clients in [optional, required] {
-        assert_eq!(
-            try_as(Some(&agent), clients.clone()).unwrap().client,
-            Some(agent.fingerprint())
-        );
+        assert_eq!(try_as(Some(&agent), clients.clone()).unwrap().client, Some(agent.fingerprint()));
         refusal(try_as(Some(&stranger), clients.clone()));
         refusal(try_as(Some(&server_only), clients));
     }
@@ -253,9 +204,7 @@ fn the_certificate_is_chosen_by_the_name_asked_for() {
     let identities = [first.clone(), wild.clone(), exact.clone()];
     let shown = |name| {
         let server = server_config(&identities, ClientAuth::None, &[]).unwrap();
-        handshake(client_config(&Trust::Insecure, None, &[]).unwrap(), server, name)
-            .unwrap()
-            .leaf
+        handshake(client_config(&Trust::Insecure, None, &[]).unwrap(), server, name).unwrap().leaf
     };
     let table = [
         ("exact.example", &exact),
@@ -297,10 +246,7 @@ fn protocols_are_negotiated_in_the_servers_order() {
         let server = server_config(std::slice::from_ref(&node), ClientAuth::None, served).unwrap();
         handshake(client, server, "node.example").map(|agreed| agreed.protocol)
     };
-    assert_eq!(
-        agree(&[b"a", b"b"], &[b"b", b"a"]).unwrap().as_deref(),
-        Some(&b"b"[..])
-    );
+    assert_eq!(agree(&[b"a", b"b"], &[b"b", b"a"]).unwrap().as_deref(), Some(&b"b"[..]));
     assert_eq!(agree(&[b"a"], &[b"b"]).unwrap_err(), Error::NoApplicationProtocol);
 }
 
@@ -312,23 +258,11 @@ fn configurations_that_could_never_work_are_refused() {
     let client = |trust| client_config(&trust, None, &[]).unwrap_err();
     let server = |clients| server_config(identities, clients, &[]).unwrap_err();
     assert!(matches!(client(Trust::Roots(Vec::new())), ConfigError::NoRoots));
-    assert!(matches!(
-        client(Trust::Roots(junk.clone())),
-        ConfigError::BadRoot(_)
-    ));
+    assert!(matches!(client(Trust::Roots(junk.clone())), ConfigError::BadRoot(_)));
     assert!(matches!(client(Trust::Pins(Vec::new())), ConfigError::NoPins));
-    assert!(matches!(
-        server(ClientAuth::Required(Vec::new())),
-        ConfigError::NoRoots
-    ));
-    assert!(matches!(
-        server(ClientAuth::Optional(junk)),
-        ConfigError::BadRoot(_)
-    ));
-    assert!(matches!(
-        server_config(&[], ClientAuth::None, &[]),
-        Err(ConfigError::NoIdentity)
-    ));
+    assert!(matches!(server(ClientAuth::Required(Vec::new())), ConfigError::NoRoots));
+    assert!(matches!(server(ClientAuth::Optional(junk)), ConfigError::BadRoot(_)));
+    assert!(matches!(server_config(&[], ClientAuth::None, &[]), Err(ConfigError::NoIdentity)));
 }
 
 #[tokio::test]
@@ -344,16 +278,10 @@ async fn both_sides_also_serve_quic() {
     let loopback = "127.0.0.1:0".parse().unwrap();
     let listener = quinn::Endpoint::server(server, loopback).unwrap();
     let dialler = quinn::Endpoint::client(loopback).unwrap();
-    let dialled = dialler
-        .connect_with(client, listener.local_addr().unwrap(), "localhost")
-        .unwrap();
+    let dialled = dialler.connect_with(client, listener.local_addr().unwrap(), "localhost").unwrap();
     let accepted = async { listener.accept().await.unwrap().await };
     let (dialled, accepted) = tokio::join!(dialled, accepted);
     let (_dialled, accepted) = (dialled.unwrap(), accepted.unwrap());
-    let peer = accepted
-        .peer_identity()
-        .unwrap()
-        .downcast::<Vec<CertificateDer<'static>>>()
-        .unwrap();
+    let peer = accepted.peer_identity().unwrap().downcast::<Vec<CertificateDer<'static>>>().unwrap();
     assert_eq!(Fingerprint::of(&peer[0]), node.fingerprint());
 }

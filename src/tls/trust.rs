@@ -48,10 +48,7 @@ impl Trust {
         for root in &roots {
             RootCertStore::empty()
                 .add(root.clone())
-                .map_err(|source| LoadError::BadCertificate {
-                    path: path.to_owned(),
-                    source,
-                })?;
+                .map_err(|source| LoadError::BadCertificate { path: path.to_owned(), source })?;
         }
         Ok(roots)
     }
@@ -155,10 +152,7 @@ struct LeafVerifier {
 
 impl LeafVerifier {
     fn new(pins: Option<Vec<Fingerprint>>) -> Self {
-        Self {
-            pins,
-            algorithms: provider().signature_verification_algorithms,
-        }
+        Self { pins, algorithms: provider().signature_verification_algorithms }
     }
 }
 

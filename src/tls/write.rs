@@ -47,13 +47,8 @@ pub fn write_new(path: &Path, bytes: &[u8], private: bool) -> Result<(), WriteEr
         written
     });
     result.map_err(|source| match source.kind() {
-        io::ErrorKind::AlreadyExists => WriteError::Exists {
-            path: path.to_owned(),
-        },
-        _ => WriteError::Failed {
-            path: path.to_owned(),
-            source,
-        },
+        io::ErrorKind::AlreadyExists => WriteError::Exists { path: path.to_owned() },
+        _ => WriteError::Failed { path: path.to_owned(), source },
     })
 }
 

@@ -119,7 +119,12 @@ mod tests {
         let seen = run(&mut pulse, start, 3500, 7, true);
         assert_eq!(
             seen,
-            [(500, Action::Ping(1)), (1500, Action::Suspect), (2500, Action::Ping(2)), (3500, Action::Ping(3))]
+            [
+                (500, Action::Ping(1)),
+                (1500, Action::Suspect),
+                (2500, Action::Ping(2)),
+                (3500, Action::Ping(3))
+            ]
         );
         assert!(pulse.needs_ticks(false), "a suspect link is watched until it clears");
         assert_eq!(pulse.tick(start + Duration::from_secs(4), 8, false), Action::Clear);

@@ -22,7 +22,10 @@ pub struct Stream {
 
 impl Stream {
     pub(super) fn quic(send: quinn::SendStream, recv: quinn::RecvStream) -> Self {
-        Self { send: SendStream { inner: Sender::Quic(send), ended: false }, recv: RecvStream { inner: Receiver::Quic(recv) } }
+        Self {
+            send: SendStream { inner: Sender::Quic(send), ended: false },
+            recv: RecvStream { inner: Receiver::Quic(recv) },
+        }
     }
 
     /// The stream's number on its link, the same on both sides.
@@ -56,7 +59,11 @@ impl Side for Stream {
 }
 
 impl AsyncRead for Stream {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         Pin::new(&mut self.recv).poll_read(cx, buf)
     }
 }
@@ -162,7 +169,11 @@ impl RecvStream {
 }
 
 impl AsyncRead for RecvStream {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         match &mut self.inner {
             Receiver::Quic(stream) => AsyncRead::poll_read(Pin::new(stream), cx, buf),
         }

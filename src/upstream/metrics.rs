@@ -36,10 +36,22 @@ impl Counters {
             registry.register("flow_refusals", "Flows that an agent refused, by its code", refusals.clone());
             Self {
                 links,
-                endpoints: telemetry::gauge(registry, "endpoints", "Endpoints that an agent of this node serves"),
+                endpoints: telemetry::gauge(
+                    registry,
+                    "endpoints",
+                    "Endpoints that an agent of this node serves",
+                ),
                 opened: telemetry::counter(registry, "flows_opened", "Flows opened to agents"),
-                reused: telemetry::counter(registry, "flows_reused", "HTTP requests sent on a flow that was open already"),
-                retries: telemetry::counter(registry, "retries", "Attempts after the first, of requests and flows"),
+                reused: telemetry::counter(
+                    registry,
+                    "flows_reused",
+                    "HTTP requests sent on a flow that was open already",
+                ),
+                retries: telemetry::counter(
+                    registry,
+                    "retries",
+                    "Attempts after the first, of requests and flows",
+                ),
                 refusals,
             }
         })

@@ -60,7 +60,10 @@ impl Pool {
         let inner = &mut *inner;
         inner.idle.retain(|(connection, _)| !connection.sender.is_closed());
         let young = |since: Instant| now.saturating_duration_since(since) <= age.min(MAX_IDLE);
-        let found = inner.idle.iter().rposition(|(connection, since)| connection.sender.is_ready() && young(*since))?;
+        let found = inner
+            .idle
+            .iter()
+            .rposition(|(connection, since)| connection.sender.is_ready() && young(*since))?;
         let (connection, _) = inner.idle.remove(found);
         inner.used.insert(connection.flow);
         Some(connection)

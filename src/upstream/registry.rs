@@ -166,7 +166,11 @@ impl Upstreams {
     fn change(&self, name: &Name, change: impl Fn(&[Arc<Upstream>]) -> Vec<Arc<Upstream>>) {
         self.inner.routes.rcu(|routes| {
             let upstreams = change(routes.get(name).map_or(&[], |upstreams| upstreams));
-            if upstreams.is_empty() { routes.remove(name) } else { routes.insert(name.clone(), upstreams.into()) }
+            if upstreams.is_empty() {
+                routes.remove(name)
+            } else {
+                routes.insert(name.clone(), upstreams.into())
+            }
         });
         self.inner.counters.endpoints.set(i64::try_from(self.inner.routes.load().size()).unwrap_or(i64::MAX));
     }
@@ -182,7 +186,8 @@ impl Upstreams {
             listen,
         });
         self.change(&name, |upstreams| {
-            let others = upstreams.iter().filter(|other| other.session.identity.agent != session.identity.agent);
+            let others =
+                upstreams.iter().filter(|other| other.session.identity.agent != session.identity.agent);
             others.chain([&upstream]).cloned().collect()
         });
         upstream

@@ -20,7 +20,10 @@ use tokio::{
 use super::registry::{LinkStatus, Upstream, Upstreams};
 use crate::{
     drain::{Aborted, Tasks},
-    protocol::{AgentId, Close, Code, Control, DecodeError, GoAway, Kind, LinkId, Listen, Refusal, Retire, Role, TenantId},
+    protocol::{
+        AgentId, Close, Code, Control, DecodeError, GoAway, Kind, LinkId, Listen, Refusal, Retire, Role,
+        TenantId,
+    },
     transport::{ControlReader, ControlWriter, FrameError, Link, Monitor, Vitals},
 };
 
@@ -114,10 +117,8 @@ impl Session {
 
     /// Lets a newer link take its place; false when that has happened before.
     pub(super) fn supersede(&self) -> bool {
-        let first = self
-            .state
-            .compare_exchange(State::Up as u8, State::Superseded as u8, Relaxed, Relaxed)
-            .is_ok();
+        let first =
+            self.state.compare_exchange(State::Up as u8, State::Superseded as u8, Relaxed, Relaxed).is_ok();
         if first {
             self.superseded.notify_one();
         }
@@ -299,7 +300,10 @@ impl ControlLoop {
         let refusal = {
             let listens = session.listens();
             if session.identity.role != Role::Agent {
-                Some(Refusal::new(Code::Unsupported, "only a link with the role of an agent serves endpoints"))
+                Some(Refusal::new(
+                    Code::Unsupported,
+                    "only a link with the role of an agent serves endpoints",
+                ))
             } else if let Kind::Other(kind) = listen.kind {
                 Some(Refusal::new(Code::Unsupported, format!("this node knows no endpoints of kind {kind}")))
             } else if listens.contains_key(&id) {
@@ -342,7 +346,9 @@ impl ControlLoop {
                 session.state.store(State::Leaving as u8, Relaxed);
                 session.withdraw(&self.upstreams);
             }
-            Control::Unsupported(kind) => tracing::debug!(link = %session.id, kind, "the peer does not know a frame"),
+            Control::Unsupported(kind) => {
+                tracing::debug!(link = %session.id, kind, "the peer does not know a frame")
+            }
             // Any packet has done what a Pong is for. Tokens are read once there is authentication.
             Control::Pong(_) | Control::Token(_) => {}
             other => tracing::debug!(link = %session.id, ?other, "a frame that only nodes send"),

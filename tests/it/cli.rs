@@ -23,11 +23,7 @@ fn adit(folder: &Path, words: &[&str]) -> Command {
             command.env_remove(name);
         }
     }
-    command
-        .current_dir(folder)
-        .env_remove("COLUMNS")
-        .env("ADIT_LOG_LEVEL", "error")
-        .args(words);
+    command.current_dir(folder).env_remove("COLUMNS").env("ADIT_LOG_LEVEL", "error").args(words);
     command
 }
 
@@ -38,15 +34,8 @@ fn output(command: &mut Command) -> Output {
 /// The exit code and all that was printed.
 fn told(output: &Output) -> String {
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim_end().to_owned();
-    let code = output
-        .status
-        .code()
-        .map_or_else(|| "none".into(), |code| code.to_string());
-    format!(
-        "{}{}\nexit code {code}",
-        text(&output.stdout),
-        text(&output.stderr)
-    )
+    let code = output.status.code().map_or_else(|| "none".into(), |code| code.to_string());
+    format!("{}{}\nexit code {code}", text(&output.stdout), text(&output.stderr))
 }
 
 #[test]
@@ -81,24 +70,11 @@ fn help_of_every_command_fits_80_columns_and_is_as_reviewed() {
 #[test]
 fn no_command_and_unknown_commands_are_usage_errors() {
     let folder = tempfile::tempdir().unwrap();
-    for words in [
-        &[][..],
-        &["agent"],
-        &["nod"],
-        &["node", "--edge-bnd", "127.0.0.1:0"],
-        &["agent", "run"],
-    ] {
-        assert_eq!(
-            output(&mut adit(folder.path(), words)).status.code(),
-            Some(2),
-            "{words:?}"
-        );
+    for words in [&[][..], &["agent"], &["nod"], &["node", "--edge-bnd", "127.0.0.1:0"], &["agent", "run"]] {
+        assert_eq!(output(&mut adit(folder.path(), words)).status.code(), Some(2), "{words:?}");
     }
     let version = output(&mut adit(folder.path(), &["--version"]));
-    assert_eq!(
-        told(&version),
-        format!("adit {}\nexit code 0", env!("CARGO_PKG_VERSION"))
-    );
+    assert_eq!(told(&version), format!("adit {}\nexit code 0", env!("CARGO_PKG_VERSION")));
 }
 
 #[test]
@@ -106,10 +82,7 @@ fn completions_are_printed_for_every_shell() {
     let folder = tempfile::tempdir().unwrap();
     for shell in ["bash", "elvish", "fish", "powershell", "zsh"] {
         let output = output(&mut adit(folder.path(), &["completions", shell]));
-        assert!(
-            output.status.success() && told(&output).contains("edge-bind"),
-            "{shell}"
-        );
+        assert!(output.status.success() && told(&output).contains("edge-bind"), "{shell}");
     }
 }
 
@@ -172,26 +145,14 @@ fn mistakes_in_the_file_name_the_file_and_the_key() {
         ("node --config adit.toml", "request-timeout = 30"),
         ("node --config adit.toml", "max-body-bytes = \"1 MiB\""),
         ("node --config adit.toml", "admin-bind = [\"127.0.0.1:0\"]"),
-        (
-            "node --config adit.toml",
-            "node-id = \"n1\"\nedge-bind 127.0.0.1:0",
-        ),
+        ("node --config adit.toml", "node-id = \"n1\"\nedge-bind 127.0.0.1:0"),
         ("node --config adit.toml", "config = \"other.toml\""),
         ("node --config adit.toml", "log-format = \"xml\""),
         ("agent run --config adit.toml", "connect = \"127.0.0.1:8001\""),
-        (
-            "agent run --config adit.toml",
-            "insecure = \"yes\"\n[[endpoint]]\nname = \"web\"\naddress = 3000",
-        ),
+        ("agent run --config adit.toml", "insecure = \"yes\"\n[[endpoint]]\nname = \"web\"\naddress = 3000"),
         ("agent run --config adit.toml", "[[endpoint]]\nname = \"web\""),
-        (
-            "agent run --config adit.toml",
-            "[[endpoint]]\nname = \"web\"\nadress = 3000",
-        ),
-        (
-            "agent run --config adit.toml",
-            "[[endpoint]]\nname = \"web\"\naddress = 3000\nkind = \"udp\"",
-        ),
+        ("agent run --config adit.toml", "[[endpoint]]\nname = \"web\"\nadress = 3000"),
+        ("agent run --config adit.toml", "[[endpoint]]\nname = \"web\"\naddress = 3000\nkind = \"udp\""),
         (
             "agent run --config adit.toml",
             "[[endpoint]]\nname = \"a\"\naddress = 3000\n[[endpoint]]\nname = \"a b\"\naddress = 3000",
@@ -201,10 +162,7 @@ fn mistakes_in_the_file_name_the_file_and_the_key() {
             "[[endpoint]]\nname = \"a\"\naddress = 3000\n[[endpoint]]\nname = \"A\"\naddress = 3001",
         ),
         ("forward run --config adit.toml", "connect = \"127.0.0.1:8001\""),
-        (
-            "forward run --config adit.toml",
-            "[[port]]\nlisten = 5432\nendpoint = \"d b\"",
-        ),
+        ("forward run --config adit.toml", "[[port]]\nlisten = 5432\nendpoint = \"d b\""),
     ]);
     insta::assert_snapshot!(told);
 }
@@ -228,11 +186,7 @@ fn a_taken_port_is_named_with_its_flag() {
     let taken = taken.local_addr().unwrap().to_string();
     let taken_udp = UdpSocket::bind("127.0.0.1:0").unwrap();
     let taken_udp = taken_udp.local_addr().unwrap().to_string();
-    for (flag, port) in [
-        ("--edge-bind", &taken),
-        ("--admin-bind", &taken),
-        ("--link-bind", &taken_udp),
-    ] {
+    for (flag, port) in [("--edge-bind", &taken), ("--admin-bind", &taken), ("--link-bind", &taken_udp)] {
         for command in ["node", "demo"] {
             let mut words = vec![command];
             for bind in ["--edge-bind", "--link-bind", "--admin-bind"] {
@@ -241,29 +195,18 @@ fn a_taken_port_is_named_with_its_flag() {
             let output = output(&mut adit(folder.path(), &words));
             let told = told(&output);
             assert_eq!(output.status.code(), Some(2), "{told}");
-            assert!(
-                told.contains(port) && told.contains(flag) && told.contains("another port"),
-                "{told}"
-            );
+            assert!(told.contains(port) && told.contains(flag) && told.contains("another port"), "{told}");
         }
     }
     let output = output(&mut adit(folder.path(), &["forward", "tcp", &taken, "db"]));
     assert_eq!(output.status.code(), Some(2));
-    assert!(
-        told(&output).contains(&taken) && told(&output).contains("another port"),
-        "{}",
-        told(&output)
-    );
+    assert!(told(&output).contains(&taken) && told(&output).contains("another port"), "{}", told(&output));
 }
 
 #[test]
 fn status_says_when_no_node_answers() {
     let folder = tempfile::tempdir().unwrap();
-    let free = TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap()
-        .to_string();
+    let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
     let output = output(&mut adit(folder.path(), &["status", "--admin", &free]));
     assert_eq!(output.status.code(), Some(1));
     assert!(
@@ -277,16 +220,7 @@ fn status_says_when_no_node_answers() {
 fn the_demo_carries_traffic_and_ends() {
     let folder = tempfile::tempdir().unwrap();
     let free = "127.0.0.1:0";
-    let words = [
-        "demo",
-        "--edge-bind",
-        free,
-        "--link-bind",
-        free,
-        "--admin-bind",
-        free,
-        "--exit",
-    ];
+    let words = ["demo", "--edge-bind", free, "--link-bind", free, "--admin-bind", free, "--exit"];
     let output = output(&mut adit(folder.path(), &words));
     let told = told(&output);
     assert!(output.status.success(), "{told}");
@@ -303,10 +237,7 @@ struct NodeLine {
 fn node(folder: &Path, words: &[&str], variables: &[(&str, &str)]) -> adit::node::Config {
     let variables: BTreeMap<&str, &str> = variables.iter().copied().collect();
     let certs = format!("--certs={}", folder.join("certs").display());
-    let line = ["adit", &certs]
-        .into_iter()
-        .chain(words.iter().copied())
-        .map(OsString::from);
+    let line = ["adit", &certs].into_iter().chain(words.iter().copied()).map(OsString::from);
     let line: NodeLine = config::parse(line, |name| variables.get(name).map(OsString::from), &[]).unwrap();
     line.node.into_config().unwrap()
 }
@@ -321,33 +252,13 @@ fn flags_beat_the_environment_which_beats_the_file() {
     )
     .unwrap();
     let file = file.to_str().unwrap();
-    let variables = [
-        ("ADIT_CONFIG", file),
-        ("ADIT_NODE_ID", "variable"),
-        ("ADIT_GRACE_PERIOD", "2s"),
-    ];
+    let variables = [("ADIT_CONFIG", file), ("ADIT_NODE_ID", "variable"), ("ADIT_GRACE_PERIOD", "2s")];
     let node = node(folder.path(), &["--grace-period=1s"], &variables);
-    assert_eq!(
-        node.grace_period,
-        Duration::from_secs(1),
-        "the flag, over the variable and the file"
-    );
+    assert_eq!(node.grace_period, Duration::from_secs(1), "the flag, over the variable and the file");
     assert_eq!(node.node.as_str(), "variable", "the variable, over the file");
-    assert_eq!(
-        node.edge.request_timeout,
-        Duration::from_secs(3),
-        "the file, over the default"
-    );
-    assert_eq!(
-        node.link.settings.idle_timeout,
-        Duration::from_secs(30),
-        "the file, over the default"
-    );
-    assert_eq!(
-        node.link.settings.keep_alive,
-        Duration::from_secs(5),
-        "the default"
-    );
+    assert_eq!(node.edge.request_timeout, Duration::from_secs(3), "the file, over the default");
+    assert_eq!(node.link.settings.idle_timeout, Duration::from_secs(30), "the file, over the default");
+    assert_eq!(node.link.settings.keep_alive, Duration::from_secs(5), "the default");
     assert_eq!(node.cluster, "adit", "the default");
 }
 
@@ -370,10 +281,7 @@ fn lists_are_lists_in_the_file_and_commas_in_the_environment() {
     let identities = |node: adit::node::Config| node.edge.tls.unwrap().identities.len();
     assert_eq!(identities(node(folder.path(), &[&file], &[])), 2);
     let (certs, keys) = (format!("{cert},{cert},{cert}"), format!("{key},{key},{key}"));
-    let variables = [
-        ("ADIT_EDGE_CERT", certs.as_str()),
-        ("ADIT_EDGE_KEY", keys.as_str()),
-    ];
+    let variables = [("ADIT_EDGE_CERT", certs.as_str()), ("ADIT_EDGE_KEY", keys.as_str())];
     assert_eq!(identities(node(folder.path(), &[&file], &variables)), 3);
     let one = [file.as_str(), "--edge-cert", cert, "--edge-key", key];
     assert_eq!(identities(node(folder.path(), &one, &variables)), 1);
@@ -403,10 +311,7 @@ fn endpoints_of_the_file_are_read_as_their_command_would() {
         .endpoints
         .iter()
         .map(|endpoint| format!("{} {:?} {}", endpoint.name, endpoint.kind, endpoint.service));
-    assert_eq!(
-        shown.collect::<Vec<_>>(),
-        ["web Http 127.0.0.1:3000", "db Tcp tls://[::1]:5432"]
-    );
+    assert_eq!(shown.collect::<Vec<_>>(), ["web Http 127.0.0.1:3000", "db Tcp tls://[::1]:5432"]);
     assert_eq!(config.client.connect.to_string(), "node.example:1");
     assert_eq!(config.client.settings.keep_alive, Duration::from_secs(1));
 }
@@ -418,10 +323,7 @@ fn a_token_of_the_environment_is_never_shown() {
     let Err(ParseError::Line(help)) = config::parse::<AgentLine>(help, variable, &[]) else {
         panic!("help is no configuration");
     };
-    assert!(
-        help.to_string().contains("--token") && !help.to_string().contains("hunter2"),
-        "{help}"
-    );
+    assert!(help.to_string().contains("--token") && !help.to_string().contains("hunter2"), "{help}");
     let line: AgentLine =
         config::parse(["adit", "--config=/dev/null"].map(OsString::from), variable, &[]).unwrap();
     assert!(!format!("{line:?}").contains("hunter2"), "{line:?}");

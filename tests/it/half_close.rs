@@ -1,6 +1,6 @@
 //! How TCP flows end: each direction for itself, resets as resets, and with every byte delivered.
 
-use std::io::ErrorKind::ConnectionReset;
+use std::{any::Any, io::ErrorKind::ConnectionReset};
 
 use adit::{drain::Tasks, protocol::Kind};
 use tokio::{
@@ -10,7 +10,11 @@ use tokio::{
 };
 
 use crate::support::{
-    Fabric, eventually, fabric::TcpPath, kind, ok, random, reset,
+    Fabric,
+    client::assert_counted,
+    eventually,
+    fabric::TcpPath,
+    kind, ok, random, reset,
     service::{self, drain},
     soon,
 };
@@ -30,12 +34,7 @@ async fn a_client_that_ends_first_still_gets_the_whole_answer() {
     let service = service::count().await;
     let path = TcpPath::to(service.address).await;
     for size in [0, 1, 1 << 20] {
-        let mut client = path.connect().await;
-        ok(client.write_all(&random(size)).await);
-        ok(client.shutdown().await);
-        let mut answer = String::new();
-        ok(soon(client.read_to_string(&mut answer)).await);
-        assert_eq!(answer, size.to_string());
+        assert_counted(path.connect().await, size).await;
     }
 }
 
@@ -175,36 +174,26 @@ async fn a_service_that_is_killed_in_mid_stream_never_seems_to_have_finished() {
     assert_eq!(kind(end), ConnectionReset);
 }
 
-/// An open flow, and what its service reports of it.
-async fn open_flow(path: &TcpPath, service: &service::Running) -> TcpStream {
-    let mut client = path.connect().await;
-    ok(client.write_all(b"hello").await);
-    eventually("the service has the connection", async || service.accepted() == 1).await;
-    client
-}
-
 #[tokio::test]
-async fn an_agent_that_is_gone_ends_its_flows_with_an_error_on_both_sides() {
-    let (service, mut reports) = service::report().await;
-    let path = TcpPath::to(service.address).await;
-    let mut client = open_flow(&path, &service).await;
-    let TcpPath { agent, .. } = path;
-    drop(agent);
-    assert_eq!(kind(soon(client.read(&mut [0])).await), ConnectionReset);
-    let (_, end) = soon(reports.recv()).await.expect("the service reports");
-    assert_eq!(kind(end), ConnectionReset);
-}
-
-#[tokio::test]
-async fn a_forwarder_that_is_gone_ends_its_flows_with_an_error_on_both_sides() {
-    let (service, mut reports) = service::report().await;
-    let path = TcpPath::to(service.address).await;
-    let mut client = open_flow(&path, &service).await;
-    let TcpPath { forwarder, agent: _agent, .. } = path;
-    drop(forwarder);
-    assert_eq!(kind(soon(client.read(&mut [0])).await), ConnectionReset);
-    let (_, end) = soon(reports.recv()).await.expect("the service reports");
-    assert_eq!(kind(end), ConnectionReset);
+async fn an_agent_or_a_forwarder_that_is_gone_ends_its_flows_with_an_error_on_both_sides() {
+    for gone in ["agent", "forwarder"] {
+        let (service, mut reports) = service::report().await;
+        let path = TcpPath::to(service.address).await;
+        let mut client = path.connect().await;
+        ok(client.write_all(b"hello").await);
+        eventually("the service has the connection", async || service.accepted() == 1).await;
+        let TcpPath { agent, forwarder, .. } = path;
+        let _other: Box<dyn Any> = if gone == "agent" {
+            drop(agent);
+            Box::new(forwarder)
+        } else {
+            drop(forwarder);
+            Box::new(agent)
+        };
+        assert_eq!(kind(soon(client.read(&mut [0])).await), ConnectionReset, "{gone}");
+        let (_, end) = soon(reports.recv()).await.expect("the service reports");
+        assert_eq!(kind(end), ConnectionReset, "{gone}");
+    }
 }
 
 #[tokio::test]

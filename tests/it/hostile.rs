@@ -106,17 +106,23 @@ async fn listens_are_bounded_and_only_for_agents() {
     let fabric = Fabric::start().await;
     let mut forwarder = Raw::welcomed(&fabric, hello(Role::Forwarder, 1, &[])).await;
     forwarder.say(Control::Listen(listen(1, "web"))).await;
-    assert!(matches!(forwarder.hear().await, Ok(Control::ListenRefused(1, refusal)) if refusal.code == Code::Unsupported));
+    assert!(
+        matches!(forwarder.hear().await, Ok(Control::ListenRefused(1, refusal)) if refusal.code == Code::Unsupported)
+    );
 
     let mut agent = Raw::welcomed(&fabric, hello(Role::Agent, 2, &["web"])).await;
     agent.say(Control::Listen(listen(2, "web"))).await;
-    assert!(matches!(agent.hear().await, Ok(Control::ListenRefused(2, refusal)) if refusal.code == Code::Invalid));
+    assert!(
+        matches!(agent.hear().await, Ok(Control::ListenRefused(2, refusal)) if refusal.code == Code::Invalid)
+    );
     for id in 3..=10_001 {
         agent.say(Control::Listen(listen(id, &format!("e{id}")))).await;
         assert!(matches!(agent.hear().await, Ok(Control::Listening(_))), "{id}");
     }
     agent.say(Control::Listen(listen(10_002, "one-too-many"))).await;
-    assert!(matches!(agent.hear().await, Ok(Control::ListenRefused(_, refusal)) if refusal.code == Code::Busy));
+    assert!(
+        matches!(agent.hear().await, Ok(Control::ListenRefused(_, refusal)) if refusal.code == Code::Busy)
+    );
     agent.say(Control::Unlisten(3)).await;
     assert!(matches!(agent.hear().await, Ok(Control::Unlistened(3))));
     agent.say(Control::Listen(listen(3, "e3"))).await;

@@ -86,7 +86,7 @@ async fn verbatim(answer: &'static str) -> Running {
         while let Some(request) = read_request(&mut stream).await {
             let answer = match answer.split_once("{head}") {
                 None => answer.to_owned(),
-                Some((fields, _)) => format!("{fields}content-length: {}\r\n\r\n{}", request.head.len(), request.head),
+                Some((fields, _)) => format!("{fields}content-length: {}\r\n\r\n{}", request.len(), request),
             };
             ok(stream.write_all(answer.as_bytes()).await);
         }
@@ -119,7 +119,13 @@ async fn fields_for_one_hop_end_there() {
     .await;
     let (to_client, to_service) = answer.split_once("\r\n\r\n").expect("a response with a body");
     for name in [
-        "x-from-client", "keep-alive", "proxy-authorization", "proxy-connection", "te", "upgrade", "connection",
+        "x-from-client",
+        "keep-alive",
+        "proxy-authorization",
+        "proxy-connection",
+        "te",
+        "upgrade",
+        "connection",
     ] {
         assert_eq!(fields(to_service, name), [""; 0], "{name}: {to_service}");
     }
@@ -137,7 +143,9 @@ async fn repeated_fields_keep_their_number_and_order_both_ways() {
     )
     .await;
     let web = Web::to(service.address).await;
-    let head = format!("GET / HTTP/1.1\r\n{CLOSE}X-Many: 1\r\nCookie: a=1\r\nX-Many: 2, 3\r\ncookie: b=2\r\nx-many:\r\n\r\n");
+    let head = format!(
+        "GET / HTTP/1.1\r\n{CLOSE}X-Many: 1\r\nCookie: a=1\r\nX-Many: 2, 3\r\ncookie: b=2\r\nx-many:\r\n\r\n"
+    );
     let answer = raw(web.edge, head.as_bytes()).await;
     let (to_client, to_service) = answer.split_once("\r\n\r\n").expect("a response with a body");
     assert_eq!(fields(to_service, "x-many"), ["1", "2, 3", ""]);
@@ -214,7 +222,8 @@ async fn a_hundred_requests_at_once_over_one_connection_are_kept_apart() {
     let web = Web::to(service.address).await;
     let client = Http2::connect(web.edge).await;
     let asked = (0..100).map(async |number| {
-        let post = Request::post(format!("http://web.example.com/{number}")).body(body(format!("content {number}")));
+        let post =
+            Request::post(format!("http://web.example.com/{number}")).body(body(format!("content {number}")));
         let answer = client.ask(ok(post)).await;
         assert!(answer.text().starts_with(&format!("POST /{number} HTTP/1.1\n")), "{}", answer.text());
         assert!(answer.text().ends_with(&format!("\n\ncontent {number}")), "{}", answer.text());
@@ -225,7 +234,8 @@ async fn a_hundred_requests_at_once_over_one_connection_are_kept_apart() {
 #[tokio::test]
 async fn fields_pass_up_to_the_limit_however_many_they_are() {
     let service = service::http(async |request| {
-        let size: usize = request.headers().iter().map(|(name, value)| name.as_str().len() + value.len()).sum();
+        let size: usize =
+            request.headers().iter().map(|(name, value)| name.as_str().len() + value.len()).sum();
         let mut response = http::Response::new(service::full(size.to_string()));
         for (name, value) in request.headers() {
             if name.as_str().starts_with("x-test") {
@@ -245,7 +255,11 @@ async fn fields_pass_up_to_the_limit_however_many_they_are() {
         }
         request
     };
-    let own = request("GET", "web", "/", "").headers().iter().map(|(name, value)| name.as_str().len() + value.len()).sum::<usize>();
+    let own = request("GET", "web", "/", "")
+        .headers()
+        .iter()
+        .map(|(name, value)| name.as_str().len() + value.len())
+        .sum::<usize>();
     let mut client = Http1::connect(web.edge).await;
     let answer = client.ask(with(1, max - own - "x-test-0000".len())).await;
     assert_eq!(answer.status, StatusCode::OK, "{}", answer.text());

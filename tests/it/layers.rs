@@ -147,10 +147,7 @@ fn sources(folder: &Path) -> Vec<(String, String)> {
         } else if path.extension().is_some_and(|extension| extension == "rs") {
             let name = path.strip_prefix(env!("CARGO_MANIFEST_DIR"));
             let name = name.expect("src/ is in the repository").to_string_lossy();
-            found.push((
-                name.replace('\\', "/"),
-                fs::read_to_string(&path).expect("a source is UTF-8"),
-            ));
+            found.push((name.replace('\\', "/"), fs::read_to_string(&path).expect("a source is UTF-8")));
         }
     }
     found.sort();

@@ -87,10 +87,8 @@ async fn a_change_of_address_costs_no_flow() {
     let fabric = Fabric::start().await;
     let middle = Middle::start(fabric.addresses.link).await;
     let service = service::echo().await;
-    let agent = fabric.start_agent(
-        fabric.client_at(middle.address),
-        &[("echo", Kind::Tcp, service.address.to_string())],
-    );
+    let agent = fabric
+        .start_agent(fabric.client_at(middle.address), &[("echo", Kind::Tcp, service.address.to_string())]);
     ok(soon(agent.serve()).await);
     let (_forwarder, port) = fabric.forwarder("echo").await;
     let mut stream = ok(TcpStream::connect(port).await);
@@ -157,11 +155,16 @@ async fn a_suspect_link_is_passed_over_and_used_again_when_it_answers() {
     for _ in 0..20 {
         assert!(serves(&fabric).await);
     }
-    assert!(started.elapsed() < Duration::from_secs(1), "a suspect link holds nobody up: {:?}", started.elapsed());
+    assert!(
+        started.elapsed() < Duration::from_secs(1),
+        "a suspect link holds nobody up: {:?}",
+        started.elapsed()
+    );
 
     middle.cut(false);
     let before = hidden.accepted();
-    eventually("the mended link is used again", async || serves(&fabric).await && hidden.accepted() > before).await;
+    eventually("the mended link is used again", async || serves(&fabric).await && hidden.accepted() > before)
+        .await;
 }
 
 #[tokio::test]

@@ -202,7 +202,7 @@ async fn breaking() -> (Running, Arc<Notify>) {
         let now = Arc::clone(&told);
         async move {
             let request = read_request(&mut stream).await.expect("there is a request");
-            let path = request.head.split(' ').nth(1).unwrap_or_default();
+            let path = request.split(' ').nth(1).unwrap_or_default();
             let fields = match path {
                 "/length" => "content-length: 100\r\n\r\n",
                 "/chunked" => "transfer-encoding: chunked\r\n\r\n100\r\n",
@@ -308,10 +308,10 @@ async fn a_request_that_breaks_in_the_middle_ends_in_an_error_at_the_service() {
 async fn responses_without_a_body_keep_their_flow() {
     let service = service::tcp(|mut stream| async move {
         while let Some(request) = read_request(&mut stream).await {
-            let response: &[u8] = match request.head.split(' ').nth(1) {
+            let response: &[u8] = match request.split(' ').nth(1) {
                 Some("/204") => b"HTTP/1.1 204 No Content\r\n\r\n",
                 Some("/304") => b"HTTP/1.1 304 Not Modified\r\ncontent-length: 1000\r\netag: \"x\"\r\n\r\n",
-                _ if request.head.starts_with("HEAD ") => b"HTTP/1.1 200 OK\r\ncontent-length: 1000\r\n\r\n",
+                _ if request.starts_with("HEAD ") => b"HTTP/1.1 200 OK\r\ncontent-length: 1000\r\n\r\n",
                 _ => b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n",
             };
             ok(stream.write_all(response).await);

@@ -43,7 +43,8 @@ async fn slow_service() -> service::Running {
             "/pause" => Response::new(trickle(1, 3000 * MS, "at last")),
             path => {
                 let wait = path[1..].parse().unwrap_or(0);
-                let body = request.into_body().collect().await.map(|body| body.to_bytes()).unwrap_or_default();
+                let body =
+                    request.into_body().collect().await.map(|body| body.to_bytes()).unwrap_or_default();
                 sleep(wait * MS).await;
                 Response::new(service::full(body.len().to_string()))
             }
@@ -162,7 +163,8 @@ async fn late_response_headers_are_a_504_in_time_and_only_of_their_request() {
 async fn the_time_runs_from_the_last_byte_of_the_requests_body() {
     let service = slow_service().await;
     let web = Web::through(fabric().await, service.address).await;
-    let upload = |wait: u32| request_of("POST", "web", &format!("/{wait}"), trickle(25, 100 * MS, "0123456789"));
+    let upload =
+        |wait: u32| request_of("POST", "web", &format!("/{wait}"), trickle(25, 100 * MS, "0123456789"));
     let over_http1 = async |wait| Http1::connect(web.edge).await.ask(upload(wait)).await;
     let http2 = Http2::connect(web.edge).await;
     let over_http2 = async |wait| whole(ok(http2.send(over_http2(upload(wait))).await)).await;

@@ -11,19 +11,16 @@ use adit::{
 use futures_util::{SinkExt, StreamExt};
 use http::Request;
 use rustls::pki_types::ServerName;
-use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpStream,
-};
+use tokio::{io::AsyncWriteExt, net::TcpStream};
 use tokio_rustls::{TlsConnector, client::TlsStream};
 use tokio_tungstenite::tungstenite::Message;
 
 use crate::support::{
     Fabric,
-    client::{Http1, Http2, body, get, request, sentence},
+    client::{Http1, Http2, assert_counted, body, get, request, sentence},
     fabric::{TcpPath, Web, identity},
     ok,
-    service::{self, drain, read_request},
+    service::{self, read_request},
     soon, websocket,
 };
 
@@ -47,7 +44,9 @@ async fn why_not(fabric: &Fabric, config: client::Config) -> String {
             state = state.wait_for(|state| matches!(state, State::Connecting { error: Some(_) })) => ok(state).clone(),
         }
     };
-    let State::Connecting { error: Some(why) } = soon(failed).await else { unreachable!("it was waited for") };
+    let State::Connecting { error: Some(why) } = soon(failed).await else {
+        unreachable!("it was waited for")
+    };
     why
 }
 
@@ -89,7 +88,8 @@ async fn an_agent_links_by_the_right_pin_by_a_given_name_and_without_any_check()
     }
 
     let authority = other_authority();
-    let fabric = Fabric::with(|config| config.link.identity = identity(&authority, &["node.example.com"])).await;
+    let fabric =
+        Fabric::with(|config| config.link.identity = identity(&authority, &["node.example.com"])).await;
     let mut by_name = with_trust(&fabric, &Trust::Roots(vec![authority.certificate().clone()]));
     by_name.server_name = Some("node.example.com".into());
     let agent = fabric.start_agent(by_name, &[("web", Kind::Http, service.address.to_string())]);
@@ -193,7 +193,9 @@ async fn a_service_with_tls_is_verified_by_authority_and_name() {
         fabric.agent("good", Kind::Http, format!("https://localhost:{}", good.address.port())).await,
         fabric.agent("by-address", Kind::Http, format!("https://{}", good.address)).await,
         fabric.agent("unknown", Kind::Http, format!("https://localhost:{}", unknown.address.port())).await,
-        fabric.agent("other-name", Kind::Http, format!("https://localhost:{}", other_name.address.port())).await,
+        fabric
+            .agent("other-name", Kind::Http, format!("https://localhost:{}", other_name.address.port()))
+            .await,
     ];
     let mut client = Http1::connect(fabric.addresses.edge).await;
     assert_eq!(client.ask(request("GET", "good", "/", "")).await.text(), "ok");
@@ -207,26 +209,16 @@ async fn a_service_with_tls_is_verified_by_authority_and_name() {
 #[tokio::test]
 async fn half_close_passes_through_tls_to_a_service() {
     let fabric = Fabric::start().await;
-    let service = service::tls(fabric.service_tls(&["127.0.0.1"], &[]), |mut stream| async move {
-        let (count, end) = drain(&mut stream).await;
-        ok(end);
-        ok(stream.write_all(count.to_string().as_bytes()).await);
-        ok(stream.shutdown().await);
-    })
-    .await;
+    let service = service::tls(fabric.service_tls(&["127.0.0.1"], &[]), service::tell_count).await;
     let path = TcpPath::through(fabric, format!("tls://{}", service.address)).await;
-    let mut client = path.connect().await;
-    ok(client.write_all(&[7; 100_000]).await);
-    ok(client.shutdown().await);
-    let mut answer = String::new();
-    ok(soon(client.read_to_string(&mut answer)).await);
-    assert_eq!(answer, "100000");
+    assert_counted(path.connect().await, 100_000).await;
 }
 
 #[tokio::test]
 async fn the_next_address_of_a_services_name_is_tried_when_one_fails() {
     let fabric = Fabric::start().await;
-    let localhost: Vec<_> = ok(tokio::net::lookup_host("localhost:0").await).map(|address| address.ip()).collect();
+    let localhost: Vec<_> =
+        ok(tokio::net::lookup_host("localhost:0").await).map(|address| address.ip()).collect();
     for bind in ["127.0.0.1:0", "[::1]:0"] {
         let address: SocketAddr = ok(bind.parse());
         if !localhost.contains(&address.ip()) {

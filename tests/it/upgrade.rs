@@ -15,7 +15,7 @@ use tokio_tungstenite::tungstenite::{
 };
 
 use crate::support::{
-    client::{Http1, Http2, body, raw, request, sentence},
+    client::{Http1, Http2, assert_counted, body, raw, request, sentence},
     fabric::Web,
     kind, ok, random, reset,
     service::{self, Running, drain, read_head, read_request},
@@ -28,13 +28,18 @@ async fn websocket_messages_of_any_kind_pass_both_ways_and_so_does_the_closing_h
     let web = Web::to(service.address).await;
     let (mut socket, response) = ok(websocket::connect(web.edge, "web").await);
     assert_eq!(response.status(), StatusCode::SWITCHING_PROTOCOLS);
-    for message in [Message::text("hello"), Message::binary(random(1 << 20)), Message::text(""), Message::binary("")] {
+    for message in
+        [Message::text("hello"), Message::binary(random(1 << 20)), Message::text(""), Message::binary("")]
+    {
         ok(socket.send(message.clone()).await);
         assert!(ok(soon(socket.next()).await.expect("it is open")) == message);
     }
     let frame = CloseFrame { code: CloseCode::Away, reason: "enough".into() };
     ok(socket.close(Some(frame.clone())).await);
-    assert_eq!(ok(soon(socket.next()).await.expect("the answer to the closing")), Message::Close(Some(frame)));
+    assert_eq!(
+        ok(soon(socket.next()).await.expect("the answer to the closing")),
+        Message::Close(Some(frame))
+    );
     assert!(soon(socket.next()).await.is_none(), "and then the connection ends");
 }
 
@@ -49,7 +54,10 @@ async fn switching<F: Future<Output = ()> + Send + 'static>(
         let serve = serve.clone();
         async move {
             let head = read_head(&mut stream).await.expect("a request");
-            assert!(head.contains("upgrade: x-test\r\n") && head.contains("connection: upgrade\r\n"), "{head}");
+            assert!(
+                head.contains("upgrade: x-test\r\n") && head.contains("connection: upgrade\r\n"),
+                "{head}"
+            );
             // In one packet.
             ok(stream.write_all(format!("{SWITCH}{first}").as_bytes()).await);
             serve(stream).await;
@@ -87,19 +95,9 @@ async fn bytes_in_the_same_packet_as_the_switch_arrive() {
 
 #[tokio::test]
 async fn each_direction_of_a_switched_connection_ends_by_itself() {
-    let service = switching("", |mut stream| async move {
-        let (count, end) = drain(&mut stream).await;
-        ok(end);
-        ok(stream.write_all(count.to_string().as_bytes()).await);
-    })
-    .await;
+    let service = switching("", service::tell_count).await;
     let web = Web::to(service.address).await;
-    let mut client = switched(&web, "").await;
-    ok(client.write_all(&random(100_000)).await);
-    ok(client.shutdown().await);
-    let mut answer = String::new();
-    ok(soon(client.read_to_string(&mut answer)).await);
-    assert_eq!(answer, "100000");
+    assert_counted(switched(&web, "").await, 100_000).await;
 }
 
 #[tokio::test]

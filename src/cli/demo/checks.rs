@@ -29,13 +29,8 @@ const UPLOAD: usize = 1 << 20;
 
 /// Runs all checks and tells of each. Whether all passed.
 pub(super) async fn run(edge: SocketAddr, forwarded: SocketAddr) -> bool {
-    let to = Edge {
-        tasks: Tasks::new(),
-        address: HostPort {
-            host: edge.ip().to_string(),
-            port: edge.port(),
-        },
-    };
+    let to =
+        Edge { tasks: Tasks::new(), address: HostPort { host: edge.ip().to_string(), port: edge.port() } };
     let checks: [(&str, BoxFuture<'_, anyhow::Result<String>>); 6] = [
         ("GET / by the header x-adit-endpoint", to.by_header().boxed()),
         ("GET / by the host hello.localhost", to.by_host().boxed()),
@@ -71,16 +66,13 @@ struct Edge {
 impl Edge {
     async fn by_header(&self) -> anyhow::Result<String> {
         self.page(
-            Request::get("/")
-                .header("host", self.address.to_string())
-                .header("x-adit-endpoint", "hello"),
+            Request::get("/").header("host", self.address.to_string()).header("x-adit-endpoint", "hello"),
         )
         .await
     }
 
     async fn by_host(&self) -> anyhow::Result<String> {
-        self.page(Request::get("/").header("host", format!("hello.localhost:{}", self.address.port)))
-            .await
+        self.page(Request::get("/").header("host", format!("hello.localhost:{}", self.address.port))).await
     }
 
     async fn page(&self, request: Builder) -> anyhow::Result<String> {
@@ -89,72 +81,39 @@ impl Edge {
         let page = response.into_body().collect().await?.to_bytes();
         let page = String::from_utf8_lossy(&page);
         ensure!(status == StatusCode::OK, "the answer is {status}: {page}");
-        ensure!(
-            page.contains("x-forwarded-for"),
-            "the service was not told the client's address"
-        );
+        ensure!(page.contains("x-forwarded-for"), "the service was not told the client's address");
         Ok("200".into())
     }
 
     async fn upload(&self) -> anyhow::Result<String> {
         let sent: Bytes = (0..UPLOAD).map(|index| (index * 31 % 251) as u8).collect();
-        let response = self
-            .send(self.hello("POST", "/echo"), Full::new(sent.clone()))
-            .await?;
-        ensure!(
-            response.status() == StatusCode::OK,
-            "the answer is {}",
-            response.status()
-        );
+        let response = self.send(self.hello("POST", "/echo"), Full::new(sent.clone())).await?;
+        ensure!(response.status() == StatusCode::OK, "the answer is {}", response.status());
         let back = response.into_body().collect().await?.to_bytes();
-        ensure!(
-            back.len() == sent.len(),
-            "{} bytes of {} came back",
-            back.len(),
-            sent.len()
-        );
+        ensure!(back.len() == sent.len(), "{} bytes of {} came back", back.len(), sent.len());
         ensure!(back == sent, "other bytes came back than were sent");
         Ok("200, the same bytes".into())
     }
 
     async fn events(&self) -> anyhow::Result<String> {
-        let response = self
-            .send(self.hello("GET", "/events"), Empty::<Bytes>::new())
-            .await?;
-        ensure!(
-            response.status() == StatusCode::OK,
-            "the answer is {}",
-            response.status()
-        );
+        let response = self.send(self.hello("GET", "/events"), Empty::<Bytes>::new()).await?;
+        ensure!(response.status() == StatusCode::OK, "the answer is {}", response.status());
         let mut body = response.into_body();
         let mut text = String::new();
         while !text.contains("\n\n") {
-            let frame = body
-                .frame()
-                .await
-                .context("the stream ended before its first event")??;
-            text.push_str(&String::from_utf8_lossy(
-                frame.data_ref().unwrap_or(&Bytes::new()),
-            ));
+            let frame = body.frame().await.context("the stream ended before its first event")??;
+            text.push_str(&String::from_utf8_lossy(frame.data_ref().unwrap_or(&Bytes::new())));
         }
         ensure!(text.contains("data: second 0"), "the first event is {text:?}");
         Ok("200, an event".into())
     }
 
     async fn nobody(&self) -> anyhow::Result<String> {
-        let request = Request::get("/")
-            .header("host", self.address.to_string())
-            .header("x-adit-endpoint", "nobody");
+        let request =
+            Request::get("/").header("host", self.address.to_string()).header("x-adit-endpoint", "nobody");
         let response = self.send(request, Empty::<Bytes>::new()).await?;
-        ensure!(
-            response.status() == StatusCode::BAD_GATEWAY,
-            "the answer is {}, not 502",
-            response.status()
-        );
-        let code = response
-            .headers()
-            .get("x-adit-error")
-            .context("the answer has no x-adit-error")?;
+        ensure!(response.status() == StatusCode::BAD_GATEWAY, "the answer is {}, not 502", response.status());
+        let code = response.headers().get("x-adit-error").context("the answer has no x-adit-error")?;
         Ok(format!("502 {}", String::from_utf8_lossy(code.as_bytes())))
     }
 
@@ -176,17 +135,12 @@ impl Edge {
 
 /// All of what is sent comes back after this side has said that it will send no more.
 async fn tcp(forwarded: SocketAddr) -> anyhow::Result<String> {
-    let mut stream = TcpStream::connect(forwarded)
-        .await
-        .context("cannot connect to the forwarder")?;
+    let mut stream = TcpStream::connect(forwarded).await.context("cannot connect to the forwarder")?;
     let sent = b"hello through the tunnel\n";
     stream.write_all(sent).await?;
     stream.shutdown().await?;
     let mut back = Vec::new();
-    stream
-        .read_to_end(&mut back)
-        .await
-        .context("the connection broke")?;
+    stream.read_to_end(&mut back).await.context("the connection broke")?;
     ensure!(back == sent, "{:?} came back", String::from_utf8_lossy(&back));
     Ok(format!("{} bytes and the end", back.len()))
 }

@@ -32,15 +32,8 @@ pub(super) struct Services {
 impl Services {
     pub(super) async fn start() -> io::Result<Self> {
         let tasks = Tasks::new();
-        let (web, echo) = (
-            TcpListener::bind("127.0.0.1:0").await?,
-            TcpListener::bind("127.0.0.1:0").await?,
-        );
-        let services = Self {
-            web: web.local_addr()?,
-            echo: echo.local_addr()?,
-            tasks,
-        };
+        let (web, echo) = (TcpListener::bind("127.0.0.1:0").await?, TcpListener::bind("127.0.0.1:0").await?);
+        let services = Self { web: web.local_addr()?, echo: echo.local_addr()?, tasks };
         services.tasks.spawn(serve_web(web, services.tasks.clone()));
         services.tasks.spawn(serve_echo(echo, services.tasks.clone()));
         Ok(services)
@@ -77,9 +70,8 @@ async fn serve_web(listener: TcpListener, tasks: Tasks) {
             let response = respond(request, &events);
             async move { Ok::<_, Infallible>(response) }
         });
-        let connection = http1::Builder::new()
-            .timer(TokioTimer::new())
-            .serve_connection(TokioIo::new(stream), service);
+        let connection =
+            http1::Builder::new().timer(TokioTimer::new()).serve_connection(TokioIo::new(stream), service);
         tasks.spawn(async move {
             if let Err(error) = connection.await {
                 tracing::debug!(%error, "a connection of the demo's web service broke");
@@ -96,10 +88,7 @@ fn respond(request: Request<Incoming>, tasks: &Tasks) -> Response<Body> {
             (kind, request.into_body().boxed_unsync())
         }
         "/events" => (HeaderValue::from_static("text/event-stream"), events(tasks)),
-        _ => (
-            HeaderValue::from_static("text/html; charset=utf-8"),
-            full(page(&request)),
-        ),
+        _ => (HeaderValue::from_static("text/html; charset=utf-8"), full(page(&request))),
     };
     let mut response = Response::new(body);
     response.headers_mut().insert(CONTENT_TYPE, kind);
@@ -107,26 +96,21 @@ fn respond(request: Request<Incoming>, tasks: &Tasks) -> Response<Body> {
 }
 
 fn full(text: String) -> Body {
-    Full::new(Bytes::from(text))
-        .map_err(|never| match never {})
-        .boxed_unsync()
+    Full::new(Bytes::from(text)).map_err(|never| match never {}).boxed_unsync()
 }
 
 /// One event a second, until the demo ends.
 fn events(tasks: &Tasks) -> Body {
     let mut ticks = tokio::time::interval(Duration::from_secs(1));
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let events = stream::unfold(
-        (0_u64, ticks, tasks.clone()),
-        |(count, mut ticks, tasks)| async move {
-            tokio::select! {
-                _ = ticks.tick() => {}
-                () = tasks.signalled() => return None,
-            }
-            let event = Bytes::from(format!("id: {count}\ndata: second {count}\n\n"));
-            Some((Ok(Frame::data(event)), (count + 1, ticks, tasks)))
-        },
-    );
+    let events = stream::unfold((0_u64, ticks, tasks.clone()), |(count, mut ticks, tasks)| async move {
+        tokio::select! {
+            _ = ticks.tick() => {}
+            () = tasks.signalled() => return None,
+        }
+        let event = Bytes::from(format!("id: {count}\ndata: second {count}\n\n"));
+        Some((Ok(Frame::data(event)), (count + 1, ticks, tasks)))
+    });
     StreamBody::new(events).boxed_unsync()
 }
 
@@ -136,11 +120,7 @@ fn page(request: &Request<Incoming>) -> String {
     for (name, value) in request.headers() {
         let value = escape(&String::from_utf8_lossy(value.as_bytes()));
         // Writing to a String cannot fail.
-        let _ = writeln!(
-            rows,
-            "    <tr><th>{}</th><td>{value}</td></tr>",
-            escape(name.as_str())
-        );
+        let _ = writeln!(rows, "    <tr><th>{}</th><td>{value}</td></tr>", escape(name.as_str()));
     }
     let line = escape(&format!("{} {}", request.method(), request.uri()));
     format!(
@@ -155,10 +135,7 @@ fn page(request: &Request<Incoming>) -> String {
 }
 
 fn escape(text: &str) -> String {
-    text.replace('&', "&amp;")
-        .replace('<', "&lt;")
-        .replace('>', "&gt;")
-        .replace('"', "&quot;")
+    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }
 
 #[cfg(test)]

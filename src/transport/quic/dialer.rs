@@ -103,5 +103,6 @@ impl Dialer {
 
 /// A socket on a port of the system's choice, for IPv6 and IPv4 where the host has both.
 fn unspecified() -> io::Result<std::net::UdpSocket> {
-    socket::bind((Ipv6Addr::UNSPECIFIED, 0).into()).or_else(|_| socket::bind((Ipv4Addr::UNSPECIFIED, 0).into()))
+    socket::bind((Ipv6Addr::UNSPECIFIED, 0).into())
+        .or_else(|_| socket::bind((Ipv4Addr::UNSPECIFIED, 0).into()))
 }

@@ -31,11 +31,6 @@ impl Sender {
         self.0.send(Ok(Frame::data(bytes.into()))).await.is_ok()
     }
 
-    /// Waits until nobody reads the body any more.
-    pub(crate) async fn unread(&self) {
-        self.0.closed().await;
-    }
-
     pub(crate) async fn trailers(self, fields: http::HeaderMap) {
         ok(self.0.send(Ok(Frame::trailers(fields))).await);
     }

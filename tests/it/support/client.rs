@@ -1,6 +1,6 @@
 //! Clients of the edge.
 
-use std::{net::SocketAddr, time::Duration};
+use std::net::SocketAddr;
 
 use adit::drain::Tasks;
 use bytes::Bytes;
@@ -18,7 +18,7 @@ use tokio::{
 };
 
 pub(crate) use super::body::{Body, full as body};
-use super::ok;
+use super::{ok, random, soon};
 
 /// What came back, whole.
 #[derive(Debug)]
@@ -37,7 +37,10 @@ impl Answer {
     pub(crate) fn error(&self) -> (String, String) {
         let json: serde_json::Value = ok(serde_json::from_slice(&self.body));
         let field = |name: &str| json[name].as_str().unwrap_or_default().to_owned();
-        assert_eq!(self.headers.get("x-adit-error").map(|code| code.as_bytes()), Some(field("code").as_bytes()));
+        assert_eq!(
+            self.headers.get("x-adit-error").map(|code| code.as_bytes()),
+            Some(field("code").as_bytes())
+        );
         assert_eq!(self.headers[header::CONTENT_TYPE], "application/json");
         (field("code"), field("error"))
     }
@@ -174,12 +177,20 @@ impl Http2 {
     }
 }
 
-/// Writes bytes to the edge as they are and reads until it closes or pauses.
+/// Sends bytes to a service that counts them, ends first, and still gets its answer.
+pub(crate) async fn assert_counted(mut stream: TcpStream, size: usize) {
+    ok(stream.write_all(&random(size)).await);
+    ok(stream.shutdown().await);
+    let mut answer = String::new();
+    ok(soon(stream.read_to_string(&mut answer)).await);
+    assert_eq!(answer, size.to_string());
+}
+
+/// Writes bytes to the edge as they are, and reads until it closes the connection, which they must ask for.
 pub(crate) async fn raw(edge: SocketAddr, bytes: &[u8]) -> String {
     let mut stream = ok(TcpStream::connect(edge).await);
     ok(stream.write_all(bytes).await);
     let mut all = Vec::new();
-    // Enough for an answer on loopback; an answer that is missing fails what the caller asserts.
-    drop(tokio::time::timeout(Duration::from_secs(2), stream.read_to_end(&mut all)).await);
+    ok(soon(stream.read_to_end(&mut all)).await);
     String::from_utf8_lossy(&all).into_owned()
 }

@@ -4,8 +4,7 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use adit::{
     agent::{self, Agent, Service},
-    client,
-    edge, forward,
+    client, edge, forward,
     net::HostPort,
     node::{self, Node},
     protocol::{ALPN_LINK, EndpointId, Kind, NodeId},
@@ -144,12 +143,6 @@ impl Fabric {
             }
         };
         self.node = Some(super::soon(started).await);
-    }
-
-    /// A configuration of TLS for clients that trust the authority.
-    pub(crate) fn client_tls(&self, alpn: &[&[u8]]) -> Arc<rustls::ClientConfig> {
-        let trust = Trust::Roots(vec![self.authority.certificate().clone()]);
-        Arc::new(ok(tls::client_config(&trust, None, alpn)))
     }
 
     /// A configuration of TLS for services whose certificate the authority has signed.

@@ -76,5 +76,4 @@ impl Middle {
     pub(crate) async fn change_address(&self) {
         self.outside.send_replace(socket().await);
     }
-
 }

@@ -17,7 +17,7 @@ use http_body_util::BodyExt;
 use hyper::{body::Incoming, service::service_fn};
 use hyper_util::rt::TokioIo;
 use tokio::{
-    io::{AsyncRead, AsyncReadExt, AsyncWriteExt},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     net::{TcpListener, TcpSocket, TcpStream},
     sync::mpsc,
 };
@@ -60,7 +60,8 @@ pub(crate) async fn tcp_at<F: Future<Output = ()> + Send + 'static>(
     serve: impl Fn(TcpStream) -> F + Send + 'static,
 ) -> Running {
     let listener = ok(TcpListener::bind(address).await);
-    let running = Running { address: ok(listener.local_addr()), connections: Arc::default(), tasks: Tasks::new() };
+    let running =
+        Running { address: ok(listener.local_addr()), connections: Arc::default(), tasks: Tasks::new() };
     let (connections, tasks) = (Arc::clone(&running.connections), running.tasks.clone());
     running.tasks.spawn(async move {
         loop {
@@ -102,13 +103,16 @@ pub(crate) async fn echo() -> Running {
 
 /// Reads to the end, then says how much it was.
 pub(crate) async fn count() -> Running {
-    tcp(|mut stream| async move {
-        let mut all = Vec::new();
-        if stream.read_to_end(&mut all).await.is_ok() {
-            drop(stream.write_all(all.len().to_string().as_bytes()).await);
-        }
-    })
-    .await
+    tcp(tell_count).await
+}
+
+/// The same on one connection.
+pub(crate) async fn tell_count(mut stream: impl AsyncRead + AsyncWrite + Unpin) {
+    let (count, end) = drain(&mut stream).await;
+    if end.is_ok() {
+        ok(stream.write_all(count.to_string().as_bytes()).await);
+        ok(stream.shutdown().await);
+    }
 }
 
 /// Reads to the end of each connection, and reports how much came and how that ended.
@@ -171,8 +175,11 @@ pub(crate) async fn mirror() -> Running {
     http(|request| async move {
         let (head, body) = request.into_parts();
         let mut text = format!("{} {} {:?}\n", head.method, head.uri, head.version);
-        let mut fields: Vec<_> =
-            head.headers.iter().map(|(name, value)| format!("{name}: {}", String::from_utf8_lossy(value.as_bytes()))).collect();
+        let mut fields: Vec<_> = head
+            .headers
+            .iter()
+            .map(|(name, value)| format!("{name}: {}", String::from_utf8_lossy(value.as_bytes())))
+            .collect();
         fields.sort();
         text += &fields.join("\n");
         text += "\n\n";
@@ -184,15 +191,6 @@ pub(crate) async fn mirror() -> Running {
     .await
 }
 
-/// A request as it came.
-#[derive(Debug)]
-pub(crate) struct Raw {
-    /// Its line and fields, with the empty line behind them.
-    pub(crate) head: String,
-    /// As long as its content-length says.
-    pub(crate) body: Vec<u8>,
-}
-
 /// A message's line and fields, and not a byte of what follows. Nothing when the connection ends.
 pub(crate) async fn read_head(stream: &mut (impl AsyncRead + Unpin)) -> Option<String> {
     let mut head = Vec::new();
@@ -202,13 +200,14 @@ pub(crate) async fn read_head(stream: &mut (impl AsyncRead + Unpin)) -> Option<S
     Some(ok(String::from_utf8(head)))
 }
 
-/// The next request of a connection, for services that do what no HTTP library would. Nothing when the connection ends.
-pub(crate) async fn read_request(stream: &mut (impl AsyncRead + Unpin)) -> Option<Raw> {
+/// The head of the next request of a connection, whose body is read too, for services that do what no HTTP library would.
+/// Nothing when the connection ends.
+pub(crate) async fn read_request(stream: &mut (impl AsyncRead + Unpin)) -> Option<String> {
     let head = read_head(stream).await?;
     let length = head.lines().find_map(|line| line.strip_prefix("content-length: "));
     let mut body = vec![0; length.map_or(0, |length| ok(length.parse()))];
     stream.read_exact(&mut body).await.ok()?;
-    Some(Raw { head, body })
+    Some(head)
 }
 
 /// A response that leaves the connection open.
