@@ -19,6 +19,7 @@ fn open() -> Flow {
         tenant: None,
         kind: Kind::Tcp,
         hop: Hop::First,
+        agent: None,
         client: Some(([198, 51, 100, 9], 40_000).into()),
         trace: Some("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01".into()),
     })
@@ -36,6 +37,7 @@ fn hello() -> Control {
         listens: (0..256)
             .map(|id| Listen { id, endpoint: endpoint(&format!("service-{id}.example")), kind: Kind::Http })
             .collect(),
+        avoid: Vec::new(),
     })
 }
 

@@ -2,7 +2,12 @@
 //!
 //! Reads snapshots that it owns; it never holds a lock of the data path while it answers.
 
-use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    io,
+    net::SocketAddr,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 use axum::{
     Json, Router,
@@ -14,6 +19,7 @@ use axum::{
 use tokio::{net::TcpListener, sync::watch};
 
 use crate::{
+    cluster::{Cluster, PeerStatus},
     drain::{Aborted, Tasks},
     protocol::{NodeId, Phase},
     telemetry::Metrics,
@@ -31,6 +37,8 @@ pub struct Source {
     pub phase: watch::Receiver<Phase>,
     /// Its agents.
     pub upstreams: Upstreams,
+    /// The other nodes, once this one is part of a cluster.
+    pub peers: Arc<OnceLock<Arc<Cluster>>>,
     /// What it counts.
     pub metrics: Metrics,
 }
@@ -42,6 +50,7 @@ struct Status {
     cluster: String,
     phase: &'static str,
     version: &'static str,
+    peers: Vec<PeerStatus>,
     links: Vec<LinkStatus>,
     endpoints: Vec<EndpointStatus>,
 }
@@ -126,6 +135,10 @@ async fn status(State(source): State<Arc<Source>>) -> impl IntoResponse {
         cluster: source.cluster.clone(),
         phase: phase.name(),
         version: env!("CARGO_PKG_VERSION"),
+        peers: source
+            .peers
+            .get()
+            .map_or_else(Vec::new, |cluster| cluster.peers().iter().map(|peer| peer.status()).collect()),
         links: source.upstreams.link_status(),
         endpoints: source.upstreams.endpoint_status(),
     })

@@ -3,13 +3,17 @@
 //! Owns one listener an endpoint; each flow that arrives becomes a connection to the service, joined byte for byte. Built on
 //! `client`, which keeps the links. It never parses what it carries.
 
+mod health;
 mod service;
 
 use std::{sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 
+pub use health::{HealthCheck, InvalidProbe, Probe};
 pub use service::{InvalidService, Service, ServiceAddress, ServiceTls};
+
+use health::{Change, Watch};
 
 use crate::{
     client::{self, Client, FlowsCut, Incoming, ListenError, Listener},
@@ -36,6 +40,8 @@ pub struct Endpoint {
     pub kind: Kind,
     /// Where the service is.
     pub service: Service,
+    /// How to know that the service is up. Without, it is taken to be.
+    pub health: Option<HealthCheck>,
 }
 
 /// Why an agent does not start.
@@ -68,18 +74,35 @@ impl Agent {
         &self.client
     }
 
-    /// Serves all endpoints: returns once a node sends flows for each, however long that takes.
+    /// Serves all endpoints: returns once a node sends flows for each, however long that takes. An endpoint whose service is
+    /// down by its health check is not waited for; it is served as soon as that passes.
     ///
     /// # Errors
     /// When a node refuses one; those before it are served.
     pub async fn serve(&self) -> Result<(), ListenError> {
-        let listens = self.endpoints.iter().map(|endpoint| async move {
-            let listener = self.client.listen(endpoint.name.clone(), endpoint.kind).await?;
-            tracing::info!(endpoint = %endpoint.name, service = %endpoint.service, "serving");
-            self.tasks.spawn(accept(listener, Arc::new(endpoint.clone()), self.tasks.clone()));
+        let serving = self.endpoints.iter().map(|endpoint| async move {
+            let server = Server {
+                endpoint: Arc::new(endpoint.clone()),
+                client: self.client.clone(),
+                tasks: self.tasks.clone(),
+            };
+            match &endpoint.health {
+                None => {
+                    let mut listener = server.listen().await?;
+                    self.tasks.spawn(async move { server.accept(&mut listener).await });
+                }
+                Some(check) => {
+                    let mut watch = Watch::new(check.clone(), endpoint.service.clone());
+                    let listener = match watch.check().await {
+                        Some(Change::Up) => Some(server.listen().await?),
+                        _ => None,
+                    };
+                    self.tasks.spawn(async move { server.accept_while_up(listener, watch).await });
+                }
+            }
             Ok(())
         });
-        futures_util::future::try_join_all(listens).await.map(drop)
+        futures_util::future::try_join_all(serving).await.map(drop)
     }
 
     /// Leaves: serves nothing new, lets open flows finish at most `grace` long, closes the links.
@@ -88,6 +111,8 @@ impl Agent {
     /// How many flows had not ended by then.
     pub async fn drain(self, grace: Duration) -> Result<(), FlowsCut> {
         let started = Instant::now();
+        // Nothing is to be served again from here on.
+        self.tasks.signal();
         let closed = self.client.close(grace).await;
         if let Err(aborted) = self.tasks.finish(grace.saturating_sub(started.elapsed())).await {
             tracing::debug!(%aborted, "flows were left");
@@ -102,11 +127,61 @@ impl Drop for Agent {
     }
 }
 
-/// Takes an endpoint's flows until its listener is closed.
-async fn accept(mut listener: Listener, endpoint: Arc<Endpoint>, tasks: Tasks) {
-    while let Some(incoming) = listener.accept().await {
-        // As many at once as the link permits.
-        tasks.spawn(join(incoming, Arc::clone(&endpoint)));
+/// What serves one endpoint.
+#[derive(Debug)]
+struct Server {
+    endpoint: Arc<Endpoint>,
+    client: Client,
+    tasks: Tasks,
+}
+
+impl Server {
+    async fn listen(&self) -> Result<Listener, ListenError> {
+        let Endpoint { name, kind, service, .. } = &*self.endpoint;
+        let listener = self.client.listen(name.clone(), *kind).await?;
+        tracing::info!(endpoint = %name, %service, "serving");
+        Ok(listener)
+    }
+
+    /// Takes flows until the listener is closed. Cancel safe.
+    async fn accept(&self, listener: &mut Listener) {
+        while let Some(incoming) = listener.accept().await {
+            // As many at once as the link permits.
+            self.tasks.spawn(join(incoming, Arc::clone(&self.endpoint)));
+        }
+    }
+
+    /// Serves the endpoint while its service is up, until the agent leaves.
+    async fn accept_while_up(&self, mut listener: Option<Listener>, mut watch: Watch) {
+        let Endpoint { name, service, .. } = &*self.endpoint;
+        loop {
+            if let Some(mut listener) = listener.take() {
+                tokio::select! {
+                    () = self.accept(&mut listener) => return,
+                    () = watch.until(Change::Down) => {}
+                }
+                listener.close().await;
+                // What was on its way before every node had acknowledged.
+                self.accept(&mut listener).await;
+            }
+            tracing::warn!(endpoint = %name, %service, "the service is down: the endpoint is not served until it is up");
+            let up = async {
+                watch.until(Change::Up).await;
+                self.listen().await
+            };
+            let listening = tokio::select! {
+                listening = up => listening,
+                () = self.tasks.signalled() => return,
+            };
+            match listening {
+                Ok(new) => listener = Some(new),
+                Err(error) => {
+                    let error = crate::telemetry::report(&error);
+                    tracing::error!(endpoint = %name, error, "the service is up, and its endpoint cannot be served");
+                    watch.doubt();
+                }
+            }
+        }
     }
 }
 

@@ -24,7 +24,9 @@ mod backoff;
 mod dial;
 mod flow;
 mod listen;
+mod nodes;
 mod session;
+mod slot;
 mod uplink;
 
 use std::{sync::Arc, time::Duration};
@@ -35,7 +37,7 @@ pub use backoff::Backoff;
 pub use dial::DialError;
 pub use flow::Flow;
 pub use listen::{Incoming, ListenError, Listener};
-pub use uplink::{ConnectError, State};
+pub use uplink::{ConnectError, LinkedTo, State};
 
 use crate::{
     drain::Tasks,
@@ -45,6 +47,7 @@ use crate::{
     transport::{Settings, quic},
 };
 use listen::Listens;
+use nodes::Nodes;
 use uplink::Uplink;
 
 /// How a client reaches its cluster.
@@ -66,9 +69,17 @@ pub struct Config {
     pub settings: Settings,
     /// How long to wait between attempts to connect.
     pub backoff: Backoff,
+    /// To how many nodes listens go, where the cluster has as many; at least one, at most [`Config::MAX_LINKS`]. Dials keep
+    /// to one.
+    pub links: usize,
 }
 
 impl Config {
+    /// How many links carry listens by default: with two, the loss of a node costs no outage.
+    pub const LINKS: usize = 2;
+    /// The most links that carry listens. With more, `Hello` could not name all nodes that are to be avoided.
+    pub const MAX_LINKS: usize = Hello::MAX_AVOID;
+
     /// Connects to a node whose certificate is trusted by `trust`; everything else by default.
     ///
     /// # Errors
@@ -83,6 +94,7 @@ impl Config {
             token: None,
             settings: Settings::default(),
             backoff: Backoff::default(),
+            links: Self::LINKS,
         })
     }
 }
@@ -94,6 +106,7 @@ struct Shared {
     agent: AgentId,
     dialer: quic::Dialer,
     listens: Listens,
+    nodes: Nodes,
     tasks: Tasks,
 }
 
@@ -133,16 +146,18 @@ impl Client {
             dialer: quic::Dialer::new(config.tls.clone(), &config.settings)?,
             agent: AgentId::from_bits(rand::random()),
             listens: Listens::default(),
+            nodes: Nodes::default(),
             tasks: Tasks::new(),
             config,
         });
-        let agent = Uplink::new(Arc::clone(&shared), Role::Agent);
-        let forwarder = Uplink::new(Arc::clone(&shared), Role::Forwarder);
+        let links = shared.config.links.clamp(1, Config::MAX_LINKS);
+        let agent = Uplink::new(Arc::clone(&shared), Role::Agent, links);
+        let forwarder = Uplink::new(Arc::clone(&shared), Role::Forwarder, 1);
         Ok(Self { inner: Arc::new(Inner { shared, agent, forwarder }) })
     }
 
     /// Serves an endpoint: returns once a node sends flows for it, however long that takes. From then on it is served over
-    /// every link that replaces the present one.
+    /// every link that stands beside the present one or replaces it.
     ///
     /// # Errors
     /// When a node refuses, or this client serves the endpoint already.
@@ -174,7 +189,7 @@ impl Client {
         dial::dial(&self.inner.forwarder, endpoint, client).await
     }
 
-    /// The state of the link that carries this client's listens, as it changes.
+    /// The state of the links that carry this client's listens, as it changes.
     pub fn agent_state(&self) -> watch::Receiver<State> {
         self.inner.agent.state()
     }

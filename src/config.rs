@@ -22,7 +22,12 @@ pub use link::LinkArgs;
 pub use log::LogArgs;
 pub use node::NodeArgs;
 
-use crate::{agent::InvalidService, net::HostPort, protocol::EndpointId, tls};
+use crate::{
+    agent::InvalidService,
+    net::HostPort,
+    protocol::{EndpointId, NodeId},
+    tls,
+};
 
 /// Why a configuration cannot be used: which part, what is wrong with it, and what to do.
 #[derive(Debug, thiserror::Error)]
@@ -78,6 +83,17 @@ pub enum ConfigError {
         one: &'static str,
         /// The other.
         other: &'static str,
+    },
+    /// A node's certificate for its peers that is for another node.
+    #[error(
+        "{} is not a certificate of the node {node}: make one with `adit certs node HOST --node-id {node}`, or give this \
+         node the --node-id that its certificate has", cert.display()
+    )]
+    NotOfNode {
+        /// The certificate.
+        cert: PathBuf,
+        /// The node.
+        node: NodeId,
     },
     /// Certificates and keys of the edge that do not pair up.
     #[error(

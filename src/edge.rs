@@ -21,7 +21,7 @@ use std::{
     time::Duration,
 };
 
-use tokio::net::TcpListener;
+use tokio::{net::TcpListener, sync::Semaphore};
 use tokio_rustls::TlsAcceptor;
 
 use crate::{
@@ -82,7 +82,12 @@ struct Shared {
     /// Tells clients to open their next connection elsewhere.
     closing: AtomicBool,
     connections: Tasks,
+    /// TLS handshakes that may be made at once: they cost far more than the connections that send nothing.
+    handshakes: Semaphore,
 }
+
+/// How many TLS handshakes are made at once; others wait, within their deadline.
+const HANDSHAKES: usize = 64;
 
 /// A running edge.
 #[derive(Debug)]
@@ -115,6 +120,7 @@ impl Edge {
             counters: metrics::Counters::new(metrics),
             closing: AtomicBool::new(false),
             connections: Tasks::new(),
+            handshakes: Semaphore::new(HANDSHAKES),
         });
         let accepting = Tasks::new();
         accepting.spawn(connection::accept(plain, None, Arc::clone(&shared), accepting.clone()));

@@ -17,6 +17,8 @@ pub mod splice;
 pub mod transport;
 pub mod client;
 #[cfg(feature = "server")]
+pub mod cluster;
+#[cfg(feature = "server")]
 pub mod upstream;
 #[cfg(feature = "server")]
 pub mod relay;

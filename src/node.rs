@@ -1,24 +1,34 @@
 //! A node: assembles edge, links, relay and admin port, and takes them apart in the order in which nothing is lost.
 
+mod glue;
 mod links;
 
-use std::{net::SocketAddr, time::Duration};
+use std::{
+    net::SocketAddr,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 use tokio::{sync::watch, time::Instant};
 
 use crate::{
     admin::{self, Admin},
-    drain::Aborted,
+    cluster::{self, Cluster},
+    drain::{Aborted, Tasks},
     edge::{self, Edge},
     net::HostPort,
-    protocol::{ALPN_LINK, Close, GoAway, GoAwayReason, NodeId, Phase},
+    protocol::{ALPN_LINK, Close, GoAway, GoAwayReason, NodeAddress, NodeId, Phase},
     relay::Relay,
     telemetry::Metrics,
     tls,
     transport::{self, quic},
     upstream::Upstreams,
 };
+use glue::Glue;
 use links::{Links, Welcomer};
+
+/// How long a leaving node waits for its agents to link elsewhere.
+const AGENTS_MOVE: Duration = Duration::from_secs(10);
 
 /// What a node is, where it listens, and its limits.
 #[derive(Debug, Clone)]
@@ -31,6 +41,12 @@ pub struct Config {
     pub edge: edge::Config,
     /// The agents' and forwarders' port.
     pub link: LinkConfig,
+    /// The other nodes; a node without is alone.
+    pub cluster_links: Option<cluster::Config>,
+    /// When to ask agents to move to nodes with fewer links.
+    pub rebalance: Rebalance,
+    /// How long a request waits at most for an agent of an endpoint that had one a moment ago.
+    pub upstream_wait: Duration,
     /// The operators' port.
     pub admin: SocketAddr,
     /// How long everything under way may take to end when the node leaves.
@@ -52,6 +68,23 @@ pub struct LinkConfig {
     pub settings: transport::Settings,
 }
 
+/// When a node asks agents to move to nodes with fewer links.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Rebalance {
+    /// By which share its links must exceed the average; zero for never.
+    pub threshold: f64,
+    /// How many links it must have.
+    pub minimum: usize,
+    /// Which share of the average it sheds a second at most.
+    pub rate: f64,
+}
+
+impl Default for Rebalance {
+    fn default() -> Self {
+        Self { threshold: 0.2, minimum: 50, rate: 0.01 }
+    }
+}
+
 /// The addresses that were bound.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Addresses {
@@ -63,6 +96,8 @@ pub struct Addresses {
     pub link: SocketAddr,
     /// Operators.
     pub admin: SocketAddr,
+    /// Other nodes.
+    pub peer: Option<SocketAddr>,
 }
 
 /// Why a node does not start.
@@ -77,6 +112,9 @@ pub enum StartError {
     /// The link port's certificate cannot be used.
     #[error("the link port's certificate cannot be used")]
     Tls(#[from] tls::ConfigError),
+    /// The peer port does not.
+    #[error(transparent)]
+    Cluster(#[from] cluster::StartError),
     /// The admin port does not.
     #[error(transparent)]
     Admin(#[from] admin::BindError),
@@ -91,7 +129,10 @@ pub struct Node {
     relay: Relay,
     edge: Edge,
     links: Links,
+    cluster: Option<Arc<Cluster>>,
+    _alone: watch::Sender<Arc<[NodeAddress]>>,
     admin: Admin,
+    tasks: Tasks,
     grace_period: Duration,
     drain_delay: Duration,
 }
@@ -102,12 +143,24 @@ impl Node {
     /// # Errors
     /// When a port is taken, or a certificate cannot be used.
     pub async fn start(config: Config) -> Result<Self, StartError> {
-        let Config { node, cluster, edge, link, admin, grace_period, drain_delay } = config;
+        let Config {
+            node,
+            cluster,
+            edge,
+            link,
+            cluster_links,
+            rebalance,
+            upstream_wait,
+            admin,
+            grace_period,
+            drain_delay,
+        } = config;
         let LinkConfig { bind, advertise, identity, settings } = link;
         let metrics = Metrics::default();
         let phase = watch::Sender::new(Phase::Starting);
-        let upstreams = Upstreams::new(&metrics);
+        let upstreams = Upstreams::new(&metrics, upstream_wait);
         let relay = Relay::new(upstreams.clone());
+        let peers = Arc::new(OnceLock::new());
         let admin = Admin::start(
             admin,
             admin::Source {
@@ -115,6 +168,7 @@ impl Node {
                 cluster: cluster.clone(),
                 phase: phase.subscribe(),
                 upstreams: upstreams.clone(),
+                peers: Arc::clone(&peers),
                 metrics: metrics.clone(),
             },
         )
@@ -123,28 +177,81 @@ impl Node {
         let tls = tls::server_config(std::slice::from_ref(&identity), tls::ClientAuth::None, &[ALPN_LINK])?;
         let secret = identity.derive_key(b"adit link");
         let listener = quic::Listener::bind(bind, tls, Some(&secret), &settings)?;
+        let address =
+            listener.local_address().map_err(|source| quic::BindError::Bind { address: bind, source })?;
+        let link_address = advertise.as_ref().map_or_else(|| address.to_string(), HostPort::to_string);
+        let cluster_view = match cluster_links {
+            None => {
+                upstreams.settle();
+                None
+            }
+            Some(config) => {
+                let own = cluster::Own {
+                    node: node.clone(),
+                    cluster: cluster.clone(),
+                    incarnation: glue::unix_millis(),
+                    link_address: link_address.clone(),
+                    phase: phase.subscribe(),
+                };
+                let handler = Arc::new(Glue { upstreams: upstreams.clone(), relay: relay.clone() });
+                let announcements = upstreams.announcements();
+                let cluster =
+                    Arc::new(Cluster::start(config, own, &settings, announcements, handler, &metrics)?);
+                Some(Arc::clone(peers.get_or_init(|| cluster)))
+            }
+        };
+        let alone =
+            watch::Sender::new(Arc::from([NodeAddress { node: node.clone(), address: link_address }]));
         let welcomer = Welcomer {
             node,
             cluster,
-            advertise,
+            nodes: cluster_view.as_ref().map_or_else(|| alone.subscribe(), |cluster| cluster.members()),
             settings,
             upstreams: upstreams.clone(),
             relay: relay.clone(),
         };
-        let links = Links::start(listener, welcomer)?;
+        let links = Links::start(listener, welcomer);
+        let tasks = Tasks::new();
+        if let Some(cluster) = &cluster_view {
+            tasks.spawn(glue::rebalance(
+                rebalance,
+                Arc::clone(cluster),
+                upstreams.clone(),
+                phase.subscribe(),
+            ));
+        }
         let addresses = Addresses {
             edge: edge.address(),
             edge_tls: edge.tls_address(),
-            link: links.address(),
+            link: address,
             admin: admin.address(),
+            peer: cluster_view.as_ref().map(|cluster| cluster.address()),
         };
         phase.send_replace(Phase::Ready);
-        Ok(Self { addresses, phase, upstreams, relay, edge, links, admin, grace_period, drain_delay })
+        Ok(Self {
+            addresses,
+            phase,
+            upstreams,
+            relay,
+            edge,
+            links,
+            cluster: cluster_view,
+            _alone: alone,
+            admin,
+            tasks,
+            grace_period,
+            drain_delay,
+        })
     }
 
     /// The addresses that were bound.
     pub fn addresses(&self) -> &Addresses {
         &self.addresses
+    }
+
+    /// Whether an agent serves the endpoint of the default tenant, here or at a peer.
+    pub fn serves(&self, endpoint: &str) -> bool {
+        self.upstreams.endpoint_status().iter().any(|status| status.endpoint == endpoint)
     }
 
     /// Leaves, in the order in which nothing is lost: not ready; agents are told to link elsewhere; new flows of forwarders
@@ -168,6 +275,13 @@ impl Node {
                 smear: Duration::from_millis(sessions.len() as u64).min(self.grace_period / 4),
             })
             .await;
+        if self.cluster.as_ref().is_some_and(|cluster| !cluster.peers().is_empty()) {
+            // Until an agent has linked elsewhere, this node is its way in, for peers as well.
+            let moved = glue::until_agents_have_moved(&self.upstreams);
+            if tokio::time::timeout((self.grace_period / 4).min(AGENTS_MOVE), moved).await.is_err() {
+                tracing::info!("some agents have not linked to another node");
+            }
+        }
         self.relay.refuse_new();
         self.edge.closing();
         tokio::time::sleep(self.drain_delay.min(left())).await;
@@ -175,13 +289,24 @@ impl Node {
         let sessions = self.upstreams.sessions();
         let finished = sessions.iter().map(|session| session.finish(left()));
         let links: Vec<_> = futures_util::future::join_all(finished).await;
+        let peers = match &self.cluster {
+            Some(cluster) => cluster.leave(left()).await,
+            None => Ok(()),
+        };
         self.links.close(Close::Done, "the node has left").await;
+        self.tasks.abort();
         let admin = self.admin.drain(Duration::from_secs(1)).await;
         if let Err(aborted) = admin {
             tracing::debug!(%aborted, "operators' connections were cut");
         }
         let cut: usize =
-            links.into_iter().chain([edge]).filter_map(Result::err).map(|aborted| aborted.left).sum();
+            links.into_iter().chain([edge, peers]).filter_map(Result::err).map(|aborted| aborted.left).sum();
         if cut == 0 { Ok(()) } else { Err(Aborted { left: cut, after: self.grace_period }) }
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        self.tasks.abort();
     }
 }

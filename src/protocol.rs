@@ -9,6 +9,7 @@ mod control;
 mod flow;
 mod frame;
 mod id;
+mod peer;
 #[cfg(test)]
 mod tests;
 
@@ -17,6 +18,7 @@ pub use control::{Control, GoAway, GoAwayReason, Hello, Listen, NodeAddress, Ret
 pub use flow::{Flow, Hop, Kind, Open};
 pub use frame::{DecodeError, Frame, HEADER_LEN, decode, encode};
 pub use id::{AgentId, EndpointId, InvalidId, LinkId, NodeId, Secret, TenantId};
+pub use peer::{Load, Peer, PeerHello, PeerRoute, RouteUpdate};
 
 /// The version of the protocol that this crate speaks.
 pub const VERSION: u32 = 1;
@@ -26,3 +28,6 @@ pub const OLDEST_VERSION: u32 = 1;
 
 /// The ALPN protocol (RFC 7301) of links from agents and forwarders.
 pub const ALPN_LINK: &[u8] = b"adit/1";
+
+/// The ALPN protocol of links between nodes.
+pub const ALPN_PEER: &[u8] = b"adit-peer/1";

@@ -10,14 +10,12 @@ use std::{
     time::Duration,
 };
 
-use tokio_util::task::task_tracker::TaskTrackerToken;
-
 use crate::{
     protocol::{Code, DecodeError, Flow, Hop, Kind, Open, Refusal},
     splice::{Counts, splice},
     telemetry,
     transport::{self, FlowError, Stream},
-    upstream::{Name, Session, Upstreams},
+    upstream::{Name, OpenFlow, OpenFlowError, Session, Upstreams},
 };
 
 /// How long a flow has to say what it is for.
@@ -44,32 +42,56 @@ impl Relay {
     /// Serves the flows that a forwarder opens, until its link ends.
     pub async fn serve(&self, session: Arc<Session>) {
         while let Ok(stream) = session.link.accept().await {
-            let (relay, hold, from) = (self.clone(), session.flows.hold(), Arc::clone(&session));
+            let (relay, from) = (self.clone(), Arc::clone(&session));
             // As many at once as the link permits streams.
-            session.flows.spawn(async move { relay.flow(stream, &from, hold).await });
+            session.flows.spawn(async move { relay.flow(stream, &from).await });
         }
     }
 
-    async fn flow(&self, mut stream: Stream, from: &Session, _hold: TaskTrackerToken) {
-        let open = match tokio::time::timeout(FIRST_FRAME, transport::read_flow(&mut stream.recv)).await {
-            Ok(Ok(Flow::Open(open))) => self.check(open, from),
-            Ok(Ok(_)) => Err(Refusal::new(Code::Invalid, "a flow begins with Open")),
-            Ok(Err(FlowError::Decode(error @ DecodeError::Unknown { .. }))) => {
-                Err(Refusal::new(Code::Unsupported, error.to_string()))
-            }
-            Ok(Err(FlowError::Decode(error))) => Err(Refusal::new(Code::Invalid, error.to_string())),
-            Ok(Err(FlowError::Io(error))) => {
-                return tracing::debug!(%error, "a flow went away before it began");
-            }
-            Err(_) => Err(Refusal::new(Code::Invalid, format!("no Open within {FIRST_FRAME:?}"))),
+    /// Serves one flow that another node has opened here for an agent that it has chosen. It goes no further than that.
+    pub async fn serve_node(&self, mut stream: Stream) {
+        let open = match first_frame(&mut stream).await {
+            Ok(open) => open,
+            Err(Some(refusal)) => return transport::refuse(stream, refusal).await,
+            Err(None) => return,
+        };
+        let agent = match (open.hop, open.agent, open.kind) {
+            _ if self.draining.load(Relaxed) => Err(draining()),
+            (_, _, Kind::Other(kind)) => Err(unknown(kind)),
+            (Hop::Final, Some(agent), _) => Ok(agent),
+            _ => Err(Refusal::new(Code::Invalid, "a node opens a flow for the last hop and names the agent")),
+        };
+        let agent = match agent {
+            Ok(agent) => agent,
+            Err(refusal) => return transport::refuse(stream, refusal).await,
+        };
+        let name = Name { tenant: open.tenant.clone().unwrap_or_default(), endpoint: open.endpoint.clone() };
+        self.join(stream, &name, self.upstreams.open_local(&name, agent, &open)).await;
+    }
+
+    async fn flow(&self, mut stream: Stream, from: &Session) {
+        let open = match first_frame(&mut stream).await {
+            Ok(open) => self.check(open, from),
+            Err(Some(refusal)) => Err(refusal),
+            Err(None) => return,
         };
         let open = match open {
             Ok(open) => open,
             Err(refusal) => return transport::refuse(stream, refusal).await,
         };
         let name = Name { tenant: from.identity.tenant.clone(), endpoint: open.endpoint.clone() };
+        self.join(stream, &name, self.upstreams.open(&name, &open)).await;
+    }
+
+    /// Joins a flow to one of an agent, once that has been opened.
+    async fn join(
+        &self,
+        mut stream: Stream,
+        name: &Name,
+        opening: impl Future<Output = Result<OpenFlow, OpenFlowError>>,
+    ) {
         let opened = tokio::select! {
-            opened = self.upstreams.open(&name, &open) => opened,
+            opened = opening => opened,
             // Whoever asked has gone.
             () = stream.send.stopped() => return,
         };
@@ -77,7 +99,7 @@ impl Relay {
             Ok(flow) => flow,
             Err(error) => {
                 let message = match &error {
-                    crate::upstream::OpenFlowError::Refused(refusal) => refusal.message.clone(),
+                    OpenFlowError::Refused(refusal) => refusal.message.clone(),
                     other => other.to_string(),
                 };
                 return transport::refuse(stream, Refusal::new(error.code(), message)).await;
@@ -91,7 +113,6 @@ impl Relay {
         drop(flow.in_use);
         tracing::debug!(
             endpoint = %name.endpoint,
-            link = %from.id,
             to_service = counts.left_to_right(),
             from_service = counts.right_to_left(),
             broken = end.err().map(|broken| telemetry::report(&broken)),
@@ -102,10 +123,10 @@ impl Relay {
     /// The flow to ask an agent for, if this one may be joined at all.
     fn check(&self, open: Open, from: &Session) -> Result<Open, Refusal> {
         if self.draining.load(Relaxed) {
-            return Err(Refusal::new(Code::Draining, "this node is leaving; another one must be asked"));
+            return Err(draining());
         }
         if let Kind::Other(kind) = open.kind {
-            return Err(Refusal::new(Code::Unsupported, format!("this node knows no flows of kind {kind}")));
+            return Err(unknown(kind));
         }
         match &open.tenant {
             Some(tenant) if *tenant != from.identity.tenant => {
@@ -114,5 +135,30 @@ impl Relay {
             _ => {}
         }
         Ok(Open { tenant: None, kind: Kind::Tcp, hop: Hop::Final, ..open })
+    }
+}
+
+fn draining() -> Refusal {
+    Refusal::new(Code::Draining, "this node is leaving; another one must be asked")
+}
+
+fn unknown(kind: u32) -> Refusal {
+    Refusal::new(Code::Unsupported, format!("this node knows no flows of kind {kind}"))
+}
+
+/// What a flow is for, or why it is refused; nothing when it has gone away.
+async fn first_frame(stream: &mut Stream) -> Result<Open, Option<Refusal>> {
+    match tokio::time::timeout(FIRST_FRAME, transport::read_flow(&mut stream.recv)).await {
+        Ok(Ok(Flow::Open(open))) => Ok(open),
+        Ok(Ok(_)) => Err(Some(Refusal::new(Code::Invalid, "a flow begins with Open"))),
+        Ok(Err(FlowError::Decode(error @ DecodeError::Unknown { .. }))) => {
+            Err(Some(Refusal::new(Code::Unsupported, error.to_string())))
+        }
+        Ok(Err(FlowError::Decode(error))) => Err(Some(Refusal::new(Code::Invalid, error.to_string()))),
+        Ok(Err(FlowError::Io(error))) => {
+            tracing::debug!(%error, "a flow went away before it began");
+            Err(None)
+        }
+        Err(_) => Err(Some(Refusal::new(Code::Invalid, format!("no Open within {FIRST_FRAME:?}")))),
     }
 }

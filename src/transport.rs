@@ -12,7 +12,8 @@ mod vitals;
 use std::{net::SocketAddr, time::Duration};
 
 pub use framed::{
-    AskError, ControlReader, ControlWriter, FlowError, FrameError, ask, read_flow, refuse, write_flow,
+    AskError, ControlReader, ControlWriter, FlowError, FrameError, FrameReader, FrameWriter, ask, read_flow,
+    refuse, write_flow,
 };
 pub use pulse::{PING_AFTER, SUSPECT_AFTER};
 pub use stream::{RecvStream, SendStream, Stream};
@@ -115,6 +116,31 @@ impl Link {
     pub async fn accept(&self) -> Result<Stream, Lost> {
         match self {
             Self::Quic(link) => link.accept().await,
+        }
+    }
+
+    /// Sends a datagram (RFC 9221), which may be lost, or says that it cannot be sent now: it is too large for the path, or
+    /// there is no room for it behind those that wait.
+    pub fn send_datagram(&self, data: bytes::Bytes) -> bool {
+        match self {
+            Self::Quic(link) => link.send_datagram(data),
+        }
+    }
+
+    /// The next datagram that the peer sends. Cancel safe.
+    ///
+    /// # Errors
+    /// When the link has ended.
+    pub async fn datagram(&self) -> Result<bytes::Bytes, Lost> {
+        match self {
+            Self::Quic(link) => link.datagram().await,
+        }
+    }
+
+    /// The peer's certificates, its own first; empty when it has shown none.
+    pub fn peer_certificates(&self) -> Vec<rustls::pki_types::CertificateDer<'static>> {
+        match self {
+            Self::Quic(link) => link.peer_certificates(),
         }
     }
 

@@ -109,6 +109,11 @@ impl Service {
         Ok(Self { address, tls })
     }
 
+    /// How requests to it name it.
+    pub(super) fn authority(&self) -> String {
+        self.address.to_string()
+    }
+
     /// Opens a connection. Names are resolved each time, and the next address is tried when one fails.
     pub(super) async fn connect(&self) -> Result<Connection, ConnectError> {
         tokio::time::timeout(DIAL, async {

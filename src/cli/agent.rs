@@ -40,17 +40,36 @@ fn start(config: agent::Config, grace: Duration) -> Result<(), Failure> {
             served = agent.serve() => served.context("the agent cannot serve")?,
             () = signals.next() => return signals.leave(agent.drain(grace)).await,
         }
-        let node = match &*agent.client().agent_state().borrow() {
-            State::Connected { node, .. } => format!("node {node}"),
-            _ => "a node".into(),
-        };
+        let mut state = agent.client().agent_state();
+        let mut shown = state.borrow_and_update().clone();
         for endpoint in &endpoints {
-            say(format_args!("serving {} from {} through {node}", endpoint.name, endpoint.service));
+            say(format_args!("serving {} from {} {}", endpoint.name, endpoint.service, through(&shown)));
             say(format_args!("        {}", way(endpoint)));
         }
-        signals.next().await;
-        signals.leave(agent.drain(grace)).await
+        loop {
+            tokio::select! {
+                () = signals.next() => return signals.leave(agent.drain(grace)).await,
+                Ok(()) = state.changed() => {
+                    let new = state.borrow_and_update().clone();
+                    if new.nodes() != shown.nodes() {
+                        say(format_args!("linked  {}", through(&new)));
+                    }
+                    shown = new;
+                }
+            }
+        }
     })
+}
+
+/// How many links there are, and to which nodes.
+fn through(state: &State) -> String {
+    let names: Vec<String> = state.nodes().iter().map(ToString::to_string).collect();
+    match (state, names.as_slice()) {
+        (State::Connecting { error: Some(error) }, _) => format!("through no node: {error}"),
+        (_, []) => "through no node".into(),
+        (_, [one]) => format!("through node {one}"),
+        (_, many) => format!("through {} nodes: {}", many.len(), many.join(", ")),
+    }
 }
 
 /// How a client comes to an endpoint. The agent does not know where the node's edge is, so that is left to fill in.

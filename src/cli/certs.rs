@@ -10,7 +10,7 @@ use std::time::{Duration, SystemTime};
 use anyhow::{Context as _, bail, ensure};
 use clap::{Args, Subcommand};
 
-use crate::tls::{Authority, Request, Summary, Usage, day, load_certificates};
+use crate::tls::{Authority, NODE_NAME, Request, Summary, Usage, day, load_certificates};
 
 /// Make certificates, and show what is in them.
 #[derive(Debug, Args)]
@@ -46,6 +46,9 @@ struct NodeArgs {
     /// DNS names and IP addresses by which others reach the node.
     #[arg(value_name = "NAME|IP", required = true)]
     names: Vec<String>,
+    /// Name of the node, which its peers hold it to; * for any node.
+    #[arg(long, value_name = "NAME", default_value = "*")]
+    node_id: String,
     /// Folder with ca.pem and ca.key, to write to as well.
     #[arg(long, value_name = "DIR", default_value = "certs")]
     dir: PathBuf,
@@ -129,7 +132,7 @@ fn node(args: NodeArgs, out: &mut dyn Write) -> anyhow::Result<()> {
             .find(|name| name.len() <= 64)
             .map_or("adit node", String::as_str)
             .to_owned(),
-        names: args.names,
+        names: args.names.into_iter().chain([format!("{NODE_NAME}{}", args.node_id)]).collect(),
         usage: Usage::Both,
         lifetime: args.lifetime.duration(),
     };
@@ -242,7 +245,7 @@ mod tests {
         let node = Summary::of(&load_certificates(&dir.join("node.pem")).unwrap()[0]).unwrap();
         for expected in [
             "  subject  CN=Test CA (an authority)\n",
-            "  subject  CN=node.example.com\n  names    node.example.com, 192.0.2.1\n  issuer   CN=Test CA\n",
+            "  subject  CN=node.example.com\n  names    node.example.com, 192.0.2.1, adit:node:*\n  issuer   CN=Test CA\n",
             "(10 days left)\n",
             &format!("  pin      {}\n\n", node.fingerprint),
             "  subject  CN=press-7\n",

@@ -77,19 +77,21 @@ pub(super) fn run(args: DemoArgs) -> Result<(), Failure> {
 /// The parts, each as it would run in a process of its own.
 struct Demo {
     services: service::Services,
-    node: Node,
+    /// The one that clients are told of, then those that the agent is linked to.
+    nodes: Vec<Node>,
     agent: Agent,
     forwarder: Forwarder,
 }
 
 impl Demo {
     async fn start(args: &DemoArgs) -> Result<Self, Failure> {
-        let node = Node::start(node_config(args)?).await?;
-        say("A node, an agent and two services run in this process:\n");
-        node::tell(node.addresses());
+        let nodes = start_nodes(args).await?;
+        say("Three nodes, an agent and two services run in this process. Clients' node, n1:\n");
+        node::tell(nodes[0].addresses());
+        say("\nThe agent is linked to n2 and n3 alone; n1 reaches it through them.");
         let services =
             service::Services::start().await.context("the demo's services cannot listen on loopback")?;
-        let connect = format!("--connect={}", reachable(node.addresses().link));
+        let connect = format!("--connect={}", reachable(nodes[1].addresses().link));
         let ca = format!("--ca={}", args.certs.join("ca.pem").display());
         let agent = Agent::start(agent_config(&services, &connect, &ca)?)?;
         tokio::time::timeout(LINKED, agent.serve())
@@ -98,15 +100,17 @@ impl Demo {
                 anyhow!("the agent has not been linked within {LINKED:?}; --log-level=debug tells more")
             })?
             .context("the node refuses the demo's agent")?;
+        routable(&nodes).await?;
+        let connect = format!("--connect={}", reachable(nodes[0].addresses().link));
         let words = ["127.0.0.1:0", "echo", &connect, &ca];
         let forwarder =
             from_words::<ForwardTcpArgs>(&words).context("the demo's forwarder")?.into_config()?;
         let forwarder = Forwarder::start(forwarder).await?;
-        Ok(Self { services, node, agent, forwarder })
+        Ok(Self { services, nodes, agent, forwarder })
     }
 
     fn edge(&self) -> SocketAddr {
-        reachable(self.node.addresses().edge)
+        reachable(self.nodes[0].addresses().edge)
     }
 
     /// The local port that leads to the TCP service.
@@ -116,7 +120,8 @@ impl Demo {
 
     fn tell(&self, args: &DemoArgs) -> Result<(), Failure> {
         let (edge, forwarded) = (self.edge(), self.forwarded()?);
-        let (link, admin) = (reachable(self.node.addresses().link), reachable(self.node.addresses().admin));
+        let first = self.nodes[0].addresses();
+        let (link, admin) = (reachable(first.link), reachable(first.admin));
         let (web, link, admin) = (pasted(format!("http://{edge}")), pasted(link), pasted(admin));
         // As this process was started, which need not be by a name that the shell finds.
         let adit = std::env::args().next().unwrap_or_else(|| "adit".into());
@@ -146,7 +151,10 @@ impl Demo {
         self.services.finish_streams();
         let forwarder = self.forwarder.drain(GRACE).await.is_ok();
         let agent = self.agent.drain(GRACE).await.is_ok();
-        let node = self.node.drain().await.is_ok();
+        let mut node = true;
+        for one in self.nodes {
+            node &= one.drain().await.is_ok();
+        }
         self.services.stop();
         if forwarder && agent && node { Ok(()) } else { Err(Unfinished) }
     }
@@ -157,15 +165,49 @@ impl Demo {
 #[error("connections were still open after {GRACE:?}, and were cut")]
 struct Unfinished;
 
-fn node_config(args: &DemoArgs) -> Result<crate::node::Config, Failure> {
-    let words = [
-        format!("--edge-bind={}", args.edge_bind),
-        format!("--link-bind={}", args.link_bind),
-        format!("--admin-bind={}", args.admin_bind),
+/// Starts n1 on the ports that were asked for, and n2 and n3, which join it, on any.
+async fn start_nodes(args: &DemoArgs) -> Result<Vec<Node>, Failure> {
+    let any = SocketAddr::new(args.link_bind.ip(), 0);
+    let mut nodes: Vec<Node> = Vec::new();
+    for name in ["n1", "n2", "n3"] {
+        let first = nodes.first().and_then(|first| first.addresses().peer);
+        let binds = match first {
+            None => [args.edge_bind, args.link_bind, args.admin_bind],
+            Some(_) => [any; 3],
+        };
+        nodes.push(Node::start(node_config(args, name, binds, any, first)?).await?);
+    }
+    Ok(nodes)
+}
+
+/// Waits until the clients' node has heard of what the agent serves.
+async fn routable(nodes: &[Node]) -> Result<(), Failure> {
+    let heard = async {
+        while !nodes[0].serves("hello") || !nodes[0].serves("echo") {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    let waited = tokio::time::timeout(LINKED, heard).await;
+    Ok(waited.map_err(|_| anyhow!("the nodes have not found each other within {LINKED:?}"))?)
+}
+
+fn node_config(
+    args: &DemoArgs,
+    name: &str,
+    [edge, link, admin]: [SocketAddr; 3],
+    peer: SocketAddr,
+    join: Option<SocketAddr>,
+) -> Result<crate::node::Config, Failure> {
+    let mut words = vec![
+        format!("--edge-bind={edge}"),
+        format!("--link-bind={link}"),
+        format!("--admin-bind={admin}"),
+        format!("--peer-bind={peer}"),
         format!("--certs={}", args.certs.display()),
         format!("--grace-period={}s", GRACE.as_secs()),
-        "--node-id=demo".into(),
+        format!("--node-id={name}"),
     ];
+    words.extend(join.map(|join| format!("--join={join}")));
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
     Ok(from_words::<NodeArgs>(&words).context("the demo's node")?.into_config()?)
 }

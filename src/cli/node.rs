@@ -31,4 +31,7 @@ pub(super) fn tell(addresses: &Addresses) {
     }
     say(format_args!("link   quic://{}", addresses.link));
     say(format_args!("admin  http://{}", addresses.admin));
+    if let Some(peer) = addresses.peer {
+        say(format_args!("peer   quic://{peer}"));
+    }
 }

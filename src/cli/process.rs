@@ -72,7 +72,7 @@ impl Signals {
 /// Every connection is an open file, and the usual limit of 1024 is soon reached.
 pub(super) fn raise_file_limit() {
     match rlimit::increase_nofile_limit(u64::MAX) {
-        Ok(files) => tracing::info!(files, "the limit of open files"),
+        Ok(files) => tracing::debug!(files, "the limit of open files"),
         Err(error) => tracing::warn!(%error, "the limit of open files cannot be raised"),
     }
 }

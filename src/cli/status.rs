@@ -32,8 +32,21 @@ struct Status {
     cluster: String,
     phase: String,
     version: String,
+    #[serde(default)]
+    peers: Vec<Peer>,
     links: Vec<Link>,
     endpoints: Vec<Endpoint>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Peer {
+    node: String,
+    address: String,
+    phase: String,
+    rtt_ms: f64,
+    flows: u64,
+    agent_links: u64,
+    suspect: bool,
 }
 
 #[derive(Debug, Deserialize)]
@@ -94,8 +107,14 @@ async fn ask(admin: &HostPort) -> anyhow::Result<Bytes> {
 
 impl Status {
     fn render(&self) -> String {
-        let Self { node, cluster, phase, version, links, endpoints } = self;
+        let Self { node, cluster, phase, version, peers, links, endpoints } = self;
         let mut text = format!("node {node} of cluster {cluster}, {phase}, adit {version}\n\n");
+        text.push_str(&table(
+            "no other nodes",
+            &["NODE", "ADDRESS", "RTT", "FLOWS", "AGENTS", "STATE"],
+            peers.iter().map(Peer::row),
+        ));
+        text.push('\n');
         text.push_str(&table(
             "no links",
             &[
@@ -121,6 +140,19 @@ impl Status {
             endpoints.iter().map(Endpoint::row),
         ));
         text
+    }
+}
+
+impl Peer {
+    fn row(&self) -> Vec<String> {
+        vec![
+            self.node.clone(),
+            self.address.clone(),
+            format!("{:.1}ms", self.rtt_ms),
+            self.flows.to_string(),
+            self.agent_links.to_string(),
+            if self.suspect { "suspect".into() } else { self.phase.clone() },
+        ]
     }
 }
 
@@ -188,12 +220,16 @@ mod tests {
                 "links": [{"id": 1, "role": "agent", "agent": "00112233445566778899aabbccddeeff", "name": "lap\u001btop",
                     "address": "1.2.3.4:5", "transport": "quic", "tenant": "default", "rtt_ms": 0.42, "flows": 3,
                     "endpoints": 2, "age_s": 3672, "suspect": true, "state": "up"}],
-                "endpoints": []}"#,
+                "endpoints": [],
+                "peers": [{"node": "n2", "address": "1.2.3.5:6", "phase": "draining", "rtt_ms": 1.0, "flows": 4,
+                    "agent_links": 7, "suspect": false}]}"#,
         )
         .unwrap();
         assert_eq!(
             status.render(),
             "node n1 of cluster adit, ready, adit 0.1.0\n\n\
+             NODE  ADDRESS    RTT    FLOWS  AGENTS  STATE\n\
+             n2    1.2.3.5:6  1.0ms  4      7       draining\n\n\
              LINK  ROLE   AGENT     NAME     ADDRESS    OVER  TENANT   RTT    FLOWS  ENDPOINTS  AGE      STATE\n\
              1     agent  00112233  lap?top  1.2.3.4:5  quic  default  0.4ms  3      2          1h1m12s  up, suspect\n\
              \nno endpoints\n"

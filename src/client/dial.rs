@@ -48,6 +48,7 @@ pub(super) async fn dial(
         tenant: None,
         kind: Kind::Tcp,
         hop: Hop::First,
+        agent: None,
         client,
         trace: None,
     };

@@ -1,14 +1,18 @@
 //! One link to one node: its handshake, its control stream, and the flows that arrive on it.
 //!
-//! Opened by an [`Uplink`](super::uplink::Uplink), which also replaces it. A session never reconnects.
+//! Opened by a [`Slot`](super::slot::Slot), which also replaces it. A session never reconnects.
 
 use std::{
-    collections::{BTreeMap, btree_map::Entry},
+    collections::{BTreeMap, BTreeSet, btree_map::Entry},
     sync::Arc,
     time::Duration,
 };
 
-use tokio::sync::{mpsc, watch};
+use tokio::{
+    sync::{mpsc, watch},
+    time::Instant,
+};
+use tokio_util::sync::CancellationToken;
 
 use super::{
     ConnectError, Incoming, Shared,
@@ -16,16 +20,20 @@ use super::{
 };
 use crate::{
     drain::Tasks,
-    net,
+    net::{self, HostPort},
     protocol::{
         Close, Code, Control, DecodeError, Flow, GoAway, GoAwayReason, Hello, Kind, NodeId, OLDEST_VERSION,
         Open, Refusal, Role, VERSION, Welcome,
     },
-    transport::{self, ControlReader, ControlWriter, FlowError, FrameError, Link, Monitor, Vitals},
+    transport::{self, ControlReader, ControlWriter, FlowError, FrameError, Link, Monitor, Vitals, quic},
 };
 
 /// How long a node has to answer `Hello`, and a flow to say what it is for.
 const FIRST_FRAME: Duration = Duration::from_secs(10);
+
+/// After how long an endpoint that a node has refused is offered to it again: the cause, a limit that is reached or a right
+/// that is missing, may pass.
+const REFUSED: Duration = Duration::from_secs(15);
 
 /// Frames that wait for the control stream. Senders wait when it is full.
 const CONTROL_QUEUE: usize = 16;
@@ -49,6 +57,8 @@ pub(super) struct Session {
     pub(super) vitals: Arc<Vitals>,
     /// Open flows of the link.
     pub(super) flows: Tasks,
+    /// The node has answered every listen that it was sent at first.
+    settled: CancellationToken,
     phase: watch::Sender<Phase>,
     control: mpsc::Sender<Control>,
 }
@@ -67,6 +77,25 @@ pub(super) enum Left {
 impl Session {
     pub(super) fn is_up(&self) -> bool {
         matches!(*self.phase.borrow(), Phase::Up) && !self.vitals.is_suspect()
+    }
+
+    /// Whether the node has said goodbye and flows finish.
+    pub(super) fn is_leaving(&self) -> bool {
+        matches!(*self.phase.borrow(), Phase::Leaving(_))
+    }
+
+    pub(super) fn has_ended(&self) -> bool {
+        matches!(*self.phase.borrow(), Phase::Ended(_))
+    }
+
+    /// Whether it serves all that the client serves, as far as the node lets it.
+    pub(super) fn is_settled(&self) -> bool {
+        self.settled.is_cancelled()
+    }
+
+    /// Waits until it does. Cancel safe.
+    pub(super) async fn settled(&self) {
+        self.settled.cancelled().await;
     }
 
     /// Waits until the session should be replaced. Cancel safe.
@@ -107,15 +136,35 @@ impl Session {
     }
 }
 
-/// Opens a link and has it welcomed.
-pub(super) async fn open(shared: &Arc<Shared>, role: Role) -> Result<Arc<Session>, ConnectError> {
-    let config = &shared.config;
-    let addresses = config.connect.resolve().await?;
-    let name = config.server_name.as_deref().unwrap_or(&config.connect.host);
-    let link = net::first_of(&addresses, |address| shared.dialer.dial(address, name))
-        .await
-        .map_err(|error| error.map_or(ConnectError::NoAddress, ConnectError::Dial))?;
+/// Where to open a link.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Target<'a> {
+    pub(super) address: &'a HostPort,
+    /// The names of which the node's certificate must have one; the next is tried when the handshake fails with the one
+    /// before.
+    pub(super) names: &'a [&'a str],
+    /// The node that is said to be there, and how long it has for its handshake.
+    pub(super) listed: Option<(&'a NodeId, Duration)>,
+    /// With which of the name's addresses to begin, counted round.
+    pub(super) turn: usize,
+}
 
+/// Opens a link and has it welcomed by a node that is not to be avoided.
+pub(super) async fn open(
+    shared: &Arc<Shared>,
+    role: Role,
+    target: Target<'_>,
+    avoid: Vec<NodeId>,
+) -> Result<Opened, ConnectError> {
+    let config = &shared.config;
+    let link = match target.listed {
+        None => dial(shared, target).await?,
+        Some((node, after)) => {
+            tokio::time::timeout(after, dial(shared, target)).await.unwrap_or_else(|_| {
+                Err(ConnectError::Unreachable { node: node.clone(), address: target.address.clone(), after })
+            })?
+        }
+    };
     let stream = link.open(FIRST_FRAME).await?;
     let (mut writer, mut reader) = (ControlWriter::new(stream.send), ControlReader::new(stream.recv));
     let entries = if role == Role::Agent { shared.listens.all() } else { Vec::new() };
@@ -130,6 +179,7 @@ pub(super) async fn open(shared: &Arc<Shared>, role: Role) -> Result<Arc<Session
         tenant: config.tenant.clone(),
         token: config.token.clone(),
         listens: announced.values().map(|announced| announced.0.listen.clone()).collect(),
+        avoid: avoid.clone(),
     };
     writer.send(&Control::Hello(hello)).await?;
     let answer = tokio::time::timeout(FIRST_FRAME, reader.next()).await;
@@ -138,22 +188,75 @@ pub(super) async fn open(shared: &Arc<Shared>, role: Role) -> Result<Arc<Session
         Control::Refused(refusal) => return Err(ConnectError::Refused(refusal)),
         other => return Err(ConnectError::Unexpected(format!("{other:?}"))),
     };
+    shared.nodes.learn(welcome.nodes);
+    if avoid.contains(&welcome.node) {
+        // A node of ours would have refused.
+        link.close(Close::Done, "there is a link to this node already");
+        return Err(ConnectError::Linked(welcome.node));
+    }
 
     let (control, queue) = mpsc::channel(CONTROL_QUEUE);
     let session = Arc::new(Session {
         vitals: Arc::default(),
         flows: Tasks::new(),
         phase: watch::Sender::new(Phase::Up),
+        settled: CancellationToken::new(),
         node: welcome.node,
         link,
         control,
     });
-    if role == Role::Agent {
-        shared.tasks.spawn(accept(Arc::clone(&session), Arc::clone(shared)));
+    let run = ControlLoop {
+        session: Arc::clone(&session),
+        shared: Arc::clone(shared),
+        role,
+        unanswered: announced.keys().copied().collect(),
+        refused: false,
+        announced,
+    };
+    Ok(Opened { session, run, reader, writer, queue })
+}
+
+async fn dial(shared: &Shared, target: Target<'_>) -> Result<Link, ConnectError> {
+    let mut addresses = target.address.resolve().await?;
+    let turn = target.turn % addresses.len();
+    addresses.rotate_left(turn);
+    let mut last = ConnectError::NoAddress;
+    for name in target.names {
+        match net::first_of(&addresses, |address| shared.dialer.dial(address, name)).await {
+            Ok(link) => return Ok(link),
+            Err(Some(error)) => last = ConnectError::Dial(error),
+            Err(None) => {}
+        }
+        if !matches!(
+            last,
+            ConnectError::Dial(quic::DialError::Failed { .. } | quic::DialError::Invalid { .. })
+        ) {
+            break;
+        }
     }
-    let run = ControlLoop { session: Arc::clone(&session), shared: Arc::clone(shared), role, announced };
-    shared.tasks.spawn(run.run(reader, writer, queue));
-    Ok(session)
+    Err(last)
+}
+
+/// A link that has been welcomed, on which nothing is read yet.
+#[derive(Debug)]
+pub(super) struct Opened {
+    pub(super) session: Arc<Session>,
+    run: ControlLoop,
+    reader: ControlReader,
+    writer: ControlWriter,
+    queue: mpsc::Receiver<Control>,
+}
+
+impl Opened {
+    /// Lets frames and flows come.
+    pub(super) fn run(self) {
+        let Self { session, run, reader, writer, queue } = self;
+        let shared = Arc::clone(&run.shared);
+        if run.role == Role::Agent {
+            shared.tasks.spawn(accept(session, Arc::clone(&shared)));
+        }
+        shared.tasks.spawn(run.run(reader, writer, queue));
+    }
 }
 
 fn check(welcome: Welcome) -> Result<Welcome, ConnectError> {
@@ -165,11 +268,16 @@ fn check(welcome: Welcome) -> Result<Welcome, ConnectError> {
 }
 
 /// The task that owns a session's control stream.
+#[derive(Debug)]
 struct ControlLoop {
     session: Arc<Session>,
     shared: Arc<Shared>,
     role: Role,
     announced: BTreeMap<u64, Announced>,
+    /// Those of them that the node has not answered.
+    unanswered: BTreeSet<u64>,
+    /// One has been refused since this was last looked at.
+    refused: bool,
 }
 
 impl ControlLoop {
@@ -183,6 +291,13 @@ impl ControlLoop {
         let mut monitor = Monitor::new(&link, Arc::clone(&self.session.vitals));
         let mut changes = self.shared.listens.changes();
         changes.mark_changed();
+        // What did not fit into Hello is still to be announced.
+        let mut caught_up = self.role != Role::Agent;
+        if caught_up {
+            self.session.settled.cancel();
+        }
+        // When to offer what was refused once more.
+        let mut again: Option<Instant> = None;
         let why = loop {
             let step = tokio::select! {
                 frame = reader.next() => match frame {
@@ -193,12 +308,23 @@ impl ControlLoop {
                     }
                     Err(error) => Err(error),
                 },
-                _ = changes.changed(), if self.role == Role::Agent => self.announce(&mut writer).await,
+                () = tokio::time::sleep_until(again.unwrap_or_else(Instant::now)), if again.is_some() => {
+                    again = None;
+                    self.announce(&mut writer).await
+                }
+                _ = changes.changed(), if self.role == Role::Agent => {
+                    caught_up = true;
+                    self.announce(&mut writer).await
+                }
                 number = monitor.ping(&link) => writer.send(&Control::Ping(number)).await,
                 Some(frame) = queue.recv() => writer.send(&frame).await,
                 lost = link.closed() => break lost.to_string(),
             };
+            if std::mem::take(&mut self.refused) {
+                again = Some(Instant::now() + REFUSED);
+            }
             match step {
+                Ok(()) if caught_up && self.unanswered.is_empty() => self.session.settled.cancel(),
                 Ok(()) => {}
                 Err(FrameError::Decode(error)) => {
                     link.close(Close::Protocol, &error.to_string());
@@ -221,10 +347,15 @@ impl ControlLoop {
             // It stands until the node has said that no flow will come for it any more.
             writer.send(&Control::Unlisten(*id)).await?;
         }
+        if !matches!(*self.session.phase.borrow(), Phase::Up) {
+            // What is new is for the link that takes this one's place.
+            return Ok(());
+        }
         for (id, entry) in wanted {
             if let Entry::Vacant(vacant) = self.announced.entry(id) {
                 writer.send(&Control::Listen(entry.listen.clone())).await?;
                 vacant.insert(entry.announce());
+                self.unanswered.insert(id);
             }
         }
         Ok(())
@@ -234,18 +365,25 @@ impl ControlLoop {
         match frame {
             Control::Ping(number) => writer.send(&Control::Pong(number)).await?,
             Control::Listening(id) => {
+                self.unanswered.remove(&id);
                 if let Some(announced) = self.announced.get(&id) {
                     announced.0.listening();
                 }
             }
             Control::ListenRefused(id, refusal) => {
+                self.unanswered.remove(&id);
+                self.refused = true;
                 if let Some(announced) = self.announced.remove(&id) {
                     let endpoint = &announced.0.listen.endpoint;
                     tracing::error!(%endpoint, node = %self.session.node, %refusal, "the node refuses an endpoint");
                     announced.0.refused(refusal);
                 }
             }
-            Control::Unlistened(id) => drop(self.announced.remove(&id)),
+            Control::Unlistened(id) => {
+                self.unanswered.remove(&id);
+                drop(self.announced.remove(&id));
+            }
+            Control::Nodes(nodes) => self.shared.nodes.learn(nodes),
             Control::GoAway(away) => {
                 tracing::info!(node = %self.session.node, deadline = ?away.deadline, "the node is leaving");
                 self.session.phase.send_if_modified(|phase| {
@@ -257,8 +395,8 @@ impl ControlLoop {
                 });
             }
             Control::Unsupported(kind) => tracing::debug!(kind, "the node does not know a frame"),
-            // Any packet has done what a Pong is for; lists of nodes and retired flows are of no use to this side.
-            Control::Pong(_) | Control::Nodes(_) | Control::Retire(_) => {}
+            // Any packet has done what a Pong is for; retired flows are of no use to this side.
+            Control::Pong(_) | Control::Retire(_) => {}
             other => tracing::debug!(?other, "the node sent a frame that only agents send"),
         }
         Ok(())

@@ -1,5 +1,6 @@
-//! Keeps one link to the cluster, for ever: opens it, replaces it before it breaks where that can be (a node that leaves, a
-//! link that does not answer), and reopens it whatever ended it.
+//! Keeps a client's links to its cluster, for ever: so many, to different nodes.
+//!
+//! Each link has a [`Slot`](super::slot::Slot), a task that opens it and replaces it; here is what they share.
 
 use std::{
     net::SocketAddr,
@@ -7,22 +8,14 @@ use std::{
     time::Duration,
 };
 
-use tokio::{sync::watch, time::Instant};
+use tokio::sync::{MutexGuard, watch};
 
-use super::{
-    Shared,
-    session::{self, Left, Session},
-};
+use super::{Shared, session::Session, slot::Slot};
 use crate::{
     net,
-    protocol::{NodeId, Refusal, Role},
-    telemetry,
+    protocol::{Hello, NodeId, Refusal, Role},
     transport::{FrameError, OpenError, quic},
 };
-
-/// How long a link must have lived for its loss to be the first in a row. A node that welcomes and closes at once is backed
-/// off from like one that is not there.
-const STABLE: Duration = Duration::from_secs(10);
 
 /// Why no link could be opened.
 #[derive(Debug, thiserror::Error)]
@@ -30,15 +23,31 @@ pub enum ConnectError {
     /// The name has no address.
     #[error(transparent)]
     Resolve(#[from] net::ResolveError),
+    /// A listed node's address is none.
+    #[error(transparent)]
+    Address(#[from] net::InvalidHostPort),
     /// The name has no address that can be tried.
     #[error("there is no address to connect to")]
     NoAddress,
     /// No address answered as it should.
     #[error(transparent)]
     Dial(quic::DialError),
+    /// A listed node did not answer.
+    #[error("node {node} has not answered at {address} within {after:?}")]
+    Unreachable {
+        /// The node.
+        node: NodeId,
+        /// Where it is said to be.
+        address: net::HostPort,
+        /// How long it had.
+        after: Duration,
+    },
     /// The node refuses the link.
     #[error("the node refuses the link: {0}")]
     Refused(Refusal),
+    /// Another link of this client leads to the node that has answered.
+    #[error("node {0} has answered, to which there is a link already")]
+    Linked(NodeId),
     /// The node answered nothing.
     #[error("the node has not answered Hello within {0:?}")]
     NoWelcome(Duration),
@@ -58,66 +67,82 @@ pub enum ConnectError {
 pub enum State {
     /// Nothing has asked for a link yet.
     Idle,
-    /// There is no link; it is being opened.
+    /// There is no link; one is being opened.
     Connecting {
         /// Why the last attempt, or the last link, failed.
         error: Option<String>,
     },
-    /// There is a link.
+    /// There are links, one at least.
     Connected {
-        /// The node at its other end.
-        node: NodeId,
-        /// That node's address.
-        address: SocketAddr,
+        /// Where they lead; no node is there twice.
+        links: Vec<LinkedTo>,
     },
 }
 
-/// A link that is kept.
+/// The other end of a link.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LinkedTo {
+    /// The node.
+    pub node: NodeId,
+    /// Its address.
+    pub address: SocketAddr,
+}
+
+impl State {
+    /// The nodes to which there are links.
+    pub fn nodes(&self) -> Vec<&NodeId> {
+        match self {
+            Self::Idle | Self::Connecting { .. } => Vec::new(),
+            Self::Connected { links } => links.iter().map(|link| &link.node).collect(),
+        }
+    }
+}
+
+/// Links that are kept.
 #[derive(Debug)]
 pub(super) struct Uplink {
     shared: Arc<Shared>,
     role: Role,
     started: Once,
-    kept: Arc<Kept>,
-}
-
-#[derive(Debug)]
-struct Kept {
-    state: watch::Sender<State>,
-    current: watch::Sender<Option<Arc<Session>>>,
-    /// Every session that may still have flows, the current one among them.
-    all: Mutex<Vec<Weak<Session>>>,
+    links: Arc<Links>,
 }
 
 impl Uplink {
-    pub(super) fn new(shared: Arc<Shared>, role: Role) -> Self {
-        let kept = Kept {
+    /// One that keeps `count` links, as far as there are nodes for them.
+    pub(super) fn new(shared: Arc<Shared>, role: Role, count: usize) -> Self {
+        let links = Links {
             state: watch::Sender::new(State::Idle),
-            current: watch::Sender::new(None),
+            table: watch::Sender::new(Table { slots: vec![None; count], error: None }),
             all: Mutex::default(),
+            dialling: tokio::sync::Mutex::default(),
         };
-        Self { shared, role, started: Once::new(), kept: Arc::new(kept) }
+        Self { shared, role, started: Once::new(), links: Arc::new(links) }
     }
 
-    /// Opens the link, unless that has been done.
+    /// Opens the links, unless that has been done.
     pub(super) fn start(&self) {
         self.started.call_once(|| {
-            self.kept.state.send_replace(State::Connecting { error: None });
-            self.shared.tasks.spawn(keep(Arc::clone(&self.shared), self.role, Arc::clone(&self.kept)));
+            self.links.change(|_| {});
+            let count = self.links.table.borrow().slots.len();
+            for index in 0..count {
+                let slot = Slot::new(index, Arc::clone(&self.shared), self.role, Arc::clone(&self.links));
+                self.shared.tasks.spawn(slot.keep());
+            }
         });
     }
 
     pub(super) fn state(&self) -> watch::Receiver<State> {
-        self.kept.state.subscribe()
+        self.links.state.subscribe()
     }
 
     /// A session that takes flows, as soon as there is one. Cancel safe.
     pub(super) async fn session(&self) -> Arc<Session> {
-        let mut current = self.kept.current.subscribe();
+        let mut table = self.links.table.subscribe();
         loop {
-            let usable =
-                current.wait_for(|session| session.as_ref().is_some_and(|session| session.is_up())).await;
-            if let Ok(Some(session)) = usable.as_deref() {
+            let usable = table.wait_for(|table| table.up().next().is_some()).await;
+            if let Ok(table) = usable
+                && let Some(session) = table.up().next()
+            {
                 return Arc::clone(session);
             }
         }
@@ -126,95 +151,151 @@ impl Uplink {
     /// Lets the flows of all links finish, at most until the deadline, and closes the links. How many flows were cut.
     pub(super) async fn finish(&self, deadline: Duration) -> usize {
         self.shared.tasks.signal();
-        let sessions = self.kept.sessions();
+        let sessions = self.links.sessions();
         let finished = sessions.iter().map(|session| session.finish(deadline));
         futures_util::future::join_all(finished).await.into_iter().sum()
     }
 }
 
-impl Kept {
-    fn sessions(&self) -> Vec<Arc<Session>> {
-        self.all.lock().unwrap_or_else(PoisonError::into_inner).iter().filter_map(Weak::upgrade).collect()
-    }
-
-    fn add(&self, session: &Arc<Session>) {
-        let mut all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
-        all.retain(|session| session.strong_count() > 0);
-        all.push(Arc::downgrade(session));
-    }
+/// What the slots of an uplink share.
+#[derive(Debug)]
+pub(super) struct Links {
+    state: watch::Sender<State>,
+    table: watch::Sender<Table>,
+    /// Every session that may still have flows, those of the table among them.
+    all: Mutex<Vec<Weak<Session>>>,
+    dialling: tokio::sync::Mutex<()>,
 }
 
-/// The task of an uplink.
-async fn keep(shared: Arc<Shared>, role: Role, kept: Arc<Kept>) {
-    let mut failures = 0;
-    let mut last_error = String::new();
-    let mut previous: Option<Arc<Session>> = None;
-    loop {
-        let opened = tokio::select! {
-            opened = session::open(&shared, role) => opened,
-            () = shared.tasks.signalled() => return,
+#[derive(Debug)]
+struct Table {
+    /// The newest session of each slot; it may have ended, until the slot has another.
+    slots: Vec<Option<Arc<Session>>>,
+    /// What went wrong last.
+    error: Option<String>,
+}
+
+impl Table {
+    fn up(&self) -> impl Iterator<Item = &Arc<Session>> {
+        self.slots.iter().flatten().filter(|session| session.is_up())
+    }
+
+    fn state(&self) -> State {
+        let linked = |session: &Arc<Session>| LinkedTo {
+            node: session.node.clone(),
+            address: session.link.remote_address(),
         };
-        let wait = match opened {
-            Ok(session) => {
-                kept.add(&session);
-                if let Some(old) = previous.take() {
-                    // Made before broken: what the old link carries finishes on it.
-                    shared.tasks.spawn(async move {
-                        let cut = old.finish(MOVE).await;
-                        tracing::debug!(node = %old.node, cut, "the replaced link is closed");
-                    });
-                }
-                let address = session.link.remote_address();
-                tracing::info!(node = %session.node, %address, ?role, "linked");
-                kept.state.send_replace(State::Connected { node: session.node.clone(), address });
-                kept.current.send_replace(Some(Arc::clone(&session)));
-                let since = Instant::now();
-                let left = tokio::select! {
-                    left = session.left() => left,
-                    () = shared.tasks.signalled() => return,
-                };
-                kept.current.send_replace(None);
-                if since.elapsed() >= STABLE {
-                    failures = 0;
-                }
-                last_error.clear();
-                let (why, wait) = match left {
-                    Left::GoAway(away) => {
-                        previous = Some(session);
-                        ("the node is leaving".into(), away.smear.mul_f64(rand::random()))
-                    }
-                    Left::Suspect => {
-                        previous = Some(session);
-                        ("the link does not answer".into(), Duration::ZERO)
-                    }
-                    Left::Ended(why) => {
-                        failures += 1;
-                        (why, shared.config.backoff.wait(failures - 1, rand::random()))
-                    }
-                };
-                tracing::warn!(why, ?role, "the link must be replaced");
-                kept.state.send_replace(State::Connecting { error: Some(why) });
-                wait
-            }
-            Err(error) => {
-                let text = telemetry::report(&error);
-                if text == last_error {
-                    tracing::debug!(error = text, failures, "still no link");
-                } else {
-                    tracing::warn!(error = text, connect = %shared.config.connect, "no link; trying on");
-                    last_error.clone_from(&text);
-                }
-                kept.state.send_replace(State::Connecting { error: Some(text) });
-                failures += 1;
-                shared.config.backoff.wait(failures - 1, rand::random())
-            }
-        };
-        tokio::select! {
-            () = tokio::time::sleep(wait) => {}
-            () = shared.tasks.signalled() => return,
+        let links: Vec<_> = self.up().map(linked).collect();
+        if links.is_empty() {
+            State::Connecting { error: self.error.clone() }
+        } else {
+            State::Connected { links }
         }
     }
 }
 
-/// How long the flows of a link that has been replaced may go on at most: the node that left ends them earlier if it must.
-const MOVE: Duration = Duration::from_secs(24 * 3600);
+impl Links {
+    /// Changes the table and tells everybody.
+    fn change(&self, change: impl FnOnce(&mut Table)) {
+        self.table.send_modify(|table| {
+            change(table);
+            let new = table.state();
+            self.state.send_if_modified(|state| {
+                let changed = *state != new;
+                *state = new;
+                changed
+            });
+        });
+    }
+
+    fn sessions(&self) -> Vec<Arc<Session>> {
+        self.all.lock().unwrap_or_else(PoisonError::into_inner).iter().filter_map(Weak::upgrade).collect()
+    }
+
+    /// Waits until this slot alone looks for a node: who will answer a name is known only when it has, and of two that ask
+    /// at once both might be given the same node.
+    pub(super) async fn dialling(&self) -> MutexGuard<'_, ()> {
+        self.dialling.lock().await
+    }
+
+    /// The newest session of a slot.
+    pub(super) fn of(&self, index: usize) -> Option<Arc<Session>> {
+        self.table.borrow().slots.get(index).cloned().flatten()
+    }
+
+    /// Gives a slot a session, or none. Its former one.
+    pub(super) fn put(&self, index: usize, session: Option<Arc<Session>>) -> Option<Arc<Session>> {
+        if let Some(session) = &session {
+            let mut all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
+            all.retain(|session| session.strong_count() > 0);
+            all.push(Arc::downgrade(session));
+        }
+        let mut former = None;
+        self.change(|table| {
+            table.error = None;
+            if let Some(slot) = table.slots.get_mut(index) {
+                former = std::mem::replace(slot, session);
+            }
+        });
+        former
+    }
+
+    /// Notes that a session has come up or gone down, or that none could be had, and why.
+    pub(super) fn note(&self, error: Option<String>) {
+        self.change(|table| table.error = error);
+    }
+
+    /// Whether a slot other than this one has a link that takes all flows.
+    pub(super) fn others_up(&self, index: usize) -> bool {
+        let table = self.table.borrow();
+        let mut others = table.slots.iter().enumerate().filter(|(other, _)| *other != index);
+        others.any(|(_, slot)| slot.as_ref().is_some_and(|session| session.is_up() && session.is_settled()))
+    }
+
+    /// Whether there is a link that takes flows.
+    pub(super) fn any_up(&self) -> bool {
+        self.table.borrow().up().next().is_some()
+    }
+
+    /// The nodes that are not for this slot: those of the other slots, which another link must not supersede, and, unless
+    /// it `returns`, those that have said goodbye and whose flows finish. In that order, so that what is cut off at the
+    /// bound of `Hello` matters least.
+    pub(super) fn avoid(&self, index: usize, returns: bool) -> Vec<NodeId> {
+        let mut avoid = Vec::new();
+        let mut add = |session: &Session| {
+            if !session.has_ended() && !avoid.contains(&session.node) {
+                avoid.push(session.node.clone());
+            }
+        };
+        for (other, session) in self.table.borrow().slots.iter().enumerate() {
+            if let Some(session) = session
+                && other != index
+            {
+                add(session);
+            }
+        }
+        let leaving = self.sessions();
+        for session in leaving.iter().filter(|session| !returns && session.is_leaving()) {
+            add(session);
+        }
+        avoid.truncate(Hello::MAX_AVOID);
+        avoid
+    }
+
+    /// Waits for the next change of any slot's link. Cancel safe.
+    pub(super) async fn changed(&self, since: &mut Since) {
+        if since.0.changed().await.is_err() {
+            // The sender is this one, which is borrowed.
+            std::future::pending().await
+        }
+    }
+
+    /// From when on [`Links::changed`] tells.
+    pub(super) fn now(&self) -> Since {
+        Since(self.table.subscribe())
+    }
+}
+
+/// A moment in the life of [`Links`].
+#[derive(Debug)]
+pub(super) struct Since(watch::Receiver<Table>);

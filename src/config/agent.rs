@@ -6,7 +6,8 @@ use clap::{Args, ValueEnum};
 
 use super::{ConfigError, ConnectArgs, LogArgs, duration, layers::table};
 use crate::{
-    agent::{self, Service, ServiceAddress},
+    agent::{self, HealthCheck, Probe, Service, ServiceAddress},
+    client,
     protocol::{EndpointId, Kind},
     tls::{self, Trust},
 };
@@ -16,6 +17,10 @@ use crate::{
 pub struct AgentArgs {
     #[command(flatten)]
     connect: ConnectArgs,
+    /// Keep links to so many different nodes, where the cluster has them.
+    #[arg(long, value_name = "N", default_value_t = client::Config::LINKS, value_parser = links)]
+    #[arg(help_heading = "Link to the cluster")]
+    links: usize,
     /// On leaving, let open flows finish for at most so long.
     #[arg(long, value_name = "DURATION", default_value = "1m", value_parser = duration, help_heading = "Leaving")]
     pub grace_period: Duration,
@@ -34,6 +39,8 @@ pub struct ServeArgs {
     address: ServiceAddress,
     #[command(flatten, next_help_heading = "TLS towards the service")]
     upstream: UpstreamArgs,
+    #[command(flatten, next_help_heading = "Health of the service")]
+    health: HealthArgs,
     #[command(flatten)]
     pub agent: AgentArgs,
 }
@@ -61,6 +68,19 @@ pub struct EndpointArgs {
     address: ServiceAddress,
     #[command(flatten)]
     upstream: UpstreamArgs,
+    #[command(flatten)]
+    health: HealthArgs,
+}
+
+/// How the agent knows that a service is up.
+#[derive(Debug, Clone, Args)]
+pub(super) struct HealthArgs {
+    /// Serve the endpoint only while its service is up: while it answers GET PATH with 2xx or 3xx, or accepts connections.
+    #[arg(long, value_name = "PATH|tcp")]
+    health_check: Option<Probe>,
+    /// Check so often.
+    #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = interval)]
+    health_interval: Duration,
 }
 
 /// How the TLS of a service is verified.
@@ -83,18 +103,47 @@ pub enum EndpointKind {
     Tcp,
 }
 
+impl AgentArgs {
+    fn client(self) -> Result<client::Config, ConfigError> {
+        Ok(client::Config { links: self.links, ..self.connect.into_config()? })
+    }
+}
+
+impl HealthArgs {
+    fn into_config(self) -> Option<HealthCheck> {
+        self.health_check.map(|probe| HealthCheck { probe, interval: self.health_interval })
+    }
+}
+
+/// How often something is done.
+fn interval(text: &str) -> Result<Duration, String> {
+    match duration(text) {
+        Ok(Duration::ZERO) => Err("expected more than nothing".into()),
+        read => read.map_err(|error| error.to_string()),
+    }
+}
+
+/// A number of links.
+fn links(text: &str) -> Result<usize, String> {
+    let max = client::Config::MAX_LINKS;
+    let fits = text.parse().ok().filter(|links| (1..=max).contains(links));
+    fits.ok_or_else(|| format!("expected a number from 1 to {max}"))
+}
+
 impl ServeArgs {
     /// The agent for this endpoint.
     ///
     /// # Errors
     /// See [`ConfigError`].
     pub fn into_config(self, kind: EndpointKind) -> Result<agent::Config, ConfigError> {
-        let endpoint =
-            EndpointArgs { name: self.endpoint, kind, address: self.address, upstream: self.upstream };
-        Ok(agent::Config {
-            endpoints: vec![endpoint.into_endpoint()?],
-            client: self.agent.connect.into_config()?,
-        })
+        let endpoint = EndpointArgs {
+            name: self.endpoint,
+            kind,
+            address: self.address,
+            upstream: self.upstream,
+            health: self.health,
+        };
+        Ok(agent::Config { endpoints: vec![endpoint.into_endpoint()?], client: self.agent.client()? })
     }
 }
 
@@ -117,7 +166,7 @@ impl RunAgentArgs {
                 .into_iter()
                 .map(EndpointArgs::into_endpoint)
                 .collect::<Result<_, _>>()?,
-            client: self.agent.connect.into_config()?,
+            client: self.agent.client()?,
         })
     }
 }
@@ -130,7 +179,12 @@ impl EndpointArgs {
         };
         let trust = self.upstream.trust(&self.name, self.address.is_tls())?;
         let tls = Arc::new(tls::client_config(&trust, None, alpn)?);
-        Ok(agent::Endpoint { name: self.name, kind, service: Service::new(self.address, &tls)? })
+        Ok(agent::Endpoint {
+            name: self.name,
+            kind,
+            service: Service::new(self.address, &tls)?,
+            health: self.health.into_config(),
+        })
     }
 }
 

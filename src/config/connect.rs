@@ -69,6 +69,7 @@ impl ConnectArgs {
             token: self.token,
             settings: self.link.settings()?,
             backoff: Backoff::default(),
+            links: client::Config::LINKS,
         })
     }
 
@@ -86,11 +87,7 @@ impl ConnectArgs {
             }
             (None, pins @ [_, ..], false) => Ok(Trust::Pins(pins.to_vec())),
             (Some(ca), [], false) => Ok(Trust::Roots(Trust::roots_from_file(ca)?)),
-            (None, [], false) => {
-                let ca = self.certs.join("ca.pem");
-                let extra = if ca.exists() { Trust::roots_from_file(&ca)? } else { Vec::new() };
-                Ok(Trust::Platform { extra })
-            }
+            (None, [], false) => Ok(Trust::PlatformAnd(self.certs.join("ca.pem"))),
         }
     }
 }

@@ -6,7 +6,7 @@ use clap::Args;
 
 use super::{ConfigError, LinkArgs, LogArgs, address, both, bytes, duration};
 use crate::{
-    edge,
+    cluster, edge,
     net::HostPort,
     node,
     protocol::NodeId,
@@ -48,6 +48,10 @@ pub struct NodeArgs {
     #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = duration)]
     #[arg(help_heading = "Clients (the edge)")]
     request_timeout: Duration,
+    /// Wait so long for an agent of an endpoint that had one a moment ago.
+    #[arg(long, value_name = "DURATION", default_value = "2s", value_parser = duration)]
+    #[arg(help_heading = "Clients (the edge)")]
+    upstream_wait: Duration,
     /// Refuse requests whose headers are longer.
     #[arg(long, value_name = "BYTES", default_value_t = 65536, help_heading = "Clients (the edge)")]
     #[arg(value_parser = clap::value_parser!(u32).range(8192..))]
@@ -71,6 +75,37 @@ pub struct NodeArgs {
     link_key: Option<PathBuf>,
     #[command(flatten, next_help_heading = "Agents and forwarders (links)")]
     link: LinkArgs,
+
+    /// Listen for the links of other nodes (UDP, mutual TLS).
+    #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:8003", value_parser = address)]
+    #[arg(help_heading = "Other nodes (peers)")]
+    peer_bind: SocketAddr,
+    /// Where other nodes reach the peer port, if not at the address it is bound to.
+    #[arg(long, value_name = "HOST:PORT", help_heading = "Other nodes (peers)")]
+    advertise_peer: Option<HostPort>,
+    /// Peer port of a node to find the cluster through (repeatable). A name stands for all its addresses, and is resolved
+    /// again and again; that nobody is there yet is no error.
+    #[arg(long, value_name = "HOST:PORT", num_args = 1.., help_heading = "Other nodes (peers)")]
+    join: Vec<HostPort>,
+    /// Certificate of this node for its peers, as PEM, with the name that `adit certs node` gives. By default, node.pem in
+    /// --certs.
+    #[arg(long, value_name = "FILE", help_heading = "Other nodes (peers)")]
+    peer_cert: Option<PathBuf>,
+    /// Private key of --peer-cert, as PEM. By default, node.key in --certs.
+    #[arg(long, value_name = "FILE", help_heading = "Other nodes (peers)")]
+    peer_key: Option<PathBuf>,
+    /// Authority of the cluster, as PEM: who signs the certificates of its nodes. By default, ca.pem in --certs.
+    #[arg(long, value_name = "FILE", help_heading = "Other nodes (peers)")]
+    peer_ca: Option<PathBuf>,
+    /// Ask agents to move when this node has more of their links than the average by this share; 0 for never.
+    #[arg(long, value_name = "SHARE", default_value_t = 0.2, help_heading = "Other nodes (peers)")]
+    rebalance_threshold: f64,
+    /// Ask none to move below this many links.
+    #[arg(long, value_name = "LINKS", default_value_t = 50, help_heading = "Other nodes (peers)")]
+    rebalance_min: usize,
+    /// Ask at most this share of the average to move each second.
+    #[arg(long, value_name = "SHARE", default_value_t = 0.01, help_heading = "Other nodes (peers)")]
+    rebalance_rate: f64,
 
     /// Listen for operators: health, metrics, status.
     #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:8002", value_parser = address)]
@@ -109,8 +144,17 @@ impl NodeArgs {
             Some(bind) => Some(edge::TlsConfig { bind, identities: own.edge }),
         };
         tracing::info!(pin = %identity.fingerprint(), "agents can pin the link certificate");
+        let node = self.node_id.clone().unwrap_or_else(default_id);
+        let cluster_links = self.cluster_links(&node)?;
         Ok(node::Config {
-            node: self.node_id.unwrap_or_else(default_id),
+            node,
+            cluster_links,
+            upstream_wait: self.upstream_wait,
+            rebalance: node::Rebalance {
+                threshold: self.rebalance_threshold,
+                minimum: self.rebalance_min,
+                rate: self.rebalance_rate,
+            },
             cluster: self.cluster_id.to_string(),
             edge: edge::Config {
                 bind: self.edge_bind,
@@ -129,6 +173,38 @@ impl NodeArgs {
             grace_period: self.grace_period,
             drain_delay: self.drain_delay,
         })
+    }
+
+    /// The other nodes. Certificates that are there for nothing else leave a node alone; those that were asked for must do.
+    fn cluster_links(&self, node: &NodeId) -> Result<Option<cluster::Config>, ConfigError> {
+        let pair = both(("--peer-cert", self.peer_cert.as_ref()), ("--peer-key", self.peer_key.as_ref()))?;
+        let asked = pair.is_some() || self.peer_ca.is_some() || !self.join.is_empty();
+        let ca = self.peer_ca.clone().unwrap_or_else(|| self.certs.join("ca.pem"));
+        let (cert, key) = pair.map_or_else(
+            || (self.certs.join("node.pem"), self.certs.join("node.key")),
+            |(cert, key)| (cert.clone(), key.clone()),
+        );
+        let there = ca.exists() && cert.exists() && key.exists();
+        if !asked && !there {
+            tracing::info!("there are no certificates of a cluster: this node is alone");
+            return Ok(None);
+        }
+        let identity = Identity::load(&cert, &key)?;
+        let is_of_node = identity.chain().first().map(|leaf| tls::is_of_node(leaf, node.as_str()));
+        if !matches!(is_of_node, Some(Ok(true))) {
+            if asked {
+                return Err(ConfigError::NotOfNode { cert, node: node.clone() });
+            }
+            tracing::warn!(cert = %cert.display(), %node, "the certificate is not for this node, which is therefore alone");
+            return Ok(None);
+        }
+        Ok(Some(cluster::Config {
+            bind: self.peer_bind,
+            advertise: self.advertise_peer.clone(),
+            join: self.join.clone(),
+            identity,
+            roots: tls::Trust::roots_from_file(&ca)?,
+        }))
     }
 
     /// The certificates that the flags name.
@@ -150,7 +226,7 @@ impl NodeArgs {
 
     /// By what a development certificate should know this node, beside the host's own names.
     fn names(&self) -> Vec<String> {
-        let advertised = self.advertise_link.iter().map(|link| link.host.clone());
+        let advertised = self.advertise_link.iter().chain(&self.advertise_peer).map(|link| link.host.clone());
         let bound = Some(self.link_bind.ip()).filter(|ip| !ip.is_unspecified() && !ip.is_loopback());
         advertised.chain(bound.map(|ip| ip.to_string())).collect()
     }

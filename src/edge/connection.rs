@@ -1,6 +1,15 @@
 //! A client's connection: accepted, with TLS where the port has it, and served until it ends or the edge leaves.
 
-use std::{convert::Infallible, future::Future, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    convert::Infallible,
+    future::Future,
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    time::Duration,
+};
 
 use hyper::{rt::Executor, service::service_fn};
 use hyper_util::{
@@ -70,7 +79,12 @@ async fn connect(stream: TcpStream, address: SocketAddr, tls: Option<TlsAcceptor
     let Some(tls) = tls else {
         return serve(Connection::Tcp(stream), Client { address, scheme: "http" }, shared).await;
     };
-    match tokio::time::timeout(HANDSHAKE, tls.accept(stream)).await {
+    let handshake = async {
+        // The semaphore is never closed, so there is a permit sooner or later, or the deadline comes.
+        let _permit = shared.handshakes.acquire().await;
+        tls.accept(stream).await
+    };
+    match tokio::time::timeout(HANDSHAKE, handshake).await {
         Ok(Ok(stream)) => {
             serve(Connection::Tls(Box::new(stream.into())), Client { address, scheme: "https" }, shared)
                 .await;
@@ -81,6 +95,8 @@ async fn connect(stream: TcpStream, address: SocketAddr, tls: Option<TlsAcceptor
 }
 
 async fn serve(io: Connection, client: Client, shared: Arc<Shared>) {
+    let begun = Arc::<AtomicBool>::default();
+    let first = Arc::clone(&begun);
     let executor = Owned(shared.connections.clone());
     let mut builder = auto::Builder::new(executor);
     // Room for a head over the limit, so that the limit is answered with the reason.
@@ -100,12 +116,21 @@ async fn serve(io: Connection, client: Client, shared: Arc<Shared>) {
     let tasks = shared.connections.clone();
     let service = service_fn(move |request| {
         let shared = Arc::clone(&shared);
+        first.store(true, Relaxed);
         async move { Ok::<_, Infallible>(http::serve(&shared, client, request).await) }
     });
     let connection = builder.serve_connection_with_upgrades(TokioIo::new(io), service);
     tokio::pin!(connection);
+    // hyper has no timer before it knows which version is spoken.
+    let silent = async {
+        tokio::time::sleep(NEXT_HEAD).await;
+        if begun.load(Relaxed) {
+            std::future::pending::<()>().await;
+        }
+    };
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,
+        () = silent => return tracing::debug!(client = %client.address, "a connection asked for nothing"),
         () = tasks.signalled() => {
             connection.as_mut().graceful_shutdown();
             connection.await

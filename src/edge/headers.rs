@@ -5,13 +5,15 @@ use std::net::SocketAddr;
 use http::{
     HeaderMap, HeaderName, HeaderValue,
     header::{
-        CONNECTION, FORWARDED, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRANSFER_ENCODING, UPGRADE,
+        CONNECTION, CONTENT_LENGTH, FORWARDED, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE,
+        TRANSFER_ENCODING, UPGRADE,
     },
 };
 
 /// The error code of a response that adit made itself; a service's own is not passed on, so that it can be relied upon.
 pub(super) const ERROR: HeaderName = HeaderName::from_static("x-adit-error");
 
+const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
@@ -19,8 +21,9 @@ const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host")
 const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 
 /// Fields for one hop, whether `Connection` names them or not (RFC 9110 §7.6.1).
-const HOP_BY_HOP: [HeaderName; 8] = [
+const HOP_BY_HOP: [HeaderName; 9] = [
     CONNECTION,
+    HTTP2_SETTINGS,
     KEEP_ALIVE,
     PROXY_AUTHENTICATE,
     PROXY_AUTHORIZATION,
@@ -33,6 +36,10 @@ const HOP_BY_HOP: [HeaderName; 8] = [
 /// Removes the fields of the hop that ends here, except a switch of protocols that is asked for or agreed, and `te:
 /// trailers`, which asks nothing of the hop.
 pub(super) fn strip_hop_by_hop(headers: &mut HeaderMap) {
+    if headers.contains_key(TRANSFER_ENCODING) {
+        // A length beside it means nothing, and must not be passed on as if it did (RFC 9112 §6.3).
+        headers.remove(CONTENT_LENGTH);
+    }
     let upgrade = upgrade(headers);
     let trailers = headers.get_all(TE).iter().any(|te| has_token(te, "trailers"));
     let named: Vec<HeaderName> = headers
@@ -57,7 +64,9 @@ pub(super) fn strip_hop_by_hop(headers: &mut HeaderMap) {
 /// The protocol that a message asks to switch to, or says that it switches to (RFC 9110 §7.8).
 pub(super) fn upgrade(headers: &HeaderMap) -> Option<HeaderValue> {
     let asked = headers.get_all(CONNECTION).iter().any(|value| has_token(value, "upgrade"));
-    if asked { headers.get(UPGRADE).cloned() } else { None }
+    // A service that agreed to cleartext HTTP/2 (deprecated by RFC 9113 §3.1) would have a client's requests past the edge.
+    let wanted = headers.get(UPGRADE).filter(|upgrade| !has_token(upgrade, "h2c"));
+    if asked { wanted.cloned() } else { None }
 }
 
 fn has_token(value: &HeaderValue, token: &str) -> bool {

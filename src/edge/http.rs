@@ -90,6 +90,10 @@ fn check(shared: &Shared, request: &Request<Incoming>) -> Result<(), Error> {
     if request.method() == Method::CONNECT {
         return Err(Error::Connect);
     }
+    let hosts = request.headers().get_all(header::HOST).iter().count();
+    if hosts > 1 || (hosts == 0 && request.version() == Version::HTTP_11) {
+        return Err(Error::Host);
+    }
     let (size, max) = (headers::size(request.headers()), shared.limits.max_header_bytes);
     if size > max {
         return Err(Error::HeadersTooLarge { size, max });
@@ -121,11 +125,16 @@ fn rewrite(request: &mut Request<Incoming>, client: Client, host: Option<HeaderV
     *request.version_mut() = Version::HTTP_11;
     let target = request.uri().path_and_query().cloned().map_or_else(Uri::default, Uri::from);
     *request.uri_mut() = target;
+    let has_body = !hyper::body::Body::is_end_stream(request.body());
     let headers = request.headers_mut();
     headers::strip_hop_by_hop(headers);
     if !switching {
         headers.remove(header::UPGRADE);
         headers.remove(header::CONNECTION);
+    }
+    if has_body && !headers.contains_key(header::CONTENT_LENGTH) {
+        // Without either, hyper sends no body for methods that seldom have one.
+        headers.insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
     }
     headers::forwarded(
         headers,

@@ -1,7 +1,6 @@
 //! The link port: accepts links, reads their `Hello`, and hands them to whom they are for.
 
 use std::{
-    net::SocketAddr,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering::Relaxed},
@@ -9,9 +8,10 @@ use std::{
     time::Duration,
 };
 
+use tokio::sync::watch;
+
 use crate::{
     drain::Tasks,
-    net::HostPort,
     protocol::{
         Close, Code, Control, Hello, NodeAddress, NodeId, OLDEST_VERSION, Refusal, Role, VERSION, Welcome,
     },
@@ -31,7 +31,8 @@ const MAX_LISTENS: u32 = 10_000;
 pub(super) struct Welcomer {
     pub(super) node: NodeId,
     pub(super) cluster: String,
-    pub(super) advertise: Option<HostPort>,
+    /// The nodes to link to, as they change.
+    pub(super) nodes: watch::Receiver<Arc<[NodeAddress]>>,
     pub(super) settings: Settings,
     pub(super) upstreams: Upstreams,
     pub(super) relay: Relay,
@@ -41,25 +42,16 @@ pub(super) struct Welcomer {
 #[derive(Debug)]
 pub(super) struct Links {
     listener: Arc<quic::Listener>,
-    address: SocketAddr,
     draining: Arc<AtomicBool>,
     tasks: Tasks,
 }
 
 impl Links {
-    pub(super) fn start(listener: quic::Listener, welcomer: Welcomer) -> Result<Self, quic::BindError> {
-        let unbound = SocketAddr::from(([0, 0, 0, 0], 0));
-        let address =
-            listener.local_address().map_err(|source| quic::BindError::Bind { address: unbound, source })?;
-        let links =
-            Self { listener: Arc::new(listener), address, draining: Arc::default(), tasks: Tasks::new() };
-        let door = Arc::new(Door { welcomer, address, draining: Arc::clone(&links.draining) });
+    pub(super) fn start(listener: quic::Listener, welcomer: Welcomer) -> Self {
+        let links = Self { listener: Arc::new(listener), draining: Arc::default(), tasks: Tasks::new() };
+        let door = Arc::new(Door { welcomer, draining: Arc::clone(&links.draining) });
         links.tasks.spawn(accept(Arc::clone(&links.listener), door, links.tasks.clone()));
-        Ok(links)
-    }
-
-    pub(super) fn address(&self) -> SocketAddr {
-        self.address
+        links
     }
 
     /// Refuses new links from now on, with a code that sends their openers elsewhere.
@@ -93,7 +85,6 @@ async fn accept(listener: Arc<quic::Listener>, door: Arc<Door>, tasks: Tasks) {
 #[derive(Debug)]
 struct Door {
     welcomer: Welcomer,
-    address: SocketAddr,
     draining: Arc<AtomicBool>,
 }
 
@@ -127,7 +118,11 @@ impl Door {
         let version = match self.admit(&hello) {
             Ok(version) => version,
             Err(refusal) => {
-                tracing::warn!(%client, agent = %hello.agent, %refusal, "a link was refused");
+                if refusal.code == Code::Elsewhere {
+                    tracing::debug!(%client, agent = %hello.agent, %refusal, "a link was sent elsewhere");
+                } else {
+                    tracing::warn!(%client, agent = %hello.agent, %refusal, "a link was refused");
+                }
                 if let Err(error) = writer.send(&Control::Refused(refusal)).await {
                     tracing::debug!(%client, %error, "the refused went away first");
                 }
@@ -157,6 +152,7 @@ impl Door {
             MAX_LISTENS as usize,
             (reader, writer),
             queue,
+            welcomer.nodes.clone(),
         );
         match role {
             Role::Agent => control.await,
@@ -177,18 +173,23 @@ impl Door {
         if self.draining.load(Relaxed) {
             return Err(Refusal::new(Code::Draining, "this node is leaving; link to another one"));
         }
+        // Before anything is done for it: a second link of the same agent would supersede the first.
+        if hello.avoid.contains(&self.welcomer.node) {
+            return Err(Refusal::new(
+                Code::Elsewhere,
+                "this is a node that the link's opener is linked to already",
+            ));
+        }
         Ok(version)
     }
 
     async fn welcome(&self, version: u32, writer: &mut ControlWriter) -> Result<(), FrameError> {
         let welcomer = &self.welcomer;
-        let address =
-            welcomer.advertise.as_ref().map_or_else(|| self.address.to_string(), HostPort::to_string);
         let welcome = Welcome {
             version,
             node: welcomer.node.clone(),
             cluster: welcomer.cluster.clone(),
-            nodes: vec![NodeAddress { node: welcomer.node.clone(), address }],
+            nodes: welcomer.nodes.borrow().to_vec(),
             max_listens: MAX_LISTENS,
         };
         writer.send(&Control::Welcome(welcome)).await

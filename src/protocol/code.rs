@@ -75,6 +75,8 @@ codes! {
     Superseded = 14, "superseded";
     /// A fault of the refusing side.
     Internal = 15, "internal";
+    /// The opener has a link to this node already, and wants one to another.
+    Elsewhere = 16, "elsewhere";
 }
 
 impl fmt::Display for Code {
@@ -129,6 +131,23 @@ impl Phase {
             Self::Draining => "draining",
         }
     }
+
+    pub(super) fn number(self) -> u32 {
+        match self {
+            Self::Starting => 1,
+            Self::Ready => 2,
+            Self::Draining => 3,
+        }
+    }
+
+    pub(super) fn from_number(number: u32) -> Option<Self> {
+        match number {
+            1 => Some(Self::Starting),
+            2 => Some(Self::Ready),
+            3 => Some(Self::Draining),
+            _ => None,
+        }
+    }
 }
 
 /// Why a link was closed: the application error code of CONNECTION_CLOSE (RFC 9000 §20.2).
@@ -173,7 +192,7 @@ mod tests {
         }
         assert_eq!(Code::from_number(4000), Code::Other(4000));
         numbers.dedup();
-        assert_eq!(numbers, (1..=15).collect::<Vec<_>>());
+        assert_eq!(numbers, (1..=16).collect::<Vec<_>>());
     }
 
     #[test]

@@ -36,6 +36,8 @@ pub struct Hello {
     pub token: Option<Secret>,
     /// What it serves from the start, at most [`Hello::MAX_LISTENS`]; each is acknowledged as if it had come in `Listen`.
     pub listens: Vec<Listen>,
+    /// Nodes that it has links to already, at most [`Hello::MAX_AVOID`]: one of them refuses with [`Code::Elsewhere`].
+    pub avoid: Vec<NodeId>,
 }
 
 impl Hello {
@@ -45,6 +47,8 @@ impl Hello {
     pub const MAX_TOKEN: usize = 16 * 1024;
     /// The most listens in one `Hello`; more follow as `Listen` frames.
     pub const MAX_LISTENS: usize = 256;
+    /// The most nodes in `avoid`.
+    pub const MAX_AVOID: usize = 16;
 }
 
 /// A node's "yes" to `Hello`.
@@ -74,7 +78,7 @@ pub struct NodeAddress {
 impl NodeAddress {
     /// The most nodes in one list.
     pub const MAX_NODES: usize = 256;
-    const MAX_ADDRESS: usize = 261;
+    pub(super) const MAX_ADDRESS: usize = 261;
 }
 
 /// An endpoint that the agent serves over this link.
@@ -247,15 +251,15 @@ impl Frame for Control {
 }
 
 /// The protobuf messages, as `docs/adit.proto` has them, and their way to and from the types above.
-mod wire {
+pub(super) mod wire {
     use prost::Message;
 
     use super::{AgentId, Duration, EndpointId, GoAwayReason, Kind, NodeId, Role, Secret, TenantId};
 
     #[derive(Message)]
-    pub(super) struct Number {
+    pub(in crate::protocol) struct Number {
         #[prost(uint64, tag = "1")]
-        pub(super) id: u64,
+        pub(in crate::protocol) id: u64,
     }
 
     #[derive(Message)]
@@ -276,6 +280,8 @@ mod wire {
         token: String,
         #[prost(message, repeated, tag = "8")]
         listens: Vec<Listen>,
+        #[prost(string, repeated, tag = "9")]
+        avoid: Vec<String>,
     }
 
     #[derive(Message)]
@@ -333,9 +339,9 @@ mod wire {
     }
 
     #[derive(Message)]
-    pub(super) struct Retire {
+    pub(in crate::protocol) struct Retire {
         #[prost(uint64, repeated, tag = "1")]
-        pub(super) flows: Vec<u64>,
+        pub(in crate::protocol) flows: Vec<u64>,
     }
 
     #[derive(Message)]
@@ -348,14 +354,14 @@ mod wire {
         smear_ms: u32,
     }
 
-    pub(super) fn text(what: &str, text: String, max: usize) -> Result<String, String> {
+    pub(in crate::protocol) fn text(what: &str, text: String, max: usize) -> Result<String, String> {
         if text.len() > max {
             return Err(format!("{what} has {} bytes, at most {max} are allowed", text.len()));
         }
         Ok(text)
     }
 
-    pub(super) fn at_most<T>(what: &str, list: Vec<T>, max: usize) -> Result<Vec<T>, String> {
+    pub(in crate::protocol) fn at_most<T>(what: &str, list: Vec<T>, max: usize) -> Result<Vec<T>, String> {
         if list.len() > max {
             return Err(format!("{} {what}, at most {max} are allowed", list.len()));
         }
@@ -385,6 +391,7 @@ mod wire {
                 tenant: hello.tenant.as_ref().map(TenantId::to_string).unwrap_or_default(),
                 token: hello.token.as_ref().map(|token| token.expose().into()).unwrap_or_default(),
                 listens: hello.listens.iter().map(Listen::from).collect(),
+                avoid: hello.avoid.iter().map(NodeId::to_string).collect(),
             }
         }
     }
@@ -408,6 +415,10 @@ mod wire {
                 listens: at_most("listens", self.listens, super::Hello::MAX_LISTENS)?
                     .into_iter()
                     .map(Listen::parse)
+                    .collect::<Result<_, _>>()?,
+                avoid: at_most("nodes to avoid", self.avoid, super::Hello::MAX_AVOID)?
+                    .into_iter()
+                    .map(|node| NodeId::new(&node).map_err(sentence))
                     .collect::<Result<_, _>>()?,
             })
         }

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use bytes::Bytes;
 use prost::Message;
 
-use super::{Code, EndpointId, Frame, Refusal, TenantId};
+use super::{AgentId, Code, EndpointId, Frame, Refusal, TenantId};
 
 /// What a flow carries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -65,6 +65,8 @@ pub struct Open {
     pub kind: Kind,
     /// Whether it may be passed on.
     pub hop: Hop,
+    /// Which of the endpoint's agents is meant, where one node asks another for it.
+    pub agent: Option<AgentId>,
     /// The client's address. Absent for HTTP flows, which carry the requests of many clients.
     pub client: Option<SocketAddr>,
     /// W3C `traceparent`, at most [`Open::MAX_TRACE`] bytes. Absent for HTTP flows.
@@ -138,6 +140,8 @@ struct WireOpen {
     client: String,
     #[prost(string, tag = "6")]
     trace: String,
+    #[prost(bytes = "vec", tag = "7")]
+    agent: Vec<u8>,
 }
 
 impl From<&Open> for WireOpen {
@@ -149,6 +153,7 @@ impl From<&Open> for WireOpen {
             last_hop: open.hop == Hop::Final,
             client: open.client.map(|client| client.to_string()).unwrap_or_default(),
             trace: open.trace.clone().unwrap_or_default(),
+            agent: open.agent.map(|agent| agent.0.to_vec()).unwrap_or_default(),
         }
     }
 }
@@ -163,6 +168,10 @@ impl WireOpen {
             },
             kind: Kind::from_number(self.kind),
             hop: if self.last_hop { Hop::Final } else { Hop::First },
+            agent: match self.agent.len() {
+                0 => None,
+                _ => Some(AgentId(self.agent.try_into().map_err(|_| "agent id is not 16 bytes")?)),
+            },
             client: match self.client.as_str() {
                 "" => None,
                 client => Some(client.parse().map_err(|_| "client is not an address and a port")?),

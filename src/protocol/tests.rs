@@ -52,6 +52,7 @@ fn hello() -> Hello {
         tenant: Some(read("acme")),
         token: Some(Secret::new("s3cr3t")),
         listens: vec![listen(1, "web", Kind::Http), listen(2, "db", Kind::Tcp)],
+        avoid: Vec::new(),
     }
 }
 
@@ -79,13 +80,55 @@ fn open() -> Open {
         tenant: Some(read("acme")),
         kind: Kind::Tcp,
         hop: Hop::First,
+        agent: None,
         client: Some(read("198.51.100.9:40000")),
         trace: Some("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01".into()),
     }
 }
 
 fn http_open() -> Open {
-    Open { endpoint: read("web"), tenant: None, kind: Kind::Http, hop: Hop::Final, client: None, trace: None }
+    let (endpoint, kind, hop) = (read("web"), Kind::Http, Hop::Final);
+    Open { endpoint, tenant: None, kind, hop, agent: None, client: None, trace: None }
+}
+
+fn agent() -> AgentId {
+    AgentId::from_bits(0x0001_0203_0405_0607_0809_0a0b_0c0d_0e0f)
+}
+
+/// What one node asks another for.
+fn node_open() -> Open {
+    Open { tenant: Some(read("acme")), agent: Some(agent()), ..http_open() }
+}
+
+fn peer_hello() -> PeerHello {
+    PeerHello {
+        version: 1,
+        oldest: 1,
+        node: read("n2"),
+        cluster: "adit".into(),
+        incarnation: 1_767_225_600_000,
+        peer_address: "[2001:db8::2]:8002".into(),
+        link_address: "203.0.113.8:8001".into(),
+        phase: Phase::Starting,
+    }
+}
+
+fn route(endpoint: &str, kind: Kind) -> PeerRoute {
+    PeerRoute { tenant: read("acme"), endpoint: read(endpoint), agent: agent(), kind }
+}
+
+fn snapshot() -> RouteUpdate {
+    RouteUpdate {
+        snapshot: true,
+        more: false,
+        sequence: 300,
+        added: vec![route("web", Kind::Http)],
+        removed: Vec::new(),
+    }
+}
+
+fn load() -> Load {
+    Load { agent_links: 3, agents: vec![(agent(), 12)] }
 }
 
 /// One of each control frame.
@@ -136,11 +179,12 @@ fn controls() -> Vec<Control> {
     all
 }
 
-/// One of each frame of a flow, and a second `Open`.
+/// One of each frame of a flow, and two more of `Open`.
 fn flows() -> Vec<Flow> {
     let all = vec![
         Flow::Open(open()),
         Flow::Open(http_open()),
+        Flow::Open(node_open()),
         Flow::Opened,
         Flow::Refused(refusal(Code::UpstreamRefused, "db:5432 refused")),
     ];
@@ -153,6 +197,47 @@ fn flows() -> Vec<Flow> {
         })
         .collect();
     assert_eq!(numbers.len(), 3);
+    all
+}
+
+/// One of each frame between nodes, and a second `Routes`.
+fn peers() -> Vec<Peer> {
+    let change = RouteUpdate {
+        snapshot: false,
+        more: true,
+        sequence: 302,
+        added: vec![route("db", Kind::Tcp)],
+        removed: vec![route("web", Kind::Http)],
+    };
+    let all = vec![
+        Peer::Hello(peer_hello()),
+        Peer::Welcome(PeerHello { node: read("n1"), phase: Phase::Ready, ..peer_hello() }),
+        Peer::Refused(refusal(Code::Superseded, "the two nodes are linked already")),
+        Peer::Ping(1),
+        Peer::Pong(300),
+        Peer::Routes(snapshot()),
+        Peer::Routes(change),
+        Peer::Phase(Phase::Draining),
+        Peer::Load(load()),
+        Peer::Retire(Retire { flows: vec![1, 5, 1025] }),
+        Peer::Unsupported(0x7f),
+    ];
+    let numbers: BTreeSet<_> = all
+        .iter()
+        .map(|frame| match frame {
+            Peer::Hello(_) => 0,
+            Peer::Welcome(_) => 1,
+            Peer::Refused(_) => 2,
+            Peer::Ping(_) => 3,
+            Peer::Pong(_) => 4,
+            Peer::Routes(_) => 5,
+            Peer::Phase(_) => 6,
+            Peer::Load(_) => 7,
+            Peer::Retire(_) => 8,
+            Peer::Unsupported(_) => 9,
+        })
+        .collect();
+    assert_eq!(numbers.len(), 10);
     all
 }
 
@@ -235,6 +320,9 @@ mod bytes_on_the_wire {
           65343733362d303066303637616130626139303262372d3031
         Open 20 000009
           0a0377656218012001
+        Open 20 000021
+          0a03776562120461636d65180120013a10000102030405060708090a0b0c0d0e
+          0f
         Opened 21 000000
         Refused 03 000013
           0808120f64623a353433322072656675736564
@@ -242,15 +330,72 @@ mod bytes_on_the_wire {
     }
 
     #[test]
+    fn peer_frames_keep_their_bytes() {
+        insta::assert_snapshot!(dump(&peers()), @r"
+        Hello 30 00003d
+          080110011a026e322204616469742880d0eab6b73332125b323030313a646238
+          3a3a325d3a383030323a103230332e302e3131332e383a383030314001
+        Welcome 31 00003d
+          080110011a026e312204616469742880d0eab6b73332125b323030313a646238
+          3a3a325d3a383030323a103230332e302e3131332e383a383030314002
+        Refused 03 000024
+          080e12207468652074776f206e6f64657320617265206c696e6b656420616c72
+          65616479
+        Ping 04 000002
+          0801
+        Pong 05 000003
+          08ac02
+        Routes 32 000026
+          080118ac02221f0a0461636d6512037765621a10000102030405060708090a0b
+          0c0d0e0f2001
+        Routes 32 000046
+          100118ae02221e0a0461636d65120264621a10000102030405060708090a0b0c
+          0d0e0f20022a1f0a0461636d6512037765621a10000102030405060708090a0b
+          0c0d0e0f2001
+        Phase 33 000002
+          0803
+        Load 34 000018
+          080312140a10000102030405060708090a0b0c0d0e0f100c
+        Retire 0d 000006
+          0a0401058108
+        Unsupported 0f 000002
+          087f
+        ");
+    }
+
+    #[test]
     fn every_frame_has_a_type_of_its_own() {
-        let mut seen = BTreeMap::new();
-        let controls = controls().into_iter().map(|frame| (frame.to_parts().0, name(&frame)));
-        let flows = flows().into_iter().map(|frame| (frame.to_parts().0, name(&frame)));
-        for (kind, name) in controls.chain(flows) {
-            // A refusal is the same frame on both kinds of stream.
-            assert_eq!(seen.entry(kind).or_insert_with(|| name.clone()), &name, "0x{kind:02x}");
+        fn types<F: Frame + Debug>(frames: Vec<F>) -> BTreeMap<u8, String> {
+            let mut seen = BTreeMap::new();
+            for frame in frames {
+                let (kind, name) = (frame.to_parts().0, name(&frame));
+                assert_eq!(seen.entry(kind).or_insert_with(|| name.clone()), &name, "0x{kind:02x}");
+            }
+            let names: BTreeSet<_> = seen.values().collect();
+            assert_eq!(names.len(), seen.len(), "a frame has one type");
+            seen
         }
-        assert_eq!(seen.len(), 17);
+        let mut all = BTreeMap::new();
+        for (count, types) in [(15, types(controls())), (3, types(flows())), (10, types(peers()))] {
+            assert_eq!(types.len(), count);
+            for (kind, name) in types {
+                // Where a type stands on several kinds of stream, as a refusal does, it is the same frame.
+                assert_eq!(all.entry(kind).or_insert_with(|| name.clone()), &name, "0x{kind:02x}");
+            }
+        }
+        assert_eq!(all.len(), 22);
+    }
+
+    #[test]
+    fn frames_that_stand_on_several_kinds_of_stream_have_the_same_bytes() {
+        let refusal = refusal(Code::Draining, "this node is leaving");
+        assert_eq!(bytes(&Peer::Refused(refusal.clone())), bytes(&Control::Refused(refusal.clone())));
+        assert_eq!(bytes(&Peer::Refused(refusal.clone())), bytes(&Flow::Refused(refusal)));
+        assert_eq!(bytes(&Peer::Ping(300)), bytes(&Control::Ping(300)));
+        assert_eq!(bytes(&Peer::Pong(300)), bytes(&Control::Pong(300)));
+        let retire = Retire { flows: vec![1, 300] };
+        assert_eq!(bytes(&Peer::Retire(retire.clone())), bytes(&Control::Retire(retire)));
+        assert_eq!(bytes(&Peer::Unsupported(0x7f)), bytes(&Control::Unsupported(0x7f)));
     }
 
     #[test]
@@ -300,16 +445,20 @@ mod round_trips {
         (
             (any::<u32>(), any::<u32>(), role, any::<u128>()),
             (option::of(text(Hello::MAX_NAME)), option::of(tenant()), option::of(token), vec(listen(), 0..5)),
+            vec(id("[A-Za-z0-9._~-]{1,64}"), 0..4),
         )
-            .prop_map(|((version, oldest, role, agent), (name, tenant, token, listens))| Hello {
-                version,
-                oldest,
-                role,
-                agent: AgentId::from_bits(agent),
-                name,
-                tenant,
-                token,
-                listens,
+            .prop_map(|((version, oldest, role, agent), (name, tenant, token, listens), avoid)| {
+                Hello {
+                    version,
+                    oldest,
+                    role,
+                    agent: AgentId::from_bits(agent),
+                    name,
+                    tenant,
+                    token,
+                    listens,
+                    avoid,
+                }
             })
     }
 
@@ -368,20 +517,93 @@ mod round_trips {
     fn open() -> impl Strategy<Value = Open> {
         let hop = prop_oneof![Just(Hop::First), Just(Hop::Final)];
         let client = option::of((any::<std::net::IpAddr>(), any::<u16>()).prop_map(Into::into));
-        (endpoint(), option::of(tenant()), kind(), hop, client, option::of(text(Open::MAX_TRACE))).prop_map(
-            |(endpoint, tenant, kind, hop, client, trace)| Open {
+        (
+            (endpoint(), option::of(tenant()), kind(), hop),
+            (option::of(agent()), client, option::of(text(Open::MAX_TRACE))),
+        )
+            .prop_map(|((endpoint, tenant, kind, hop), (agent, client, trace))| Open {
                 endpoint,
                 tenant,
                 kind,
                 hop,
+                agent,
                 client,
                 trace,
-            },
-        )
+            })
     }
 
     pub(super) fn flow() -> impl Strategy<Value = Flow> {
         prop_oneof![open().prop_map(Flow::Open), Just(Flow::Opened), refusal().prop_map(Flow::Refused)]
+    }
+
+    fn agent() -> impl Strategy<Value = AgentId> {
+        any::<u128>().prop_map(AgentId::from_bits)
+    }
+
+    fn phase() -> impl Strategy<Value = Phase> {
+        prop_oneof![Just(Phase::Starting), Just(Phase::Ready), Just(Phase::Draining)]
+    }
+
+    fn peer_hello() -> impl Strategy<Value = PeerHello> {
+        let node = id("[A-Za-z0-9._~-]{1,64}");
+        ((any::<u32>(), any::<u32>(), node, text(64)), (any::<u64>(), text(261), text(261), phase()))
+            .prop_map(
+                |((version, oldest, node, cluster), (incarnation, peer_address, link_address, phase))| {
+                    PeerHello {
+                        version,
+                        oldest,
+                        node,
+                        cluster,
+                        incarnation,
+                        peer_address,
+                        link_address,
+                        phase,
+                    }
+                },
+            )
+    }
+
+    fn route() -> impl Strategy<Value = PeerRoute> {
+        // Peers are told of services that speak something newer, too.
+        let kind = any::<u32>().prop_map(|number| Kind::from_number(number % 5));
+        (tenant(), endpoint(), agent(), kind).prop_map(|(tenant, endpoint, agent, kind)| PeerRoute {
+            tenant,
+            endpoint,
+            agent,
+            kind,
+        })
+    }
+
+    fn routes() -> impl Strategy<Value = RouteUpdate> {
+        (any::<bool>(), any::<bool>(), any::<u64>(), vec(route(), 0..6), vec(route(), 0..6)).prop_map(
+            |(snapshot, more, sequence, added, removed)| RouteUpdate {
+                snapshot,
+                more,
+                sequence,
+                added,
+                removed,
+            },
+        )
+    }
+
+    fn load() -> impl Strategy<Value = Load> {
+        (any::<u32>(), vec((agent(), any::<u32>()), 0..20))
+            .prop_map(|(agent_links, agents)| Load { agent_links, agents })
+    }
+
+    pub(super) fn peer() -> impl Strategy<Value = Peer> {
+        prop_oneof![
+            peer_hello().prop_map(Peer::Hello),
+            peer_hello().prop_map(Peer::Welcome),
+            refusal().prop_map(Peer::Refused),
+            any::<u64>().prop_map(Peer::Ping),
+            any::<u64>().prop_map(Peer::Pong),
+            routes().prop_map(Peer::Routes),
+            phase().prop_map(Peer::Phase),
+            load().prop_map(Peer::Load),
+            vec(any::<u64>(), 0..40).prop_map(|flows| Peer::Retire(Retire { flows })),
+            any::<u8>().prop_map(Peer::Unsupported),
+        ]
     }
 
     proptest! {
@@ -396,9 +618,21 @@ mod round_trips {
         }
 
         #[test]
+        fn a_peer_frame_reads_back_as_it_was_written(sent in peer()) {
+            prop_assert_eq!(frame::<Peer>(&bytes(&sent)).unwrap(), sent);
+        }
+
+        #[test]
         fn frames_read_back_one_after_the_other(sent in vec(control(), 0..6)) {
             let stream: Vec<_> = sent.iter().flat_map(bytes).collect();
             let read: Vec<_> = decode_all::<Control>(&stream).into_iter().map(Result::unwrap).collect();
+            prop_assert_eq!(read, sent);
+        }
+
+        #[test]
+        fn peer_frames_read_back_one_after_the_other(sent in vec(peer(), 0..6)) {
+            let stream: Vec<_> = sent.iter().flat_map(bytes).collect();
+            let read: Vec<_> = decode_all::<Peer>(&stream).into_iter().map(Result::unwrap).collect();
             prop_assert_eq!(read, sent);
         }
     }
@@ -447,7 +681,7 @@ fn decode_all<F: Frame + Debug>(bytes: &[u8]) -> Vec<Result<F, DecodeError>> {
 
 mod whatever_arrives {
     use super::{
-        round_trips::{control, flow},
+        round_trips::{control, flow, peer},
         *,
     };
 
@@ -456,7 +690,7 @@ mod whatever_arrives {
 
     /// A frame of a type that exists, or nearly, around any body.
     fn framed() -> impl Strategy<Value = Vec<u8>> {
-        (0_u8..0x24, vec(any::<u8>(), 0..200)).prop_map(|(kind, body)| raw(kind, &body))
+        (0_u8..0x38, vec(any::<u8>(), 0..200)).prop_map(|(kind, body)| raw(kind, &body))
     }
 
     fn each_cut_waits_for_the_rest<F: Frame + Debug + PartialEq>(sent: &F) {
@@ -481,6 +715,7 @@ mod whatever_arrives {
     fn a_frame_cut_at_any_position_waits_for_the_rest() {
         controls().iter().for_each(each_cut_waits_for_the_rest);
         flows().iter().for_each(each_cut_waits_for_the_rest);
+        peers().iter().for_each(each_cut_waits_for_the_rest);
     }
 
     #[test]
@@ -495,19 +730,24 @@ mod whatever_arrives {
         }
         controls().iter().for_each(flip);
         flows().iter().for_each(flip);
+        peers().iter().for_each(flip);
     }
 
     #[test]
     fn a_body_cut_short_is_malformed_or_another_frame_and_the_next_is_read() {
-        for sent in controls() {
-            let (kind, body) = sent.to_parts();
-            for cut in 0..body.len() {
-                let stream = [raw(kind, &body[..cut]), bytes(&Control::Ping(9))].concat();
-                let read = decode_all::<Control>(&stream);
-                assert_eq!(read.len(), 2, "{kind:#x} cut at {cut}");
-                assert_eq!(read[1], Ok(Control::Ping(9)));
+        fn cut<F: Frame + Debug + PartialEq>(sent: &[F], next: &F) {
+            for sent in sent {
+                let (kind, body) = sent.to_parts();
+                for cut in 0..body.len() {
+                    let read = decode_all::<F>(&[raw(kind, &body[..cut]), bytes(next)].concat());
+                    assert_eq!(read.len(), 2, "{kind:#x} cut at {cut}");
+                    assert_eq!(read[1].as_ref(), Ok(next));
+                }
             }
         }
+        cut(&controls(), &Control::Ping(9));
+        cut(&flows(), &Flow::Opened);
+        cut(&peers(), &Peer::Ping(9));
     }
 
     proptest! {
@@ -515,6 +755,7 @@ mod whatever_arrives {
         fn any_bytes_are_taken_as_the_contract_says(bytes in vec(any::<u8>(), 0..600)) {
             what_follows_changes_nothing::<Control>(&bytes);
             what_follows_changes_nothing::<Flow>(&bytes);
+            what_follows_changes_nothing::<Peer>(&bytes);
         }
 
         #[test]
@@ -522,7 +763,9 @@ mod whatever_arrives {
             let bytes = frames.concat();
             what_follows_changes_nothing::<Control>(&bytes);
             what_follows_changes_nothing::<Flow>(&bytes);
+            what_follows_changes_nothing::<Peer>(&bytes);
             prop_assert_eq!(decode_all::<Control>(&bytes).len(), frames.len());
+            prop_assert_eq!(decode_all::<Peer>(&bytes).len(), frames.len());
         }
 
         #[test]
@@ -546,9 +789,25 @@ mod whatever_arrives {
         }
 
         #[test]
+        fn changed_peer_frames_are_taken_as_the_contract_says(
+            sent in peer(), at in any::<Index>(), change in 1_u8..,
+        ) {
+            let mut bytes = bytes(&sent);
+            let at = at.index(bytes.len());
+            bytes[at] ^= change;
+            what_follows_changes_nothing::<Peer>(&bytes);
+        }
+
+        #[test]
         fn cut_control_frames_wait_for_the_rest(sent in control(), cut in any::<Index>()) {
             let whole = bytes(&sent);
             prop_assert_eq!(decode_all::<Control>(&whole[..cut.index(whole.len())]), []);
+        }
+
+        #[test]
+        fn cut_peer_frames_wait_for_the_rest(sent in peer(), cut in any::<Index>()) {
+            let whole = bytes(&sent);
+            prop_assert_eq!(decode_all::<Peer>(&whole[..cut.index(whole.len())]), []);
         }
     }
 }
@@ -605,6 +864,16 @@ mod evolution {
     fn fields_that_are_not_known_are_skipped() {
         controls().iter().for_each(skips_unknown_fields);
         flows().iter().for_each(skips_unknown_fields);
+        peers().iter().for_each(skips_unknown_fields);
+    }
+
+    #[test]
+    fn fields_that_are_not_known_are_skipped_inside_routes_and_loads_too() {
+        let inner = [block(1, "acme"), block(2, "web"), block(3, agent().0), number(4, 1), unknown_fields()];
+        let body = [number(1, 1), number(3, 300), block(4, inner.concat())].concat();
+        assert_eq!(frame(&raw(0x32, &body)), Ok(Peer::Routes(snapshot())));
+        let inner = [block(1, agent().0), number(2, 12), unknown_fields()].concat();
+        assert_eq!(frame(&raw(0x34, &[number(1, 3), block(2, inner)].concat())), Ok(Peer::Load(load())));
     }
 
     #[test]
@@ -624,6 +893,11 @@ mod evolution {
             decode_all::<Control>(&stream),
             [Err(DecodeError::Unknown { kind: 0x7e }), Ok(Control::Ping(1))]
         );
+        let stream = [raw(0x7e, b"from the future"), bytes(&Peer::Ping(1))].concat();
+        assert_eq!(
+            decode_all::<Peer>(&stream),
+            [Err(DecodeError::Unknown { kind: 0x7e }), Ok(Peer::Ping(1))]
+        );
         let stream = [raw(0x7e, b""), bytes(&Flow::Opened)].concat();
         assert_eq!(decode_all::<Flow>(&stream), [Err(DecodeError::Unknown { kind: 0x7e }), Ok(Flow::Opened)]);
     }
@@ -636,6 +910,11 @@ mod evolution {
         assert_eq!(
             (0..=u8::MAX).filter(|kind| known(*kind)).collect::<Vec<_>>(),
             (0x01..=0x0f).collect::<Vec<_>>()
+        );
+        let known = |kind| Peer::from_parts(kind, bytes::Bytes::new()).is_some();
+        assert_eq!(
+            (0..=u8::MAX).filter(|kind| known(*kind)).collect::<Vec<_>>(),
+            [0x03, 0x04, 0x05, 0x0d, 0x0f, 0x30, 0x31, 0x32, 0x33, 0x34]
         );
     }
 
@@ -658,6 +937,9 @@ mod evolution {
         let retire = Ok(Control::Retire(Retire { flows: vec![1, 300] }));
         assert_eq!(frame(&raw(0x0d, &packed)), retire);
         assert_eq!(frame(&raw(0x0d, &single)), retire);
+        let retire = Ok(Peer::Retire(Retire { flows: vec![1, 300] }));
+        assert_eq!(frame(&raw(0x0d, &packed)), retire);
+        assert_eq!(frame(&raw(0x0d, &single)), retire);
     }
 
     #[test]
@@ -669,6 +951,16 @@ mod evolution {
     fn an_absent_number_is_zero() {
         assert_eq!(frame(&raw(0x04, &[])), Ok(Control::Ping(0)));
         assert_eq!(bytes(&Control::Ping(0)), raw(0x04, &[]));
+    }
+
+    #[test]
+    fn routes_and_loads_of_nothing_have_no_bytes() {
+        let nothing = RouteUpdate { snapshot: false, sequence: 0, added: Vec::new(), ..snapshot() };
+        assert_eq!(bytes(&Peer::Routes(nothing.clone())), raw(0x32, &[]));
+        assert_eq!(frame(&raw(0x32, &[])), Ok(Peer::Routes(nothing)));
+        let idle = Peer::Load(Load { agent_links: 0, agents: Vec::new() });
+        assert_eq!(bytes(&idle), raw(0x34, &[]));
+        assert_eq!(frame(&raw(0x34, &[])), Ok(idle));
     }
 }
 
@@ -693,7 +985,7 @@ mod bounds {
         }
     }
 
-    /// A frame that may stand on both kinds of stream.
+    /// A frame that may stand on every kind of stream.
     fn bytes_of_a_refusal() -> Vec<u8> {
         bytes(&Flow::Refused(refusal(Code::Busy, "")))
     }
@@ -791,6 +1083,8 @@ mod bounds {
         refuses::<Control>(&bytes(&Control::ListenRefused(1, refusal(513))), "message");
         accepts::<Flow>(&bytes(&Flow::Refused(refusal(512))));
         refuses::<Flow>(&bytes(&Flow::Refused(refusal(513))), "message");
+        accepts::<Peer>(&bytes(&Peer::Refused(refusal(512))));
+        refuses::<Peer>(&bytes(&Peer::Refused(refusal(513))), "message");
     }
 
     #[test]
@@ -798,6 +1092,9 @@ mod bounds {
         let retire = |count| bytes(&Control::Retire(Retire { flows: vec![u64::MAX; count] }));
         accepts::<Control>(&retire(1024));
         refuses::<Control>(&retire(1025), "flows");
+        let retire = |count| bytes(&Peer::Retire(Retire { flows: vec![u64::MAX; count] }));
+        accepts::<Peer>(&retire(1024));
+        refuses::<Peer>(&retire(1025), "flows");
     }
 
     #[test]
@@ -832,6 +1129,116 @@ mod bounds {
     }
 
     #[test]
+    fn agent_of_a_flow() {
+        let open = |agent: &[u8]| raw(0x20, &[block(1, "db"), number(3, 2), block(7, agent)].concat());
+        let read = |bytes: &[u8]| match frame(bytes) {
+            Ok(Flow::Open(open)) => open.agent,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(read(&open(&agent().0)), Some(agent()));
+        assert_eq!(read(&raw(0x20, &[block(1, "db"), number(3, 2)].concat())), None);
+        // An empty field is an absent one.
+        assert_eq!(read(&open(&[])), None);
+        for len in [1, 15, 17, 32] {
+            refuses::<Flow>(&open(&vec![0; len]), "agent id");
+        }
+        // All zeroes are an id like any other.
+        assert_eq!(read(&open(&[0; 16])), Some(AgentId::from_bits(0)));
+    }
+
+    fn with_peer_hello(change: impl FnOnce(&mut PeerHello)) -> [Vec<u8>; 2] {
+        let mut hello = peer_hello();
+        change(&mut hello);
+        [bytes(&Peer::Hello(hello.clone())), bytes(&Peer::Welcome(hello))]
+    }
+
+    #[test]
+    fn cluster_and_addresses_of_a_peer() {
+        for (what, max, set) in [
+            ("cluster name", 64, (|hello, text| hello.cluster = text) as fn(&mut PeerHello, String)),
+            ("peer address", 261, |hello, text| hello.peer_address = text),
+            ("link address", 261, |hello, text| hello.link_address = text),
+        ] {
+            let text = |len| with_peer_hello(|hello| set(hello, "x".repeat(len)));
+            text(max).iter().for_each(|bytes| accepts::<Peer>(bytes));
+            text(max + 1).iter().for_each(|bytes| refuses::<Peer>(bytes, what));
+        }
+    }
+
+    #[test]
+    fn name_of_a_peer() {
+        for kind in [0x30, 0x31] {
+            let name = |text: &str| raw(kind, &[block(3, text), number(8, 1)].concat());
+            accepts::<Peer>(&name(&"n".repeat(64)));
+            refuses::<Peer>(&name(&"n".repeat(65)), "node name");
+            refuses::<Peer>(&name(""), "node name");
+            refuses::<Peer>(&name("n 1"), "node name");
+        }
+    }
+
+    #[test]
+    fn numbers_of_phases() {
+        let hello = |phase| raw(0x30, &[block(3, "n1"), number(8, phase)].concat());
+        let alone = |phase| raw(0x33, &number(1, phase));
+        for phase in 1..=3 {
+            accepts::<Peer>(&hello(phase));
+            accepts::<Peer>(&alone(phase));
+        }
+        for phase in [0, 4] {
+            refuses::<Peer>(&hello(phase), &format!("phase {phase}"));
+            refuses::<Peer>(&alone(phase), &format!("phase {phase}"));
+        }
+        // Not the first 32 bits alone count.
+        refuses::<Peer>(&alone((1 << 32) + 1), "phase");
+    }
+
+    #[test]
+    fn routes_of_an_update() {
+        let update = |added, removed| {
+            let [added, removed] = [added, removed].map(|count| vec![route("web", Kind::Http); count]);
+            bytes(&Peer::Routes(RouteUpdate { added, removed, ..snapshot() }))
+        };
+        accepts::<Peer>(&update(512, 0));
+        accepts::<Peer>(&update(0, 512));
+        accepts::<Peer>(&update(200, 312));
+        refuses::<Peer>(&update(513, 0), "513 routes");
+        refuses::<Peer>(&update(0, 513), "513 routes");
+        refuses::<Peer>(&update(200, 313), "513 routes");
+    }
+
+    #[test]
+    fn parts_of_a_route() {
+        for field in [4, 5] {
+            let route = |tenant: &str, endpoint: &str, agent: usize| {
+                let parts = [block(1, tenant), block(2, endpoint), block(3, vec![0; agent]), number(4, 9)];
+                raw(0x32, &block(field, parts.concat()))
+            };
+            accepts::<Peer>(&route(&"t".repeat(64), &"e".repeat(128), 16));
+            refuses::<Peer>(&route(&"t".repeat(65), "web", 16), "tenant name");
+            // On a link of many tenants none is the link's own.
+            refuses::<Peer>(&route("", "web", 16), "tenant name");
+            refuses::<Peer>(&route("acme", &"e".repeat(129), 16), "endpoint name");
+            refuses::<Peer>(&route("acme", "", 16), "endpoint name");
+            refuses::<Peer>(&route("acme", "a/b", 16), "endpoint name");
+            for agent in [0, 15, 17] {
+                refuses::<Peer>(&route("acme", "web", agent), "agent id");
+            }
+        }
+    }
+
+    #[test]
+    fn agents_of_a_load() {
+        let load = |count| bytes(&Peer::Load(Load { agent_links: 1, agents: vec![(agent(), 1); count] }));
+        accepts::<Peer>(&load(1024));
+        refuses::<Peer>(&load(1025), "agents");
+        let load = |len| raw(0x34, &block(2, [block(1, vec![0; len]), number(2, 1)].concat()));
+        accepts::<Peer>(&load(16));
+        for len in [0, 15, 17] {
+            refuses::<Peer>(&load(len), "agent id");
+        }
+    }
+
+    #[test]
     fn address_of_a_client() {
         let open = |text: &str| raw(0x20, &[block(1, "db"), number(3, 2), block(5, text)].concat());
         accepts::<Flow>(&open("[2001:db8::1]:65535"));
@@ -859,12 +1266,15 @@ mod bounds {
     fn type_of_an_unsupported_frame() {
         accepts::<Control>(&raw(0x0f, &number(1, 255)));
         refuses::<Control>(&raw(0x0f, &number(1, 256)), "one byte");
+        accepts::<Peer>(&raw(0x0f, &number(1, 255)));
+        refuses::<Peer>(&raw(0x0f, &number(1, 256)), "one byte");
     }
 
     #[test]
     fn texts_are_utf_8() {
         refuses::<Control>(&raw(0x03, &block(2, [0xff])), "UTF-8");
         refuses::<Flow>(&raw(0x20, &[block(1, [0xff]), number(3, 2)].concat()), "UTF-8");
+        refuses::<Peer>(&raw(0x30, &[block(3, "n1"), block(4, [0xff]), number(8, 1)].concat()), "UTF-8");
     }
 
     #[test]
@@ -881,6 +1291,7 @@ mod bounds {
         }
         bound::<Control>(128 * 1024);
         bound::<Flow>(4 * 1024);
+        bound::<Peer>(192 * 1024);
     }
 
     #[test]
@@ -897,6 +1308,7 @@ mod bounds {
                 tenant: Some(read(&text(64))),
                 token: Some(Secret::new(text(16_384))),
                 listens: vec![long; 256],
+                avoid: vec![read(&text(64)); 16],
             }
         }));
         let nodes = vec![node(&text(64), &text(261)); 256];
@@ -913,8 +1325,40 @@ mod bounds {
             tenant: Some(read(&text(64))),
             kind: Kind::Tcp,
             hop: Hop::Final,
+            agent: Some(AgentId::from_bits(u128::MAX)),
             client: Some(read("[ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff%4294967295]:65535")),
             trace: Some(text(128)),
+        })));
+        let [hello, welcome] = with_peer_hello(|hello| {
+            *hello = PeerHello {
+                version: u32::MAX,
+                oldest: u32::MAX,
+                node: read(&text(64)),
+                cluster: text(64),
+                incarnation: u64::MAX,
+                peer_address: text(261),
+                link_address: text(261),
+                phase: Phase::Draining,
+            }
+        });
+        accepts::<Peer>(&hello);
+        accepts::<Peer>(&welcome);
+        let route = PeerRoute {
+            tenant: read(&text(64)),
+            endpoint: read(&text(128)),
+            agent: AgentId::from_bits(u128::MAX),
+            kind: Kind::Other(u32::MAX),
+        };
+        accepts::<Peer>(&bytes(&Peer::Routes(RouteUpdate {
+            snapshot: true,
+            more: true,
+            sequence: u64::MAX,
+            added: vec![route; 512],
+            removed: Vec::new(),
+        })));
+        accepts::<Peer>(&bytes(&Peer::Load(Load {
+            agent_links: u32::MAX,
+            agents: vec![(AgentId::from_bits(u128::MAX), u32::MAX); 1024],
         })));
     }
 }
@@ -933,6 +1377,10 @@ mod documents {
             ("Open, HTTP", bytes(&Flow::Open(http_open()))),
             ("Opened", bytes(&Flow::Opened)),
             ("Refused", bytes(&Flow::Refused(refusal(Code::UpstreamRefused, "db:5432 refused")))),
+            ("Hello, between nodes", bytes(&Peer::Hello(peer_hello()))),
+            ("Routes", bytes(&Peer::Routes(snapshot()))),
+            ("Load", bytes(&Peer::Load(load()))),
+            ("Open, between nodes", bytes(&Flow::Open(node_open()))),
         ]
     }
 
@@ -961,6 +1409,22 @@ mod documents {
         let flows = flows().into_iter().map(|frame| (frame.to_parts().0, name(&frame)));
         for (kind, name) in controls.chain(flows) {
             assert!(DOCS.contains(&format!("| `0x{kind:02x}` | `{name}` |")), "{name}");
+        }
+        let (_, rest) = DOCS.split_once("\n## Links between nodes\n").unwrap();
+        let (between_nodes, _) = rest.split_once("\n## ").unwrap();
+        for frame in peers() {
+            let (kind, name) = (frame.to_parts().0, name(&frame));
+            assert!(between_nodes.contains(&format!("| `0x{kind:02x}` | `{name}` |")), "{name}");
+        }
+    }
+
+    #[test]
+    fn the_description_has_the_protocols_and_the_phases() {
+        for alpn in [ALPN_LINK, ALPN_PEER] {
+            assert!(DOCS.contains(&format!("`{}`", str::from_utf8(alpn).unwrap())));
+        }
+        for phase in [Phase::Starting, Phase::Ready, Phase::Draining] {
+            assert!(DOCS.contains(&format!("\n| {} | `{}` |", phase.number(), phase.name())), "{phase:?}");
         }
     }
 
@@ -1035,8 +1499,10 @@ mod documents {
     #[test]
     fn the_proto_file_has_the_messages_of_the_sources() {
         let (control, flow) = (derived(include_str!("control.rs")), derived(include_str!("flow.rs")));
-        let all: Fields = control.into_iter().chain(flow).collect();
-        assert_eq!(all.len(), 36);
+        // The frames of both kinds of control stream begin with a message of the name Hello.
+        let peer = derived(&include_str!("peer.rs").replace("Wire", "Peer"));
+        let all: Fields = control.into_iter().chain(flow).chain(peer).collect();
+        assert_eq!(all.len(), 59);
         assert_eq!(declared(PROTO), all);
     }
 }

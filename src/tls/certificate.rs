@@ -14,6 +14,20 @@ use rustls::pki_types::CertificateDer;
 use x509_parser::extensions::GeneralName;
 use x509_parser::time::ASN1Time;
 
+/// What stands before a node's name in its certificate, as a URI; `*` behind it stands for every node of the cluster. Peers
+/// take a node only by a name that its certificate has.
+pub const NODE_NAME: &str = "adit:node:";
+
+/// Whether a certificate is one of the node of this name.
+///
+/// # Errors
+/// When it cannot be read.
+pub fn is_of_node(certificate: &CertificateDer<'_>, node: &str) -> Result<bool, rustls::Error> {
+    let names = Summary::of(certificate)?.names;
+    let mut nodes = names.iter().filter_map(|name| name.strip_prefix(NODE_NAME));
+    Ok(nodes.any(|name| name == "*" || name == node))
+}
+
 /// The SHA-256 digest of a certificate's DER encoding, written `sha256:` and 64 hexadecimal digits.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Fingerprint([u8; 32]);
@@ -134,6 +148,7 @@ impl Summary {
             .filter_map(|name| match name {
                 GeneralName::DNSName(name) => Some((*name).to_owned()),
                 GeneralName::IPAddress(octets) => address(octets).map(|ip| ip.to_string()),
+                GeneralName::URI(uri) => Some((*uri).to_owned()),
                 _ => None,
             })
             .collect();

@@ -13,6 +13,7 @@ use rcgen::{BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose
 use rcgen::{KeyPair, KeyUsagePurpose, SanType, SerialNumber};
 use rustls::pki_types::{CertificateDer, DnsName};
 
+use super::certificate::NODE_NAME;
 use super::certificate::day;
 use super::identity::{Identity, LoadError, read};
 use super::write::{WriteError, write_new};
@@ -41,7 +42,8 @@ pub enum Usage {
 pub struct Request {
     /// The subject's common name: a label for people, 1 to 64 characters.
     pub common_name: String,
-    /// The DNS names (also `*.` ones) and IP addresses it is good for; a server needs at least one.
+    /// The DNS names (also `*.` ones) and IP addresses it is good for; a server needs at least one. A node's also has
+    /// its name in the cluster, as [`NODE_NAME`] says.
     pub names: Vec<String>,
     /// What it may be used for.
     pub usage: Usage,
@@ -214,6 +216,10 @@ fn serial_number() -> SerialNumber {
 fn alternative_name(name: &str) -> Result<SanType, GenerateError> {
     if let Ok(address) = name.parse::<IpAddr>() {
         return Ok(SanType::IpAddress(address));
+    }
+    if name.starts_with(NODE_NAME) {
+        let uri = name.to_owned().try_into();
+        return uri.map(SanType::URI).map_err(|_| GenerateError::Name { name: name.to_owned() });
     }
     let invalid = || GenerateError::Name { name: name.to_owned() };
     let host = name.strip_prefix("*.").unwrap_or(name);

@@ -3,14 +3,15 @@
 //!
 //! Whatever is trusted, the server always has to prove that it holds the key of the certificate it shows.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::client::verify_server_cert_signed_by_trust_anchor;
 use rustls::crypto::{WebPkiSupportedAlgorithms, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::server::VerifierBuilderError;
+use rustls::server::{ParsedCertificate, VerifierBuilderError};
 use rustls::sign::SingleCertAndKey;
 use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, Error as TlsError, OtherError};
 use rustls::{RootCertStore, SignatureScheme};
@@ -28,12 +29,18 @@ pub enum Trust {
         /// Further authorities.
         extra: Vec<CertificateDer<'static>>,
     },
+    /// What the platform trusts, and the authorities in a file beside it, if it is there when a server is judged: it may be
+    /// made, or replaced, while the client runs.
+    PlatformAnd(PathBuf),
     /// Exactly these authorities.
     Roots(Vec<CertificateDer<'static>>),
     /// Servers whose leaf has one of these digests; its names, chain and dates are not looked at.
     Pins(Vec<Fingerprint>),
     /// Any server: for trying things out only.
     Insecure,
+    /// Any server whose certificate one of these authorities has signed, whatever its names: nodes of a cluster, which
+    /// look at the node's name themselves ([`is_of_node`](super::is_of_node)).
+    Cluster(Vec<CertificateDer<'static>>),
 }
 
 impl Trust {
@@ -59,12 +66,20 @@ impl Trust {
                 rustls_platform_verifier::Verifier::new_with_extra_roots(extra.iter().cloned(), provider())
                     .map_err(ConfigError::Platform)?,
             ),
+            Self::PlatformAnd(path) => Arc::new(FileVerifier {
+                path: path.clone(),
+                platform: rustls_platform_verifier::Verifier::new(provider()),
+                algorithms: provider().signature_verification_algorithms,
+            }),
             Self::Roots(roots) => {
                 WebPkiServerVerifier::builder_with_provider(root_store(roots)?, provider()).build()?
             }
             Self::Pins(pins) if pins.is_empty() => return Err(ConfigError::NoPins),
             Self::Pins(pins) => Arc::new(LeafVerifier::new(Some(pins.clone()))),
             Self::Insecure => Arc::new(LeafVerifier::new(None)),
+            Self::Cluster(roots) => {
+                Arc::new(LeafVerifier { roots: Some(root_store(roots)?), ..LeafVerifier::new(None) })
+            }
         })
     }
 }
@@ -134,6 +149,76 @@ pub(super) fn root_store(roots: &[CertificateDer<'static>]) -> Result<Arc<RootCe
     Ok(Arc::new(store))
 }
 
+/// Judges by the authorities in a file, as they are at that moment, and then by the platform.
+#[derive(Debug)]
+struct FileVerifier {
+    path: PathBuf,
+    platform: Result<rustls_platform_verifier::Verifier, TlsError>,
+    algorithms: WebPkiSupportedAlgorithms,
+}
+
+impl FileVerifier {
+    /// A verifier of the authorities in the file; nothing when it is not there.
+    fn of_file(&self) -> Option<Result<Arc<WebPkiServerVerifier>, TlsError>> {
+        if !self.path.exists() {
+            return None;
+        }
+        let verifier = Trust::roots_from_file(&self.path)
+            .map_err(|error| error.to_string())
+            .and_then(|roots| root_store(&roots).map_err(|error| error.to_string()))
+            .and_then(|store| {
+                let builder = WebPkiServerVerifier::builder_with_provider(store, provider());
+                builder.build().map_err(|error| error.to_string())
+            });
+        Some(verifier.map_err(TlsError::General))
+    }
+}
+
+impl ServerCertVerifier for FileVerifier {
+    fn verify_server_cert(
+        &self,
+        leaf: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        name: &ServerName<'_>,
+        ocsp: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, TlsError> {
+        let by_platform = || match &self.platform {
+            Ok(platform) => platform.verify_server_cert(leaf, intermediates, name, ocsp, now),
+            Err(error) => Err(error.clone()),
+        };
+        match self.of_file() {
+            None => by_platform(),
+            Some(verifier) => verifier
+                .and_then(|verifier| verifier.verify_server_cert(leaf, intermediates, name, ocsp, now))
+                // What the file's authorities say against it tells more than what the platform's do.
+                .or_else(|error| by_platform().map_err(|_| error)),
+        }
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        leaf: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, TlsError> {
+        verify_tls12_signature(message, leaf, signature, &self.algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        leaf: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, TlsError> {
+        verify_tls13_signature(message, leaf, signature, &self.algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.algorithms.supported_schemes()
+    }
+}
+
 /// The server showed a certificate that is not pinned; found inside the handshake's
 /// [`rustls::CertificateError::Other`].
 #[derive(Debug, thiserror::Error)]
@@ -143,16 +228,17 @@ pub struct PinMismatch {
     pub presented: Fingerprint,
 }
 
-/// Looks at the leaf's digest only, or at nothing; signatures of the handshake are verified all the same.
+/// Looks at the leaf's digest, or at its chain without its names, or at nothing; signatures of the handshake are verified all the same.
 #[derive(Debug)]
 struct LeafVerifier {
     pins: Option<Vec<Fingerprint>>,
+    roots: Option<Arc<RootCertStore>>,
     algorithms: WebPkiSupportedAlgorithms,
 }
 
 impl LeafVerifier {
     fn new(pins: Option<Vec<Fingerprint>>) -> Self {
-        Self { pins, algorithms: provider().signature_verification_algorithms }
+        Self { pins, roots: None, algorithms: provider().signature_verification_algorithms }
     }
 }
 
@@ -160,11 +246,15 @@ impl ServerCertVerifier for LeafVerifier {
     fn verify_server_cert(
         &self,
         leaf: &CertificateDer<'_>,
-        _intermediates: &[CertificateDer<'_>],
+        intermediates: &[CertificateDer<'_>],
         _name: &ServerName<'_>,
         _ocsp: &[u8],
-        _now: UnixTime,
+        now: UnixTime,
     ) -> Result<ServerCertVerified, TlsError> {
+        if let Some(roots) = &self.roots {
+            let leaf = ParsedCertificate::try_from(leaf)?;
+            verify_server_cert_signed_by_trust_anchor(&leaf, roots, intermediates, now, self.algorithms.all)?;
+        }
         let presented = Fingerprint::of(leaf);
         match &self.pins {
             Some(pins) if !pins.contains(&presented) => Err(TlsError::InvalidCertificate(

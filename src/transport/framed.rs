@@ -1,7 +1,7 @@
 //! Frames on streams. A control stream is read through a buffer, so that waiting for a frame can be cancelled; a flow's
 //! first frame is read to the byte, so that what follows is the flow's.
 
-use std::{io, time::Duration};
+use std::{io, marker::PhantomData, time::Duration};
 
 use bytes::{BufMut, Bytes, BytesMut};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -26,24 +26,31 @@ pub enum FrameError {
     Stuck(Duration),
 }
 
+/// Reads the control stream of an agent's or a forwarder's link.
+pub type ControlReader = FrameReader<Control>;
+
+/// Writes the control stream of an agent's or a forwarder's link.
+pub type ControlWriter = FrameWriter<Control>;
+
 /// Reads a control stream.
 #[derive(Debug)]
-pub struct ControlReader {
+pub struct FrameReader<F> {
     recv: RecvStream,
     buf: BytesMut,
+    frames: PhantomData<fn() -> F>,
 }
 
-impl ControlReader {
+impl<F: Frame> FrameReader<F> {
     /// Reads from a stream's receiving half.
     pub fn new(recv: RecvStream) -> Self {
-        Self { recv, buf: BytesMut::new() }
+        Self { recv, buf: BytesMut::new(), frames: PhantomData }
     }
 
     /// The next frame. Cancel safe.
     ///
     /// # Errors
     /// After [`DecodeError::Unknown`] the next frame can be read; all else ends the stream.
-    pub async fn next(&mut self) -> Result<Control, FrameError> {
+    pub async fn next(&mut self) -> Result<F, FrameError> {
         loop {
             if let Some(frame) = decode(&mut self.buf)? {
                 return Ok(frame);
@@ -57,18 +64,19 @@ impl ControlReader {
 
 /// Writes a control stream.
 #[derive(Debug)]
-pub struct ControlWriter {
+pub struct FrameWriter<F> {
     send: SendStream,
+    frames: PhantomData<fn() -> F>,
 }
 
-impl ControlWriter {
+impl<F: Frame> FrameWriter<F> {
     /// How long the peer may leave a frame unread before the link is given up. It is bounded by the stream's window, so
     /// only a peer that hangs makes this wait at all.
     const PATIENCE: Duration = Duration::from_secs(10);
 
     /// Writes to a stream's sending half.
     pub fn new(send: SendStream) -> Self {
-        Self { send }
+        Self { send, frames: PhantomData }
     }
 
     /// The stream itself, for what is not a frame.
@@ -80,7 +88,7 @@ impl ControlWriter {
     ///
     /// # Errors
     /// When the stream broke, or the peer does not read.
-    pub async fn send(&mut self, frame: &Control) -> Result<(), FrameError> {
+    pub async fn send(&mut self, frame: &F) -> Result<(), FrameError> {
         let mut buf = BytesMut::new();
         encode(frame, &mut buf);
         match tokio::time::timeout(Self::PATIENCE, self.send.write_all(&buf)).await {

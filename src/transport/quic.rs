@@ -35,6 +35,21 @@ impl QuicLink {
         Ok(Stream::quic(send, recv))
     }
 
+    pub(super) fn send_datagram(&self, data: bytes::Bytes) -> bool {
+        // quinn would make room by dropping the oldest in silence.
+        self.connection.datagram_send_buffer_space() >= data.len()
+            && self.connection.send_datagram(data).is_ok()
+    }
+
+    pub(super) async fn datagram(&self) -> Result<bytes::Bytes, Lost> {
+        Ok(self.connection.read_datagram().await?)
+    }
+
+    pub(super) fn peer_certificates(&self) -> Vec<rustls::pki_types::CertificateDer<'static>> {
+        let shown = self.connection.peer_identity().and_then(|identity| identity.downcast().ok());
+        shown.map_or_else(Vec::new, |certificates: Box<Vec<_>>| *certificates)
+    }
+
     pub(super) fn set_max_flows(&self, flows: u32) {
         self.connection.set_max_concurrent_bi_streams(tuning::streams(flows));
     }

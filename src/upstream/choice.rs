@@ -1,32 +1,35 @@
 //! The choice of an upstream, as a pure function: the better of two random candidates by flows in flight ("power of two
 //! choices": nearly as even as asking all, with no herd behind the one that looks idle).
 
-use crate::protocol::AgentId;
+/// How good a candidate is, before load is looked at. The best rank that has any is taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Rank {
+    /// Linked to this node.
+    Local,
+    /// Linked to another node.
+    Remote,
+    /// Linked to another node that is leaving.
+    Draining,
+    /// It has not answered lately.
+    Suspect,
+    /// It takes no new flow at all, or was tried.
+    Never,
+}
 
 /// What the choice knows of a candidate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Candidate {
-    /// Who it is: an agent that was tried is not tried again through another of its links.
-    pub(super) agent: AgentId,
-    /// Flows and requests in flight on it from here.
+    /// Flows and requests in flight on it.
     pub(super) in_flight: usize,
-    /// It takes no new flow at all.
-    pub(super) leaving: bool,
-    /// It has not answered lately: chosen only when nothing else is left.
-    pub(super) suspect: bool,
+    /// How good it is.
+    pub(super) rank: Rank,
 }
 
 /// The index of the candidate to use; `dice` are two random numbers from 0 to 1.
-pub(super) fn choose(
-    candidates: impl Iterator<Item = Candidate> + Clone,
-    tried: &[AgentId],
-    dice: (f64, f64),
-) -> Option<usize> {
-    let usable = candidates
-        .enumerate()
-        .filter(|(_, candidate)| !candidate.leaving && !tried.contains(&candidate.agent));
-    let sound = usable.clone().filter(|(_, candidate)| !candidate.suspect);
-    better_of_two(sound, dice).or_else(|| better_of_two(usable, dice))
+pub(super) fn choose(candidates: impl Iterator<Item = Candidate> + Clone, dice: (f64, f64)) -> Option<usize> {
+    let usable = candidates.enumerate().filter(|(_, candidate)| candidate.rank < Rank::Never);
+    let best = usable.clone().map(|(_, candidate)| candidate.rank).min()?;
+    better_of_two(usable.filter(|(_, candidate)| candidate.rank == best), dice)
 }
 
 fn better_of_two(
@@ -54,41 +57,43 @@ mod tests {
 
     use super::*;
 
-    fn candidate(agent: u128, in_flight: usize) -> Candidate {
-        Candidate { agent: AgentId::from_bits(agent), in_flight, leaving: false, suspect: false }
+    fn candidate(in_flight: usize) -> Candidate {
+        Candidate { in_flight, rank: Rank::Local }
     }
 
-    fn choose_from(candidates: &[Candidate], tried: &[u128], dice: (f64, f64)) -> Option<usize> {
-        let tried: Vec<_> = tried.iter().copied().map(AgentId::from_bits).collect();
-        choose(candidates.iter().copied(), &tried, dice)
+    fn choose_from(candidates: &[Candidate], dice: (f64, f64)) -> Option<usize> {
+        choose(candidates.iter().copied(), dice)
     }
 
     #[test]
     fn the_less_busy_of_the_two_that_were_drawn_is_taken() {
-        let three = [candidate(0, 9), candidate(1, 5), candidate(2, 1)];
-        assert_eq!(choose_from(&three, &[], (0.0, 0.0)), Some(1));
-        assert_eq!(choose_from(&three, &[], (0.0, 0.9)), Some(2));
-        assert_eq!(choose_from(&three, &[], (0.9, 0.0)), Some(2));
-        assert_eq!(choose_from(&[], &[], (0.5, 0.5)), None);
+        let three = [candidate(9), candidate(5), candidate(1)];
+        assert_eq!(choose_from(&three, (0.0, 0.0)), Some(1));
+        assert_eq!(choose_from(&three, (0.0, 0.9)), Some(2));
+        assert_eq!(choose_from(&three, (0.9, 0.0)), Some(2));
+        assert_eq!(choose_from(&[], (0.5, 0.5)), None);
     }
 
     #[test]
-    fn the_leaving_and_the_tried_are_never_taken_and_the_suspect_last() {
-        let mut all = [candidate(0, 0), candidate(1, 0), candidate(2, 7)];
-        all[0].suspect = true;
-        all[1].leaving = true;
-        for dice in [(0.0, 0.0), (0.99, 0.99), (0.5, 0.1)] {
-            assert_eq!(choose_from(&all, &[], dice), Some(2));
-            assert_eq!(choose_from(&all, &[2], dice), Some(0));
-            assert_eq!(choose_from(&all, &[2, 0], dice), None);
+    fn the_better_rank_is_taken_whatever_its_load() {
+        let ranks = [Rank::Suspect, Rank::Never, Rank::Remote, Rank::Draining, Rank::Local];
+        let mut all: Vec<_> =
+            (1..).zip(ranks).map(|(in_flight, rank)| Candidate { in_flight, rank }).collect();
+        for expected in [Some(4), Some(2), Some(3), Some(0), None] {
+            for dice in [(0.0, 0.0), (0.99, 0.99), (0.5, 0.1)] {
+                assert_eq!(choose_from(&all, dice), expected);
+            }
+            if let Some(taken) = expected {
+                all[taken].rank = Rank::Never;
+            }
         }
     }
 
     proptest! {
         #[test]
         fn whatever_is_drawn_the_busiest_of_three_is_never_taken(first in 0.0..1.0, second in 0.0..1.0) {
-            let all = [candidate(0, 3), candidate(1, 9), candidate(2, 3)];
-            prop_assert_ne!(choose_from(&all, &[], (first, second)), Some(1));
+            let all = [candidate(3), candidate(9), candidate(3)];
+            prop_assert_ne!(choose_from(&all, (first, second)), Some(1));
         }
     }
 }

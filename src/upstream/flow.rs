@@ -2,14 +2,15 @@
 
 use std::{sync::Arc, time::Duration};
 
+use tokio::time::Instant;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use super::{
     metrics::CodeLabel,
-    registry::{InFlight, Name, Upstream, Upstreams},
+    registry::{InFlight, Name, Tried, Upstream, Upstreams, Via},
 };
 use crate::{
-    protocol::{AgentId, Code, Open, Refusal},
+    protocol::{AgentId, Code, Hop, Open, Refusal},
     transport::{self, AskError, FlowError, OpenError, Stream},
 };
 
@@ -18,6 +19,12 @@ const ROOM: Duration = Duration::from_secs(5);
 
 /// How long to wait for an agent's answer: its own dial has 5 s, and each hop back waits 1 s longer.
 const ANSWER: Duration = Duration::from_secs(6);
+
+/// How often a request that waits on a suspect link looks for another way.
+const LOOK_AGAIN: Duration = Duration::from_millis(250);
+
+/// For how long further agents are tried at all, so that several that are silent do not add up without end.
+pub(super) const TRY: Duration = Duration::from_secs(10);
 
 /// How long an agent whose service refused a flow is passed over, and one that gave no answer.
 const SHUN_REFUSED: Duration = Duration::from_secs(1);
@@ -60,6 +67,26 @@ pub enum OpenFlowError {
 }
 
 impl OpenFlowError {
+    /// Whether the agent itself has failed, so that another way to it would be in vain.
+    pub(super) fn is_of_agent(&self) -> bool {
+        match self {
+            Self::Unanswered(_) => true,
+            Self::Refused(refusal) => {
+                !matches!(refusal.code, Code::Draining | Code::NotListening | Code::Busy)
+            }
+            Self::NoUpstream(_) | Self::Busy | Self::Lost(_) => false,
+        }
+    }
+
+    /// Whether the cause is that an agent or a node is just leaving, so that another may come in its place.
+    pub(super) fn is_passing(&self) -> bool {
+        match self {
+            Self::NoUpstream(_) | Self::Lost(_) => true,
+            Self::Refused(refusal) => matches!(refusal.code, Code::Draining | Code::NotListening),
+            Self::Busy | Self::Unanswered(_) => false,
+        }
+    }
+
     /// The code that it has on the wire.
     pub fn code(&self) -> Code {
         match self {
@@ -74,60 +101,106 @@ impl OpenFlowError {
 
 impl Upstreams {
     /// Opens a flow to an agent of the endpoint. Until one has answered that it is joined, nothing has been passed on, so
-    /// every failure is tried at the next agent.
+    /// every failure is tried at the next agent; and while there is a gap, the next agent is waited for.
     ///
     /// # Errors
     /// That of the last agent that was tried. Cancel safe.
     pub async fn open(&self, name: &Name, open: &Open) -> Result<OpenFlow, OpenFlowError> {
-        let mut tried = Vec::new();
+        let began = Instant::now();
+        let until = began + self.inner.wait;
+        let mut tried = Tried::default();
         let mut failed = None;
-        while let Some(upstream) = self.choose(name, &tried) {
-            if failed.is_some() {
-                self.inner.counters.retries.inc();
-            }
-            tried.push(upstream.session.identity.agent);
-            let in_flight = upstream.begin();
-            let opened = tokio::select! {
-                opened = self.open_at(&upstream, open.clone()) => opened,
-                () = self.elsewhere(&upstream, name, &tried) => Err(OpenFlowError::Lost("it does not answer".into())),
-            };
-            match opened {
-                Ok((stream, hold)) => {
-                    return Ok(OpenFlow { stream, in_use: InUse { _in_flight: in_flight, _hold: hold } });
+        loop {
+            while let Some(upstream) = self.choose(name, &tried).filter(|_| began.elapsed() < TRY) {
+                if failed.is_some() {
+                    self.inner.counters.retries.inc();
                 }
-                Err(error) => {
-                    tracing::debug!(link = %upstream.session.id, %error, "an agent gave no flow");
-                    failed = Some(error);
+                tried.way(&upstream);
+                let opened = tokio::select! {
+                    opened = self.join(&upstream, open) => opened,
+                    () = self.elsewhere(&upstream, name, &tried) => {
+                        Err(OpenFlowError::Lost("it does not answer".into()))
+                    }
+                };
+                match opened {
+                    Ok(flow) => return Ok(flow),
+                    Err(error) => {
+                        tracing::debug!(via = %upstream.via, %error, "an agent gave no flow");
+                        if error.is_of_agent() {
+                            tried.agent(&upstream);
+                        }
+                        failed = Some(error);
+                    }
                 }
             }
+            if failed.as_ref().is_some_and(|error| !error.is_passing()) || !self.gap(name, until).await {
+                return Err(failed.unwrap_or_else(|| OpenFlowError::NoUpstream(name.endpoint.to_string())));
+            }
+            tried.clear();
         }
-        Err(failed.unwrap_or_else(|| OpenFlowError::NoUpstream(name.endpoint.to_string())))
+    }
+
+    /// Opens a flow to one agent that is linked to this node, for a peer that has chosen it.
+    ///
+    /// # Errors
+    /// When it is not linked here any more, or gives no flow.
+    pub async fn open_local(
+        &self,
+        name: &Name,
+        agent: AgentId,
+        open: &Open,
+    ) -> Result<OpenFlow, OpenFlowError> {
+        let gone = || {
+            Refusal::new(
+                Code::NotListening,
+                format!("the agent does not serve {} here any more", name.endpoint),
+            )
+        };
+        let upstream = self.local(name, agent).ok_or_else(gone)?;
+        self.join(&upstream, open).await
+    }
+
+    async fn join(&self, upstream: &Arc<Upstream>, open: &Open) -> Result<OpenFlow, OpenFlowError> {
+        let in_flight = upstream.begin();
+        let (stream, hold) = self.open_at(upstream, open.clone()).await?;
+        Ok(OpenFlow { stream, in_use: InUse { _in_flight: in_flight, _hold: hold } })
     }
 
     /// Waits until an upstream's link has become suspect while another agent, one that answers, can be asked instead. Never
     /// ends otherwise: where there is nobody else, a silent link may still come back in time.
-    pub(super) async fn elsewhere(&self, upstream: &Upstream, name: &Name, tried: &[AgentId]) {
-        let vitals = &upstream.session.vitals;
-        if !vitals.is_suspect() {
+    pub(super) async fn elsewhere(&self, upstream: &Upstream, name: &Name, tried: &Tried) {
+        let vitals = upstream.via.vitals();
+        if vitals.is_suspect() {
+            // It was taken because there was nobody better.
+            return std::future::pending().await;
+        }
+        loop {
             vitals.suspected().await;
-            if self.choose(name, tried).is_some_and(|other| !other.session.vitals.is_suspect()) {
+            if self.choose(name, tried).is_some_and(|other| !other.via.vitals().is_suspect()) {
                 return;
             }
+            tokio::time::sleep(LOOK_AGAIN).await;
         }
-        std::future::pending().await
     }
 
     /// Opens a flow to one agent.
     pub(super) async fn open_at(
         &self,
         upstream: &Arc<Upstream>,
-        open: Open,
+        mut open: Open,
     ) -> Result<(Stream, TaskTrackerToken), OpenFlowError> {
-        let session = &upstream.session;
-        let hold = session.flows.hold();
+        let via = &upstream.via;
+        open.hop = Hop::Final;
+        if let Via::Node(_) = via {
+            open.tenant = Some(upstream.name.tenant.clone());
+            open.agent = Some(upstream.agent);
+        } else {
+            (open.tenant, open.agent) = (None, None);
+        }
+        let hold = via.flows().hold();
         // Pings tell within 1.5 s whether it is the link that does not answer.
-        let _waiting = session.vitals.wait();
-        let mut stream = session.link.open(ROOM).await.map_err(|error| match error {
+        let _waiting = via.vitals().wait();
+        let mut stream = via.link().open(ROOM).await.map_err(|error| match error {
             OpenError::Busy => OpenFlowError::Busy,
             OpenError::Lost(lost) => OpenFlowError::Lost(lost.to_string()),
         })?;
@@ -148,7 +221,7 @@ impl Upstreams {
                 Err(OpenFlowError::Refused(Refusal::new(Code::Invalid, error.to_string())))
             }
             Ok(Err(AskError::Broken(FlowError::Io(error)))) => Err(OpenFlowError::Lost(
-                session.link.lost().map_or_else(|| error.to_string(), |lost| lost.to_string()),
+                via.link().lost().map_or_else(|| error.to_string(), |lost| lost.to_string()),
             )),
             Err(_) => {
                 self.shun(upstream, SHUN_SILENT);

@@ -6,7 +6,10 @@
 
 use std::{
     pin::Pin,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
     task::{Context, Poll, ready},
     time::Duration,
 };
@@ -20,9 +23,9 @@ use hyper_util::rt::TokioIo;
 use tokio::{sync::oneshot, time::Instant};
 
 use super::{
-    flow::OpenFlowError,
-    pool::{Connection, FRESH, MAX_IDLE},
-    registry::{InFlight, Name, Upstream, Upstreams},
+    flow::{OpenFlowError, TRY},
+    pool::{Connection, FRESH, GivenUp, MAX_IDLE},
+    registry::{InFlight, Name, Tried, Upstream, Upstreams},
 };
 use crate::protocol::{Hop, Kind, Open};
 
@@ -52,6 +55,13 @@ pub enum SendError {
     Timeout(Duration),
 }
 
+impl SendError {
+    /// Whether the cause is that an agent or a node is just leaving, so that another may come in its place.
+    fn is_passing(&self) -> bool {
+        matches!(self, Self::Open(error) if error.is_passing())
+    }
+}
+
 impl Upstreams {
     /// Sends a request to the endpoint's service and waits for the response's headers, at most `timeout` from the last byte
     /// of the request's body on. The body of the response may take as long as it likes.
@@ -66,14 +76,18 @@ impl Upstreams {
     ) -> Result<Response<ResponseBody>, SendError> {
         let (sent, body_sent) = oneshot::channel();
         let replay = can_replay(&request);
-        let request = request.map(|body| Body::new(Tracked { body, _sent: sent }));
+        let broken = Arc::<AtomicBool>::default();
+        let request = {
+            let broken = Arc::clone(&broken);
+            request.map(|body| Body::new(Tracked { body, broken, _sent: sent }))
+        };
         let deadline = async {
             // It ends when the body does, or is dropped; nothing is ever sent on it.
             drop(body_sent.await);
             tokio::time::sleep(timeout).await;
         };
         tokio::select! {
-            response = self.attempts(name, request, replay) => response,
+            response = self.attempts(name, request, replay, &broken) => response,
             () = deadline => Err(SendError::Timeout(timeout)),
         }
     }
@@ -83,23 +97,38 @@ impl Upstreams {
         name: &Name,
         mut request: Request<Body>,
         mut replay: bool,
+        broken: &AtomicBool,
     ) -> Result<Response<ResponseBody>, SendError> {
-        let mut tried = Vec::new();
+        let mut tried = Tried::default();
         let mut failed: Option<SendError> = None;
         // A flow that was idle may have been closed by its service meanwhile, which says nothing about the agent: such a
         // failure does not count against it, but happens once, since the next flow is then a fresh one.
         let mut reuse = true;
-        while let Some(upstream) = self.choose(name, &tried) {
+        let began = Instant::now();
+        let until = began + self.inner.wait;
+        loop {
+            let Some(upstream) =
+                self.choose(name, &tried).filter(|_| failed.is_none() || began.elapsed() < TRY)
+            else {
+                let passing = failed.as_ref().is_none_or(SendError::is_passing);
+                if passing && self.gap(name, until).await {
+                    tried.clear();
+                    continue;
+                }
+                return Err(
+                    failed.unwrap_or_else(|| OpenFlowError::NoUpstream(name.endpoint.to_string()).into())
+                );
+            };
             if failed.is_some() {
                 self.inner.counters.retries.inc();
             }
             let in_flight = upstream.begin();
             // Pings tell within 1.5 s whether it is the link that does not answer.
-            let _waiting = upstream.session.vitals.wait();
+            let _waiting = upstream.via.vitals().wait();
             let age = if request.method().is_idempotent() { MAX_IDLE } else { FRESH };
             let pooled = if reuse { upstream.pool.take(Instant::now(), age) } else { None };
             let reused = pooled.is_some();
-            tried.push(upstream.session.identity.agent);
+            tried.way(&upstream);
             let connection = match pooled {
                 Some(connection) => {
                     self.inner.counters.reused.inc();
@@ -111,9 +140,12 @@ impl Upstreams {
                 },
             };
             let lease = match connection {
-                Ok(connection) => Lease { connection: Some(connection), in_flight },
+                Ok(connection) => Lease { connection, in_flight },
                 Err(error) => {
-                    tracing::debug!(link = %upstream.session.id, %error, "an agent gave no flow");
+                    tracing::debug!(via = %upstream.via, %error, "an agent gave no flow");
+                    if error.is_of_agent() {
+                        tried.agent(&upstream);
+                    }
                     failed = Some(error.into());
                     continue;
                 }
@@ -122,13 +154,13 @@ impl Upstreams {
             let (error, unsent) = tokio::select! {
                 sent = lease.send(request) => match sent {
                     Ok(response) => return Ok(response),
-                    Err(failure) => failure,
+                    Err((error, unsent)) => (blame(error, &upstream, broken), unsent),
                 },
                 () = self.elsewhere(&upstream, name, &tried), if replay => {
                     (SendError::Open(OpenFlowError::Lost("it does not answer".into())), None)
                 }
             };
-            tracing::debug!(link = %upstream.session.id, %error, reused, "a request failed before its response");
+            tracing::debug!(via = %upstream.via, %error, reused, "a request failed before its response");
             request = match unsent {
                 Some(request) => request,
                 None => {
@@ -140,13 +172,14 @@ impl Upstreams {
                     }
                 }
             };
-            failed = Some(error);
             if reused {
                 reuse = false;
-                tried.pop();
+                tried.again();
+            } else if matches!(error, SendError::Broken(_)) {
+                tried.agent(&upstream);
             }
+            failed = Some(error);
         }
-        Err(failed.unwrap_or_else(|| OpenFlowError::NoUpstream(name.endpoint.to_string()).into()))
     }
 
     /// Opens a flow for HTTP.
@@ -156,6 +189,7 @@ impl Upstreams {
             tenant: None,
             kind: Kind::Http,
             hop: Hop::Final,
+            agent: None,
             client: None,
             trace: None,
         };
@@ -166,15 +200,36 @@ impl Upstreams {
             .handshake(TokioIo::new(stream))
             .await
             .map_err(|error| OpenFlowError::Lost(error.to_string()))?;
-        upstream.session.flows.spawn(async move {
-            // Whoever sends a request learns how it ends.
-            if let Err(error) = connection.with_upgrades().await {
-                tracing::debug!(flow, %error, "an HTTP flow ended");
+        let given_up = GivenUp::default();
+        let connection = {
+            let (cancelled, upstream) = (given_up.token.clone(), Arc::clone(upstream));
+            async move {
+                tokio::select! {
+                    // Whoever sends a request learns how it ends.
+                    ended = connection.with_upgrades() => if let Err(error) = ended {
+                        tracing::debug!(flow, %error, "an HTTP flow ended");
+                    },
+                    // Left to itself, it would end with a clean end of stream, and a service that hangs would hold it.
+                    () = cancelled.cancelled() => {}
+                }
+                upstream.pool.gone(flow);
+                drop(hold);
             }
-            drop(hold);
-        });
+        };
+        upstream.via.flows().spawn(connection);
         upstream.pool.opened(flow);
-        Ok(Connection { sender, flow })
+        Ok(Connection { sender, flow, given_up })
+    }
+}
+
+/// Whose fault it is that a request got no response.
+fn blame(error: hyper::Error, upstream: &Upstream, broken: &AtomicBool) -> SendError {
+    if broken.load(Relaxed) {
+        SendError::Body(error)
+    } else if let Some(lost) = upstream.via.link().lost() {
+        OpenFlowError::Lost(lost.to_string()).into()
+    } else {
+        SendError::Broken(error)
     }
 }
 
@@ -194,10 +249,10 @@ fn copy(request: &Request<Body>) -> Request<Body> {
     copy
 }
 
-/// A flow that carries one request. Unless it is given back, it is closed.
+/// A flow that carries one request. Unless it is given back, it is reset.
 #[derive(Debug)]
 struct Lease {
-    connection: Option<Connection>,
+    connection: Connection,
     in_flight: InFlight,
 }
 
@@ -206,31 +261,25 @@ impl Lease {
     async fn send(
         mut self,
         request: Request<Body>,
-    ) -> Result<Response<ResponseBody>, (SendError, Option<Request<Body>>)> {
-        let Some(connection) = &mut self.connection else {
-            return Err((OpenFlowError::Lost("the flow is gone".into()).into(), Some(request)));
-        };
-        match connection.sender.try_send_request(request).await {
+    ) -> Result<Response<ResponseBody>, (hyper::Error, Option<Request<Body>>)> {
+        match self.connection.sender.try_send_request(request).await {
             Ok(response) => {
                 let switching = response.status() == StatusCode::SWITCHING_PROTOCOLS;
                 Ok(response.map(|body| ResponseBody::new(body, self, switching)))
             }
             Err(mut error) => {
                 let unsent = error.take_message();
-                let error = error.into_error();
-                // What hyper calls a user's error is one of the request's body.
-                let error = if error.is_user() { SendError::Body(error) } else { SendError::Broken(error) };
-                Err((error, unsent))
+                Err((error.into_error(), unsent))
             }
         }
     }
 
     /// The response is complete: the flow may carry the next request.
-    fn give_back(mut self) {
-        let Some(connection) = self.connection.take() else { return };
-        let upstream = Arc::clone(&self.in_flight.0);
+    fn give_back(self) {
+        let Self { connection, in_flight } = self;
+        let upstream = Arc::clone(&in_flight.0);
         if upstream.pool.give_back(Instant::now(), connection) {
-            let tasks = upstream.session.flows.clone();
+            let tasks = upstream.via.flows().clone();
             tasks.spawn(async move {
                 // Ends when nothing is idle; the next flow to become so starts another.
                 while upstream.pool.sweep(Instant::now()) {
@@ -241,17 +290,10 @@ impl Lease {
     }
 }
 
-impl Drop for Lease {
-    fn drop(&mut self) {
-        if let Some(connection) = self.connection.take() {
-            self.in_flight.0.pool.gone(connection.flow);
-        }
-    }
-}
-
-/// Tells when it has ended, by being dropped or polled to its end.
+/// Tells when it has ended, by being dropped, and whether it broke.
 struct Tracked {
     body: Body,
+    broken: Arc<AtomicBool>,
     _sent: oneshot::Sender<()>,
 }
 
@@ -263,7 +305,11 @@ impl http_body::Body for Tracked {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        Pin::new(&mut self.body).poll_frame(cx)
+        let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
+        if let Some(Err(_)) = &frame {
+            self.broken.store(true, Relaxed);
+        }
+        Poll::Ready(frame)
     }
 
     fn is_end_stream(&self) -> bool {

@@ -11,6 +11,7 @@ use std::{
 
 use hyper::client::conn::http1::SendRequest;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 use super::http::Body;
 
@@ -29,6 +30,22 @@ pub(super) struct Connection {
     pub(super) sender: SendRequest<Body>,
     /// The flow's number on its link.
     pub(super) flow: u64,
+    pub(super) given_up: GivenUp,
+}
+
+/// Ends the flow by a reset when it is dropped in the middle of a request; between requests it may end cleanly.
+#[derive(Debug, Default)]
+pub(super) struct GivenUp {
+    pub(super) token: CancellationToken,
+    idle: bool,
+}
+
+impl Drop for GivenUp {
+    fn drop(&mut self) {
+        if !self.idle {
+            self.token.cancel();
+        }
+    }
 }
 
 /// The idle flows of one upstream.
@@ -64,7 +81,8 @@ impl Pool {
             .idle
             .iter()
             .rposition(|(connection, since)| connection.sender.is_ready() && young(*since))?;
-        let (connection, _) = inner.idle.remove(found);
+        let (mut connection, _) = inner.idle.remove(found);
+        connection.given_up.idle = false;
         inner.used.insert(connection.flow);
         Some(connection)
     }
@@ -75,7 +93,8 @@ impl Pool {
     }
 
     /// Takes a flow back after a request; says whether it is the only idle one, for which nobody sweeps yet.
-    pub(super) fn give_back(&self, now: Instant, connection: Connection) -> bool {
+    pub(super) fn give_back(&self, now: Instant, mut connection: Connection) -> bool {
+        connection.given_up.idle = true;
         let mut inner = self.inner();
         inner.used.remove(&connection.flow);
         let retired = inner.retired.remove(&connection.flow) || inner.all_retired;

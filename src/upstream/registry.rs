@@ -3,50 +3,131 @@
 //! Each change makes a new version of the map, which shares all but the changed path with the one before.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
+    fmt,
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed},
     },
     time::Duration,
 };
 
 use arc_swap::ArcSwap;
-use rpds::HashTrieMapSync;
-use tokio::time::Instant;
+use tokio::{sync::watch, time::Instant};
 
 use super::{
-    choice,
+    choice::{self, Rank},
     metrics::{Counters, RoleLabel},
     pool::Pool,
     session::{Session, State},
 };
+pub use crate::cluster::table::Name;
 use crate::{
-    protocol::{AgentId, EndpointId, GoAway, LinkId, Listen, TenantId},
+    cluster::{self, Announcements, table::Table},
+    drain::Tasks,
+    protocol::{AgentId, GoAway, Kind, LinkId, Listen, Load, PeerRoute, Role},
     telemetry::Metrics,
+    transport::{Link, Vitals},
 };
 
-/// An endpoint's full name.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Name {
-    /// Whose it is.
-    pub tenant: TenantId,
-    /// What it is called.
-    pub endpoint: EndpointId,
-}
-
-/// One listen of one agent's link.
+/// One agent's service for one endpoint, and the way to it.
 #[derive(Debug)]
 pub(super) struct Upstream {
-    pub(super) session: Arc<Session>,
-    pub(super) listen: Listen,
+    pub(super) name: Name,
+    pub(super) agent: AgentId,
+    pub(super) kind: Kind,
+    pub(super) via: Via,
     pub(super) pool: Pool,
     in_flight: AtomicUsize,
     /// Until when it is passed over, in milliseconds of [`Upstreams::now`].
     shunned_until: AtomicU64,
 }
 
-type Routes = HashTrieMapSync<Name, Arc<[Arc<Upstream>]>>;
+/// What one request or flow has been offered to in vain.
+#[derive(Debug, Default)]
+pub(super) struct Tried {
+    /// Ways: the agent may be reached by another.
+    ways: Vec<Arc<Upstream>>,
+    /// Agents that have failed it themselves, whatever the way.
+    agents: Vec<AgentId>,
+}
+
+impl Tried {
+    pub(super) fn way(&mut self, upstream: &Arc<Upstream>) {
+        self.ways.push(Arc::clone(upstream));
+    }
+
+    pub(super) fn agent(&mut self, upstream: &Upstream) {
+        self.agents.push(upstream.agent);
+    }
+
+    /// Forgets the last way: it may be used once more.
+    pub(super) fn again(&mut self) {
+        self.ways.pop();
+    }
+
+    pub(super) fn clear(&mut self) {
+        *self = Self::default();
+    }
+
+    fn has(&self, upstream: &Arc<Upstream>) -> bool {
+        self.agents.contains(&upstream.agent) || self.ways.iter().any(|way| Arc::ptr_eq(way, upstream))
+    }
+}
+
+/// The way to an agent.
+#[derive(Debug, Clone)]
+pub(super) enum Via {
+    /// Its own link.
+    Agent(Arc<Session>),
+    /// The node that it is linked to, one hop and no more.
+    Node(Arc<cluster::Node>),
+}
+
+impl Via {
+    pub(super) fn link(&self) -> &Link {
+        match self {
+            Self::Agent(session) => &session.link,
+            Self::Node(node) => &node.link,
+        }
+    }
+
+    pub(super) fn vitals(&self) -> &Arc<Vitals> {
+        match self {
+            Self::Agent(session) => &session.vitals,
+            Self::Node(node) => &node.vitals,
+        }
+    }
+
+    pub(super) fn flows(&self) -> &Tasks {
+        match self {
+            Self::Agent(session) => &session.flows,
+            Self::Node(node) => &node.flows,
+        }
+    }
+
+    fn is_node(&self, node: &Arc<cluster::Node>) -> bool {
+        matches!(self, Self::Node(via) if Arc::ptr_eq(via, node))
+    }
+}
+
+impl fmt::Display for Via {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Agent(session) => write!(f, "link {}", session.id),
+            Self::Node(node) => write!(f, "node {}", node.member.node),
+        }
+    }
+}
+
+type Routes = Table<Arc<Upstream>>;
+
+/// How long an endpoint that has lost its last agent is remembered, and how many are.
+const GONE: Duration = Duration::from_secs(10);
+const MAX_GONE: usize = 10_000;
+
+/// How long a node that has just started may not have heard of every endpoint.
+const YOUNG: Duration = Duration::from_secs(5);
 
 /// All agents of this node. Clones are handles to the same ones.
 #[derive(Debug, Clone)]
@@ -59,6 +140,15 @@ pub(super) struct Inner {
     routes: ArcSwap<Routes>,
     links: Mutex<BTreeMap<LinkId, Arc<Session>>>,
     last_link: AtomicU64,
+    /// What peers are told of the agents of this node.
+    announcements: Arc<Announcements>,
+    /// Endpoints that have lost their last agent lately, and when.
+    gone: Mutex<BTreeMap<Name, Instant>>,
+    changed: watch::Sender<()>,
+    /// Whether every endpoint that peers serve has been heard of.
+    settled: AtomicBool,
+    /// How long a request waits at most for an agent of an endpoint that had one a moment ago.
+    pub(super) wait: Duration,
     pub(super) counters: Counters,
     started: Instant,
 }
@@ -110,13 +200,18 @@ pub struct EndpointStatus {
 }
 
 impl Upstreams {
-    /// No agent yet.
-    pub fn new(metrics: &Metrics) -> Self {
+    /// No agent yet. Requests wait for one so long at most where there is a gap.
+    pub fn new(metrics: &Metrics, wait: Duration) -> Self {
         Self {
             inner: Arc::new(Inner {
                 routes: ArcSwap::from_pointee(Routes::default()),
                 links: Mutex::default(),
                 last_link: AtomicU64::new(0),
+                announcements: Arc::default(),
+                gone: Mutex::default(),
+                changed: watch::Sender::new(()),
+                settled: AtomicBool::new(false),
+                wait,
                 counters: Counters::new(metrics),
                 started: Instant::now(),
             }),
@@ -164,59 +259,155 @@ impl Upstreams {
     }
 
     fn change(&self, name: &Name, change: impl Fn(&[Arc<Upstream>]) -> Vec<Arc<Upstream>>) {
-        self.inner.routes.rcu(|routes| {
-            let upstreams = change(routes.get(name).map_or(&[], |upstreams| upstreams));
-            if upstreams.is_empty() {
-                routes.remove(name)
-            } else {
-                routes.insert(name.clone(), upstreams.into())
+        let before = self.inner.routes.rcu(|routes| routes.with(name, |upstreams| change(upstreams)));
+        let (had, has) = (!before.get(name).is_empty(), !self.inner.routes.load().get(name).is_empty());
+        if had != has {
+            let mut gone = self.inner.gone.lock().unwrap_or_else(PoisonError::into_inner);
+            let now = Instant::now();
+            gone.retain(|_, since| now.saturating_duration_since(*since) < GONE);
+            if has {
+                gone.remove(name);
+            } else if gone.len() < MAX_GONE {
+                gone.insert(name.clone(), now);
             }
+        }
+        self.inner.changed.send_replace(());
+        self.inner.counters.endpoints.set(i64::try_from(self.inner.routes.load().len()).unwrap_or(i64::MAX));
+    }
+
+    /// Waits for an agent of an endpoint that had one a moment ago, or that this node may not have heard of yet: agents
+    /// that restart and nodes that do leave gaps, and a gap is no error.
+    pub(super) async fn gap(&self, name: &Name, until: Instant) -> bool {
+        let mut changed = self.inner.changed.subscribe();
+        let lately = {
+            let gone = self.inner.gone.lock().unwrap_or_else(PoisonError::into_inner);
+            gone.get(name).is_some_and(|since| since.elapsed() < GONE)
+        };
+        if !lately && (self.inner.settled.load(Relaxed) || self.inner.started.elapsed() > YOUNG) {
+            return false;
+        }
+        while self.inner.routes.load().get(name).is_empty() {
+            // The sender is borrowed for as long as the wait, so only the time can end it.
+            if tokio::time::timeout_at(until, changed.changed()).await.is_err() {
+                return false;
+            }
+        }
+        true
+    }
+
+    /// Says that every endpoint that peers serve has been heard of, so that one without an agent has none.
+    pub fn settle(&self) {
+        self.inner.settled.store(true, Relaxed);
+    }
+
+    fn add(&self, upstream: &Arc<Upstream>, replaces: impl Fn(&Upstream) -> bool) {
+        self.change(&upstream.name, |upstreams| {
+            let others = upstreams.iter().filter(|other| !replaces(other));
+            others.chain([upstream]).cloned().collect()
         });
-        self.inner.counters.endpoints.set(i64::try_from(self.inner.routes.load().size()).unwrap_or(i64::MAX));
     }
 
     /// Sends flows for an endpoint to a link from now on, in place of older links of the same agent.
-    pub(super) fn listen(&self, session: &Arc<Session>, listen: Listen) -> Arc<Upstream> {
+    pub(super) fn listen(&self, session: &Arc<Session>, listen: &Listen) -> Arc<Upstream> {
         let name = Name { tenant: session.identity.tenant.clone(), endpoint: listen.endpoint.clone() };
-        let upstream = Arc::new(Upstream {
-            session: Arc::clone(session),
-            pool: Pool::default(),
-            in_flight: AtomicUsize::new(0),
-            shunned_until: AtomicU64::new(0),
-            listen,
-        });
-        self.change(&name, |upstreams| {
-            let others =
-                upstreams.iter().filter(|other| other.session.identity.agent != session.identity.agent);
+        let agent = session.identity.agent;
+        let upstream = Upstream::new(name, agent, listen.kind, Via::Agent(Arc::clone(session)));
+        self.change(&upstream.name, |upstreams| {
+            let of_agent = |other: &Upstream| match &other.via {
+                Via::Agent(session) if other.agent == agent => Some(session.id),
+                _ => None,
+            };
+            // A link that a newer one has replaced may still say what it was told before that.
+            if upstreams.iter().filter_map(|other| of_agent(other)).any(|other| other > session.id) {
+                return upstreams.to_vec();
+            }
+            let others = upstreams.iter().filter(|other| of_agent(other).is_none());
             others.chain([&upstream]).cloned().collect()
         });
+        self.inner.announcements.add(upstream.route());
         upstream
     }
 
     /// Opens no flow for a listen any more. Flows in use may finish.
     pub(super) fn unlisten(&self, upstream: &Arc<Upstream>) {
-        let name = Name {
-            tenant: upstream.session.identity.tenant.clone(),
-            endpoint: upstream.listen.endpoint.clone(),
-        };
-        self.change(&name, |upstreams| {
+        self.change(&upstream.name, |upstreams| {
             upstreams.iter().filter(|other| !Arc::ptr_eq(other, upstream)).cloned().collect()
         });
         upstream.pool.retire_all();
+        if self.local(&upstream.name, upstream.agent).is_none() {
+            self.inner.announcements.remove(&upstream.route());
+        }
     }
 
-    /// The upstream to use for an endpoint, leaving out agents that were tried.
-    pub(super) fn choose(&self, name: &Name, tried: &[AgentId]) -> Option<Arc<Upstream>> {
+    /// What peers are told of the agents of this node.
+    pub fn announcements(&self) -> Arc<Announcements> {
+        Arc::clone(&self.inner.announcements)
+    }
+
+    /// Takes note of what a peer serves.
+    pub fn peer_added(&self, peer: &Arc<cluster::Node>, routes: &[PeerRoute]) {
+        for route in routes {
+            let name = Name { tenant: route.tenant.clone(), endpoint: route.endpoint.clone() };
+            let upstream = Upstream::new(name, route.agent, route.kind, Via::Node(Arc::clone(peer)));
+            self.add(&upstream, |other| match &other.via {
+                Via::Node(node) => other.agent == route.agent && node.member.node == peer.member.node,
+                Via::Agent(_) => false,
+            });
+        }
+    }
+
+    /// Takes note of what a peer serves no more.
+    pub fn peer_removed(&self, peer: &Arc<cluster::Node>, routes: &[PeerRoute]) {
+        for route in routes {
+            let name = Name { tenant: route.tenant.clone(), endpoint: route.endpoint.clone() };
+            let is = |other: &Upstream| other.agent == route.agent && other.via.is_node(peer);
+            for upstream in self.inner.routes.load().get(&name).iter().filter(|other| is(other)) {
+                upstream.pool.retire_all();
+            }
+            self.change(&name, |upstreams| upstreams.iter().filter(|other| !is(other)).cloned().collect());
+        }
+    }
+
+    /// Puts no further request on flows that were opened over a peer link.
+    pub fn peer_retired(&self, peer: &Arc<cluster::Node>, flows: &[u64]) {
+        for (_, upstreams) in self.inner.routes.load().iter() {
+            for upstream in upstreams.iter().filter(|upstream| upstream.via.is_node(peer)) {
+                upstream.pool.retire(flows);
+            }
+        }
+    }
+
+    /// How busy this node is, as peers are told: the busiest agents, when there are more than one frame holds.
+    pub fn load(&self) -> Load {
+        let sessions = self.sessions();
+        let agents = sessions.iter().filter(|session| session.identity.role == Role::Agent);
+        let agent_links = agents.clone().filter(|session| session.state() == State::Up).count();
+        let mut flows: Vec<_> = agents
+            .map(|session| (session.identity.agent, u32::try_from(session.in_flight()).unwrap_or(u32::MAX)))
+            .filter(|(_, flows)| *flows > 0)
+            .collect();
+        flows.sort_by_key(|(agent, flows)| (std::cmp::Reverse(*flows), *agent));
+        flows.truncate(Load::MAX_AGENTS);
+        Load { agent_links: u32::try_from(agent_links).unwrap_or(u32::MAX), agents: flows }
+    }
+
+    /// The agent's own link, where it has one to this node.
+    pub(super) fn local(&self, name: &Name, agent: AgentId) -> Option<Arc<Upstream>> {
         let routes = self.inner.routes.load();
-        let upstreams = routes.get(name)?;
+        let mut upstreams = routes.get(name).iter();
+        upstreams.find(|upstream| upstream.agent == agent && matches!(upstream.via, Via::Agent(_))).cloned()
+    }
+
+    /// The upstream to use for an endpoint, leaving out what was tried.
+    pub(super) fn choose(&self, name: &Name, tried: &Tried) -> Option<Arc<Upstream>> {
+        let routes = self.inner.routes.load();
+        let upstreams = routes.get(name);
         let now = self.now();
         let candidates = upstreams.iter().map(|upstream| choice::Candidate {
-            agent: upstream.session.identity.agent,
-            in_flight: upstream.in_flight(),
-            leaving: upstream.session.state() == State::Leaving,
-            suspect: upstream.session.vitals.is_suspect() || upstream.shunned_until.load(Relaxed) > now,
+            in_flight: upstream.load(),
+            rank: if tried.has(upstream) { Rank::Never } else { upstream.rank(now) },
         });
-        let chosen = choice::choose(candidates, tried, (rand::random(), rand::random()))?;
+        let chosen = choice::choose(candidates, (rand::random(), rand::random()))?;
         upstreams.get(chosen).cloned()
     }
 
@@ -250,8 +441,9 @@ impl Upstreams {
             .map(|(name, upstreams)| EndpointStatus {
                 tenant: name.tenant.to_string(),
                 endpoint: name.endpoint.to_string(),
-                kind: upstreams.first().map_or("", |upstream| upstream.listen.kind.name()),
-                agents: upstreams.len(),
+                kind: upstreams.first().map_or("", |upstream| upstream.kind.name()),
+                // One agent may be linked to several nodes.
+                agents: upstreams.iter().map(|upstream| upstream.agent).collect::<BTreeSet<_>>().len(),
                 flows: upstreams.iter().map(|upstream| upstream.in_flight()).sum(),
             })
             .collect();
@@ -261,6 +453,47 @@ impl Upstreams {
 }
 
 impl Upstream {
+    fn new(name: Name, agent: AgentId, kind: Kind, via: Via) -> Arc<Self> {
+        Arc::new(Self {
+            name,
+            agent,
+            kind,
+            via,
+            pool: Pool::default(),
+            in_flight: AtomicUsize::new(0),
+            shunned_until: AtomicU64::new(0),
+        })
+    }
+
+    /// As peers are told of it.
+    fn route(&self) -> PeerRoute {
+        PeerRoute {
+            tenant: self.name.tenant.clone(),
+            endpoint: self.name.endpoint.clone(),
+            agent: self.agent,
+            kind: self.kind,
+        }
+    }
+
+    /// Flows on the agent, as far as this node knows: what it has there itself is part of what the agent's node counts.
+    fn load(&self) -> usize {
+        match &self.via {
+            Via::Agent(_) => self.in_flight(),
+            Via::Node(node) => self.in_flight().max(node.in_flight(self.agent)),
+        }
+    }
+
+    fn rank(&self, now: u64) -> Rank {
+        let suspect = self.via.vitals().is_suspect() || self.shunned_until.load(Relaxed) > now;
+        match &self.via {
+            Via::Agent(session) if session.state() == State::Leaving => Rank::Never,
+            _ if suspect => Rank::Suspect,
+            Via::Agent(_) => Rank::Local,
+            Via::Node(node) if node.is_draining() => Rank::Draining,
+            Via::Node(_) => Rank::Remote,
+        }
+    }
+
     /// Requests and flows in use.
     pub(super) fn in_flight(&self) -> usize {
         self.in_flight.load(Relaxed)

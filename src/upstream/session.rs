@@ -7,13 +7,13 @@ use std::{
     collections::BTreeMap,
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicU8, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU8, Ordering::Relaxed},
     },
     time::Duration,
 };
 
 use tokio::{
-    sync::{Notify, mpsc},
+    sync::{Notify, mpsc, watch},
     time::Instant,
 };
 
@@ -21,8 +21,8 @@ use super::registry::{LinkStatus, Upstream, Upstreams};
 use crate::{
     drain::{Aborted, Tasks},
     protocol::{
-        AgentId, Close, Code, Control, DecodeError, GoAway, Kind, LinkId, Listen, Refusal, Retire, Role,
-        TenantId,
+        AgentId, Close, Code, Control, DecodeError, GoAway, Kind, LinkId, Listen, NodeAddress, Refusal,
+        Retire, Role, TenantId,
     },
     transport::{ControlReader, ControlWriter, FrameError, Link, Monitor, Vitals},
 };
@@ -82,6 +82,7 @@ pub struct Session {
     pub flows: Tasks,
     state: AtomicU8,
     superseded: Notify,
+    shed: AtomicBool,
     control: mpsc::Sender<Control>,
     listens: Mutex<BTreeMap<u64, Arc<Upstream>>>,
     since: Instant,
@@ -99,6 +100,7 @@ impl Session {
             flows: Tasks::new(),
             state: AtomicU8::new(State::Up as u8),
             superseded: Notify::new(),
+            shed: AtomicBool::new(false),
             control,
             listens: Mutex::default(),
             since: Instant::now(),
@@ -127,6 +129,15 @@ impl Session {
 
     fn listens(&self) -> std::sync::MutexGuard<'_, BTreeMap<u64, Arc<Upstream>>> {
         self.listens.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Asks the opener to move to another node; false when that has been asked before, or there is nothing to move.
+    pub async fn shed(&self, away: GoAway) -> bool {
+        if self.state() != State::Up || self.shed.swap(true, Relaxed) {
+            return false;
+        }
+        self.go_away(away).await;
+        true
     }
 
     /// Says goodbye. The opener is to link elsewhere; until it has, it is still sent what nobody else can take.
@@ -168,11 +179,14 @@ impl Session {
         }
     }
 
+    /// Requests and flows in use by its endpoints.
+    pub(super) fn in_flight(&self) -> usize {
+        self.listens().values().map(|upstream| upstream.in_flight()).sum()
+    }
+
     pub(super) fn status(&self) -> LinkStatus {
-        let listens = self.listens();
-        let (endpoints, in_flight) =
-            (listens.len(), listens.values().map(|upstream| upstream.in_flight()).sum::<usize>());
-        drop(listens);
+        let endpoints = self.listens().len();
+        let in_flight = self.in_flight();
         LinkStatus {
             id: self.id.0,
             role: self.identity.role_name(),
@@ -212,6 +226,7 @@ impl Upstreams {
         max_listens: usize,
         (reader, mut writer): (ControlReader, ControlWriter),
         queue: mpsc::Receiver<Control>,
+        nodes: watch::Receiver<Arc<[NodeAddress]>>,
     ) {
         self.add_link(&session);
         let run = ControlLoop { session, upstreams: self.clone(), max_listens };
@@ -222,7 +237,7 @@ impl Upstreams {
             }
         }
         let why = match hello {
-            Ok(()) => run.run(reader, writer, queue).await,
+            Ok(()) => run.run(reader, writer, queue, nodes).await,
             Err(error) => error.to_string(),
         };
         let Session { id, identity, .. } = &*run.session;
@@ -246,6 +261,7 @@ impl ControlLoop {
         mut reader: ControlReader,
         mut writer: ControlWriter,
         mut queue: mpsc::Receiver<Control>,
+        mut nodes: watch::Receiver<Arc<[NodeAddress]>>,
     ) -> String {
         let link = &self.session.link;
         let mut monitor = Monitor::new(link, Arc::clone(&self.session.vitals));
@@ -263,6 +279,10 @@ impl ControlLoop {
                 },
                 number = monitor.ping(link) => writer.send(&Control::Ping(number)).await,
                 Some(frame) = queue.recv() => writer.send(&frame).await,
+                Ok(()) = nodes.changed() => {
+                    let nodes = nodes.borrow_and_update().to_vec();
+                    writer.send(&Control::Nodes(nodes)).await
+                }
                 why = &mut superseded => {
                     link.close(Close::Superseded, why);
                     return why.into();
@@ -311,7 +331,7 @@ impl ControlLoop {
             } else if listens.len() >= self.max_listens {
                 let most = self.max_listens;
                 Some(Refusal::new(Code::Busy, format!("one link may serve {most} endpoints at most")))
-            } else if listens.values().any(|other| other.listen.endpoint == listen.endpoint) {
+            } else if listens.values().any(|other| other.name.endpoint == listen.endpoint) {
                 Some(Refusal::new(Code::Invalid, format!("the link serves {} already", listen.endpoint)))
             } else {
                 None
@@ -322,7 +342,7 @@ impl ControlLoop {
             return writer.send(&Control::ListenRefused(id, refusal)).await;
         }
         tracing::info!(link = %session.id, endpoint = %listen.endpoint, kind = listen.kind.name(), "an agent serves an endpoint");
-        let upstream = self.upstreams.listen(session, listen);
+        let upstream = self.upstreams.listen(session, &listen);
         session.listens().insert(id, upstream);
         writer.send(&Control::Listening(id)).await
     }
@@ -335,7 +355,7 @@ impl ControlLoop {
             Control::Unlisten(id) => {
                 let upstream = session.listens().remove(&id);
                 if let Some(upstream) = upstream {
-                    tracing::info!(link = %session.id, endpoint = %upstream.listen.endpoint, "an agent no longer serves an endpoint");
+                    tracing::info!(link = %session.id, endpoint = %upstream.name.endpoint, "an agent no longer serves an endpoint");
                     self.upstreams.unlisten(&upstream);
                 }
                 writer.send(&Control::Unlistened(id)).await?;

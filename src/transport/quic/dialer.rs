@@ -35,7 +35,7 @@ pub enum DialError {
         reason: String,
     },
     /// The handshake failed.
-    #[error("the handshake with {address} failed: {lost}")]
+    #[error("the handshake with {address} failed: {lost}{}", hint(lost))]
     Failed {
         /// The address.
         address: SocketAddr,
@@ -50,6 +50,17 @@ pub enum DialError {
         /// How long it had.
         after: Duration,
     },
+}
+
+/// What to do about the mistake that is made first and most often.
+fn hint(lost: &Lost) -> &'static str {
+    match lost {
+        Lost::Other(text) if text.contains("UnknownIssuer") => {
+            "; trust the authority that has signed the node's certificate (--ca FILE, or ca.pem in --certs), or pin the \
+             certificate (--pin sha256:..., which the node logs when it starts)"
+        }
+        _ => "",
+    }
 }
 
 /// Opens links from one UDP socket.

@@ -1,0 +1,289 @@
+//! One of the links that an uplink keeps: opens it, replaces it before it breaks where that can be (a node that leaves, a
+//! link that does not answer), and reopens it whatever ended it.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::time::Instant;
+
+use super::{
+    ConnectError, Shared,
+    backoff::Backoff,
+    session::{self, Left, Session, Target},
+    uplink::Links,
+};
+use crate::{
+    net::HostPort,
+    protocol::{Code, NodeAddress, NodeId, Role},
+    telemetry,
+};
+
+/// How long a link must have lived for its loss to be the first in a row. A node that welcomes and closes at once is backed
+/// off from like one that is not there.
+const STABLE: Duration = Duration::from_secs(10);
+
+/// How long the flows of a link that has been replaced may go on at most: the node that left ends them earlier if it must.
+const MOVE: Duration = Duration::from_secs(24 * 3600);
+
+/// How long a listed node has to answer. Its address may be one that only other nodes reach, and then the client's own way
+/// to the cluster must not wait long.
+const LISTED: Duration = Duration::from_secs(3);
+
+/// After how many failures in a row a node that has said goodbye will do, if it lets itself be used.
+const RETURN: u32 = 5;
+
+/// How many times longer the waits grow while there is another link. One more is no emergency, and a cluster of one node is
+/// asked for another by each of its agents.
+const PATIENCE: u32 = 20;
+
+/// Over how long clients spread when a node appears that they have waited for.
+const SPREAD: Duration = Duration::from_secs(1);
+
+/// How to look for a node.
+#[derive(Debug)]
+enum Way {
+    /// At the address of one that nodes have told of.
+    Listed(NodeAddress),
+    /// By the name that the client was given, whoever answers to it.
+    Name,
+}
+
+/// The task of one link.
+#[derive(Debug)]
+pub(super) struct Slot {
+    index: usize,
+    shared: Arc<Shared>,
+    role: Role,
+    links: Arc<Links>,
+    /// In a row, of attempts and of links that did not last.
+    failures: u32,
+    /// How often the name was tried; the next time begins with the next of its addresses.
+    names: usize,
+    /// The last attempt was at a listed node and failed, so it is the name's turn.
+    name_next: bool,
+    /// What was logged last.
+    last_error: String,
+    /// Links whose flows finish as soon as another stands in their place.
+    former: Vec<Arc<Session>>,
+}
+
+impl Slot {
+    pub(super) fn new(index: usize, shared: Arc<Shared>, role: Role, links: Arc<Links>) -> Self {
+        Self {
+            index,
+            shared,
+            role,
+            links,
+            failures: 0,
+            names: 0,
+            name_next: false,
+            last_error: String::new(),
+            former: Vec::new(),
+        }
+    }
+
+    /// Keeps the link until the client is closed.
+    pub(super) async fn keep(mut self) {
+        let shared = Arc::clone(&self.shared);
+        tokio::select! {
+            () = self.run() => {}
+            () = shared.tasks.signalled() => {}
+        }
+    }
+
+    async fn run(&mut self) {
+        loop {
+            let session = self.linked().await;
+            let since = Instant::now();
+            let left = tokio::select! {
+                biased;
+                left = session.left() => left,
+                () = session.settled() => {
+                    self.let_go();
+                    session.left().await
+                }
+            };
+            if since.elapsed() >= STABLE {
+                self.failures = 0;
+                self.shared.nodes.succeeded(&session.node);
+            }
+            self.last_error.clear();
+            let (why, wait) = match left {
+                Left::GoAway(away) => ("the node is leaving".into(), away.smear.mul_f64(rand::random())),
+                Left::Suspect => {
+                    self.rest(&session.node);
+                    ("the link does not answer".into(), Duration::ZERO)
+                }
+                Left::Ended(why) => {
+                    self.rest(&session.node);
+                    (why, self.failed())
+                }
+            };
+            tracing::warn!(why, node = %session.node, role = ?self.role, "the link must be replaced");
+            self.links.note(Some(why));
+            tokio::time::sleep(wait).await;
+        }
+    }
+
+    /// Looks for a node until one has welcomed this client.
+    async fn linked(&mut self) -> Arc<Session> {
+        let links = Arc::clone(&self.links);
+        let mut turn = None;
+        loop {
+            if turn.is_none() {
+                turn = Some(links.dialling().await);
+            }
+            if let Some(session) = links.of(self.index).filter(|session| session.is_up()) {
+                tracing::info!(node = %session.node, "the link answers again");
+                links.note(None);
+                return session;
+            }
+            let way = self.choose();
+            let error = match self.dial(&way).await {
+                Ok(opened) => return self.welcomed(opened),
+                Err(error) => error,
+            };
+            if let Way::Listed(listed) = &way {
+                self.rest(&listed.node);
+            }
+            self.name_next = matches!(way, Way::Listed(_));
+            self.names += usize::from(!self.name_next);
+            self.tell(&error);
+            if self.covered() {
+                self.former.extend(links.put(self.index, None));
+                self.let_go();
+            }
+            let wait = self.failed();
+            // While there is no link at all, one slot looks for all of them.
+            if links.any_up() {
+                turn = None;
+            }
+            self.pause(wait).await;
+        }
+    }
+
+    fn choose(&self) -> Way {
+        if self.name_next {
+            return Way::Name;
+        }
+        let avoid = self.avoid();
+        let listed = self.shared.nodes.choose(Instant::now(), |node| avoid.contains(node), rand::random());
+        listed.map_or(Way::Name, Way::Listed)
+    }
+
+    fn avoid(&self) -> Vec<NodeId> {
+        self.links.avoid(self.index, self.failures >= RETURN)
+    }
+
+    /// Listed nodes that this slot might have a link to.
+    fn free(&self) -> Vec<NodeId> {
+        let avoid = self.avoid();
+        self.shared.nodes.free(|node| avoid.contains(node))
+    }
+
+    async fn dial(&self, way: &Way) -> Result<session::Opened, ConnectError> {
+        let config = &self.shared.config;
+        let open = async |address: &HostPort, names: &[&str], listed| {
+            let target = Target { address, names, listed, turn: self.names };
+            session::open(&self.shared, self.role, target, self.avoid()).await
+        };
+        match way {
+            Way::Name => {
+                let name = config.server_name.as_deref().unwrap_or(&config.connect.host);
+                open(&config.connect, &[name], None).await
+            }
+            Way::Listed(listed) => {
+                let address: HostPort = listed.address.parse()?;
+                // Without --server-name, the certificate may be for the node's own name, or for the one name of all nodes,
+                // which is all that this client was told to trust. Either must come from the same authorities, and a node
+                // that they vouch for has told of the address.
+                let names = match &config.server_name {
+                    Some(name) => vec![name.as_str()],
+                    None if address.host == config.connect.host => vec![address.host.as_str()],
+                    None => vec![address.host.as_str(), config.connect.host.as_str()],
+                };
+                open(&address, &names, Some((&listed.node, LISTED))).await
+            }
+        }
+    }
+
+    /// Puts a new link in its place.
+    fn welcomed(&mut self, opened: session::Opened) -> Arc<Session> {
+        let session = Arc::clone(&opened.session);
+        self.name_next = false;
+        self.last_error.clear();
+        tracing::info!(node = %session.node, address = %session.link.remote_address(), role = ?self.role, "linked");
+        self.former.retain(|former| !former.has_ended());
+        self.former.extend(self.links.put(self.index, Some(Arc::clone(&session))));
+        // Only now may the node's answers be heard: whoever waits for one finds this link in its place.
+        opened.run();
+        session
+    }
+
+    /// Lets the flows of former links finish.
+    fn let_go(&mut self) {
+        for old in self.former.drain(..).filter(|old| !old.has_ended()) {
+            self.shared.tasks.spawn(async move {
+                let cut = old.finish(MOVE).await;
+                tracing::debug!(node = %old.node, cut, "the replaced link is closed");
+            });
+        }
+    }
+
+    /// Whether the node of this slot's link has said goodbye, there is no other for it, and other slots' links serve
+    /// everything: then the link is not kept for the node to wait for.
+    fn covered(&self) -> bool {
+        let leaving = self.links.of(self.index).is_some_and(|session| session.is_leaving());
+        leaving && self.free().is_empty() && self.links.others_up(self.index)
+    }
+
+    fn rest(&self, node: &NodeId) {
+        self.shared.nodes.failed(node, Instant::now(), self.shared.config.backoff);
+    }
+
+    /// Counts a failure, and says how long to wait.
+    fn failed(&mut self) -> Duration {
+        let Backoff { first, longest } = self.shared.config.backoff;
+        let longest = if self.links.any_up() { longest.saturating_mul(PATIENCE) } else { longest };
+        self.failures += 1;
+        Backoff { first, longest }.wait(self.failures - 1, rand::random())
+    }
+
+    fn tell(&mut self, error: &ConnectError) {
+        let text = telemetry::report(error);
+        let elsewhere = match error {
+            ConnectError::Linked(_) => true,
+            ConnectError::Refused(refusal) => refusal.code == Code::Elsewhere,
+            _ => false,
+        };
+        if elsewhere || text == self.last_error {
+            tracing::debug!(error = text, failures = self.failures, "still no link to another node");
+        } else {
+            tracing::warn!(error = text, connect = %self.shared.config.connect, "no link; trying on");
+            self.last_error.clone_from(&text);
+        }
+        self.links.note(Some(text));
+    }
+
+    /// Waits, or until a node can be linked to that could not before.
+    async fn pause(&self, wait: Duration) {
+        let appears = async {
+            let (mut lists, mut links) = (self.shared.nodes.changes(), self.links.now());
+            let mut before = self.free();
+            loop {
+                tokio::select! {
+                    () = lists.next() => {}
+                    () = self.links.changed(&mut links) => {}
+                }
+                let free = self.free();
+                if free.iter().any(|node| !before.contains(node)) {
+                    break;
+                }
+                before = free;
+            }
+        };
+        tokio::select! {
+            () = tokio::time::sleep(wait) => {}
+            () = appears => tokio::time::sleep(SPREAD.min(wait).mul_f64(rand::random())).await,
+        }
+    }
+}

@@ -1,0 +1,492 @@
+//! Route exchange with one peer: what to send it, and what it has told.
+//!
+//! [`RouteLog`] owns this node's routes and their latest changes; each peer link has a [`Sender`] that reads it and a
+//! [`Receiver`] for the other direction. The link's tasks drive them: they ask for the next frame when the one before has
+//! been written, so a slow peer queues nothing and costs at most one snapshot at a time. Nothing here reads, writes or
+//! waits.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    ops::Bound,
+};
+
+use rpds::RedBlackTreeSetSync;
+
+use crate::protocol::{PeerRoute, RouteUpdate};
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Change {
+    Added,
+    Removed,
+}
+
+/// This node's own routes and a bounded log of their changes, shared by the senders of all peers.
+#[derive(Debug)]
+pub struct RouteLog {
+    /// Persistent, so that a snapshot on its way to a peer is a copy that costs nothing and never changes.
+    routes: RedBlackTreeSetSync<PeerRoute>,
+    /// The latest changes; the last of them has the number `sequence`, each before it one less.
+    changes: VecDeque<(PeerRoute, Change)>,
+    limit: usize,
+    sequence: u64,
+}
+
+impl Default for RouteLog {
+    fn default() -> Self {
+        Self {
+            routes: RedBlackTreeSetSync::new_sync(),
+            changes: VecDeque::new(),
+            limit: Self::MAX_CHANGES,
+            sequence: 0,
+        }
+    }
+}
+
+impl RouteLog {
+    /// How many changes are kept for peers to catch up by; whoever is further behind gets a snapshot.
+    pub const MAX_CHANGES: usize = 4096;
+
+    /// No route yet.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Adds a route. False when it was there.
+    pub fn add(&mut self, route: PeerRoute) -> bool {
+        if self.routes.contains(&route) {
+            return false;
+        }
+        self.routes.insert_mut(route.clone());
+        self.record(route, Change::Added);
+        true
+    }
+
+    /// Removes a route. False when it was not there.
+    pub fn remove(&mut self, route: &PeerRoute) -> bool {
+        let removed = self.routes.remove_mut(route);
+        if removed {
+            self.record(route.clone(), Change::Removed);
+        }
+        removed
+    }
+
+    /// The number of the last change.
+    pub fn sequence(&self) -> u64 {
+        self.sequence
+    }
+
+    /// All routes, in order.
+    pub fn routes(&self) -> impl Iterator<Item = &PeerRoute> {
+        self.routes.iter()
+    }
+
+    /// How many routes there are.
+    pub fn len(&self) -> usize {
+        self.routes.size()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.routes.is_empty()
+    }
+
+    fn record(&mut self, route: PeerRoute, change: Change) {
+        if self.changes.len() == self.limit {
+            self.changes.pop_front();
+        }
+        self.changes.push_back((route, change));
+        self.sequence += 1;
+    }
+
+    /// The changes after the one of this number, or none when the log does not reach back that far.
+    fn since(&self, sequence: u64) -> Option<impl Iterator<Item = &(PeerRoute, Change)>> {
+        let behind = usize::try_from(self.sequence.checked_sub(sequence)?).ok()?;
+        Some(self.changes.range(self.changes.len().checked_sub(behind)?..))
+    }
+}
+
+/// A snapshot on its way.
+#[derive(Debug)]
+struct Outgoing {
+    routes: RedBlackTreeSetSync<PeerRoute>,
+    sequence: u64,
+    /// The last route that was sent.
+    after: Option<PeerRoute>,
+}
+
+/// What one peer has been sent.
+#[derive(Debug, Default)]
+pub struct Sender {
+    /// The number of the last change that the peer has been sent, none before the first snapshot.
+    sent: Option<u64>,
+    snapshot: Option<Outgoing>,
+}
+
+impl Sender {
+    /// Nothing yet.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// The next frame for the peer, none when it is up to date. Each frame that is given counts as sent.
+    pub fn next(&mut self, log: &RouteLog) -> Option<RouteUpdate> {
+        if self.snapshot.is_none() {
+            if let Some(caught_up) = self.catch_up(log) {
+                return caught_up;
+            }
+            self.snapshot =
+                Some(Outgoing { routes: log.routes.clone(), sequence: log.sequence, after: None });
+        }
+        let mut outgoing = self.snapshot.take()?;
+        let begins = outgoing.after.is_none();
+        let from = outgoing.after.as_ref().map_or(Bound::Unbounded, Bound::Excluded);
+        let mut rest = outgoing.routes.range((from, Bound::Unbounded));
+        let added: Vec<_> = rest.by_ref().take(RouteUpdate::MAX_ROUTES).cloned().collect();
+        let more = rest.next().is_some();
+        let sequence = outgoing.sequence;
+        if more {
+            outgoing.after = added.last().cloned();
+            self.snapshot = Some(outgoing);
+        } else {
+            self.sent = Some(sequence);
+        }
+        Some(RouteUpdate { snapshot: begins, more, sequence, added, removed: Vec::new() })
+    }
+
+    /// The next frame of changes, or none when only a snapshot can help.
+    fn catch_up(&mut self, log: &RouteLog) -> Option<Option<RouteUpdate>> {
+        let mut sent = self.sent?;
+        // A route's first and last change in this batch. Adds and removes of one route take turns: when the two differ,
+        // the peer's view of it is right as it is.
+        let mut batch: BTreeMap<&PeerRoute, (Change, Change)> = BTreeMap::new();
+        for (route, change) in log.since(sent)? {
+            if batch.len() == RouteUpdate::MAX_ROUTES && !batch.contains_key(route) {
+                break;
+            }
+            batch.entry(route).and_modify(|(_, last)| *last = *change).or_insert((*change, *change));
+            sent += 1;
+        }
+        self.sent = Some(sent);
+        let lasting = |wanted: Change| {
+            let lasting = batch.iter().filter(move |(_, ends)| **ends == (wanted, wanted));
+            lasting.map(|(route, _)| (*route).clone()).collect::<Vec<_>>()
+        };
+        let (added, removed) = (lasting(Change::Added), lasting(Change::Removed));
+        if added.is_empty() && removed.is_empty() {
+            // Everything so far cancels out; what follows may not.
+            return if sent < log.sequence { self.catch_up(log) } else { Some(None) };
+        }
+        Some(Some(RouteUpdate { snapshot: false, more: false, sequence: sent, added, removed }))
+    }
+}
+
+/// Why a peer's update cannot be right.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ExchangeError {
+    /// Changes came before any snapshot.
+    #[error("route changes came before the first snapshot")]
+    NoSnapshot,
+    /// Its number is not above the one that came before.
+    #[error("route update {got} came after {held}")]
+    Backwards {
+        /// The number that was held.
+        held: u64,
+        /// The number that came.
+        got: u64,
+    },
+    /// The peer has more routes than any node may have.
+    #[error("more than {limit} routes")]
+    TooManyRoutes {
+        /// The bound.
+        limit: usize,
+    },
+}
+
+/// How a peer's routes have changed. A route may be in both, as when a service now speaks something else: what is removed
+/// comes before what is added.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Changes {
+    /// Routes that there are now.
+    pub added: Vec<PeerRoute>,
+    /// Routes that there are no more.
+    pub removed: Vec<PeerRoute>,
+}
+
+/// What one peer has told.
+#[derive(Debug)]
+pub struct Receiver {
+    routes: BTreeSet<PeerRoute>,
+    /// The number up to which `routes` holds, none before the first snapshot.
+    sequence: Option<u64>,
+    /// A snapshot that is still arriving.
+    arriving: Option<BTreeSet<PeerRoute>>,
+    limit: usize,
+}
+
+impl Default for Receiver {
+    fn default() -> Self {
+        Self { routes: BTreeSet::new(), sequence: None, arriving: None, limit: Self::MAX_ROUTES }
+    }
+}
+
+impl Receiver {
+    /// The most routes that one peer may have.
+    pub const MAX_ROUTES: usize = 1_000_000;
+
+    /// Nothing yet.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Takes in a frame. The frames of a snapshot change nothing until the last, which yields the difference to what was
+    /// known: no route goes missing while it arrives.
+    ///
+    /// # Errors
+    /// When the peer does not keep to the protocol. The link is then of no more use; the routes stay as they were.
+    pub fn apply(&mut self, update: RouteUpdate) -> Result<Changes, ExchangeError> {
+        let begun = update.snapshot || self.arriving.is_some();
+        match self.sequence {
+            None if !begun => return Err(ExchangeError::NoSnapshot),
+            // A snapshot may repeat a number: that is how a node answers who asks it again.
+            Some(held) if update.sequence < held || (update.sequence == held && !begun) => {
+                return Err(ExchangeError::Backwards { held, got: update.sequence });
+            }
+            _ => {}
+        }
+        if update.snapshot {
+            self.arriving = Some(BTreeSet::new());
+        }
+        let held = self.arriving.as_ref().unwrap_or(&self.routes).len();
+        if held + update.added.len() > self.limit {
+            return Err(ExchangeError::TooManyRoutes { limit: self.limit });
+        }
+        let (more, sequence) = (update.more, update.sequence);
+        let mut changes = Changes::default();
+        if let Some(mut arriving) = self.arriving.take() {
+            arriving.extend(update.added);
+            if more {
+                self.arriving = Some(arriving);
+            } else {
+                changes.removed = self.routes.difference(&arriving).cloned().collect();
+                changes.added = arriving.difference(&self.routes).cloned().collect();
+                self.routes = arriving;
+            }
+        } else {
+            changes.removed = update.removed.into_iter().filter(|route| self.routes.remove(route)).collect();
+            changes.added =
+                update.added.into_iter().filter(|route| self.routes.insert(route.clone())).collect();
+        }
+        if !more {
+            self.sequence = Some(sequence);
+        }
+        Ok(changes)
+    }
+
+    /// The peer's routes, in order.
+    pub fn routes(&self) -> impl Iterator<Item = &PeerRoute> {
+        self.routes.iter()
+    }
+
+    /// How many routes the peer has.
+    pub fn len(&self) -> usize {
+        self.routes.len()
+    }
+
+    /// Whether the peer has no route.
+    pub fn is_empty(&self) -> bool {
+        self.routes.is_empty()
+    }
+
+    /// Whether the first snapshot has come.
+    pub fn complete(&self) -> bool {
+        self.sequence.is_some()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::protocol::{AgentId, EndpointId, Kind, TenantId};
+
+    fn route(number: usize) -> PeerRoute {
+        PeerRoute {
+            tenant: TenantId::default(),
+            endpoint: EndpointId::new(&format!("endpoint-{number:06}")).unwrap(),
+            agent: AgentId::from_bits(number as u128),
+            kind: Kind::Http,
+        }
+    }
+
+    fn log_of(numbers: std::ops::Range<usize>) -> RouteLog {
+        let mut log = RouteLog::new();
+        for number in numbers {
+            assert!(log.add(route(number)));
+        }
+        log
+    }
+
+    /// Sends until the peer is up to date, and counts the frames.
+    fn exchange(log: &RouteLog, sender: &mut Sender, receiver: &mut Receiver) -> usize {
+        std::iter::from_fn(|| sender.next(log)).map(|update| receiver.apply(update).unwrap()).count()
+    }
+
+    fn same(log: &RouteLog, receiver: &Receiver) -> bool {
+        log.routes().eq(receiver.routes())
+    }
+
+    fn snapshot(sequence: u64, more: bool, numbers: std::ops::Range<usize>) -> RouteUpdate {
+        RouteUpdate { snapshot: true, more, sequence, added: numbers.map(route).collect(), removed: vec![] }
+    }
+
+    #[test]
+    fn a_new_peer_gets_a_snapshot_even_of_nothing() {
+        let (log, mut sender, mut receiver) = (RouteLog::new(), Sender::new(), Receiver::new());
+        assert!(!receiver.complete());
+        assert_eq!(exchange(&log, &mut sender, &mut receiver), 1);
+        assert!(receiver.complete());
+        assert!(receiver.is_empty());
+    }
+
+    #[test]
+    fn a_snapshot_of_exactly_full_frames_has_no_empty_one() {
+        for (routes, frames) in [(511, 1), (512, 1), (513, 2), (1024, 2), (1025, 3)] {
+            let (log, mut sender, mut receiver) = (log_of(0..routes), Sender::new(), Receiver::new());
+            assert_eq!(exchange(&log, &mut sender, &mut receiver), frames, "{routes}");
+            assert!(same(&log, &receiver));
+        }
+    }
+
+    #[test]
+    fn changes_during_a_snapshot_follow_it() {
+        let (mut log, mut sender, mut receiver) = (log_of(0..1300), Sender::new(), Receiver::new());
+        receiver.apply(sender.next(&log).unwrap()).unwrap();
+        // One that was sent, one that was not, one before and one behind.
+        assert!(log.remove(&route(7)) && log.remove(&route(1200)));
+        assert!(log.add(PeerRoute { kind: Kind::Tcp, ..route(3) }) && log.add(route(2000)));
+        let frames: Vec<_> = std::iter::from_fn(|| sender.next(&log)).collect();
+        assert_eq!(frames.iter().map(|frame| frame.sequence).collect::<Vec<_>>(), [1300, 1300, 1304]);
+        assert_eq!(frames.iter().map(|frame| frame.more).collect::<Vec<_>>(), [true, false, false]);
+        for frame in frames {
+            receiver.apply(frame).unwrap();
+        }
+        assert!(same(&log, &receiver));
+    }
+
+    #[test]
+    fn a_route_that_comes_and_goes_between_two_frames_is_not_sent() {
+        let (mut log, mut sender, mut receiver) = (log_of(0..1), Sender::new(), Receiver::new());
+        exchange(&log, &mut sender, &mut receiver);
+        assert!(log.add(route(1)) && log.remove(&route(1)));
+        assert!(log.remove(&route(0)) && log.add(route(0)));
+        assert_eq!(sender.next(&log), None);
+        assert!(log.remove(&route(0)) && log.add(route(0)) && log.remove(&route(0)));
+        let update = sender.next(&log).unwrap();
+        assert_eq!((update.added, update.removed, update.sequence), (vec![], vec![route(0)], 8));
+        assert_eq!(sender.next(&log), None);
+    }
+
+    #[test]
+    fn a_peer_that_fell_behind_the_log_gets_one_snapshot() {
+        let (mut log, mut sender, mut receiver) = (log_of(0..3), Sender::new(), Receiver::new());
+        exchange(&log, &mut sender, &mut receiver);
+        for _ in 0..RouteLog::MAX_CHANGES / 2 {
+            assert!(log.add(route(9)) && log.remove(&route(9)));
+        }
+        assert_eq!(exchange(&log, &mut sender, &mut receiver), 0, "it is still within reach");
+        assert!(log.add(route(3)));
+        for _ in 0..RouteLog::MAX_CHANGES / 2 {
+            assert!(log.add(route(9)) && log.remove(&route(9)));
+        }
+        let update = sender.next(&log).unwrap();
+        assert!(update.snapshot && !update.more);
+        let changes = receiver.apply(update).unwrap();
+        assert_eq!(changes, Changes { added: vec![route(3)], removed: vec![] });
+        assert_eq!(sender.next(&log), None);
+    }
+
+    #[test]
+    fn nothing_is_missing_while_a_snapshot_arrives() {
+        let mut receiver = Receiver::new();
+        receiver.apply(snapshot(5, false, 0..3)).unwrap();
+        assert_eq!(receiver.apply(snapshot(9, true, 2..4)).unwrap(), Changes::default());
+        assert_eq!(receiver.len(), 3);
+        let last = RouteUpdate { snapshot: false, ..snapshot(9, false, 4..5) };
+        let changes = receiver.apply(last).unwrap();
+        assert_eq!(changes, Changes { added: vec![route(3), route(4)], removed: vec![route(0), route(1)] });
+        assert!(receiver.routes().eq([route(2), route(3), route(4)].iter()));
+    }
+
+    #[test]
+    fn a_peer_that_breaks_the_order_is_refused() {
+        let change = |sequence| RouteUpdate { snapshot: false, ..snapshot(sequence, false, 0..1) };
+        let mut receiver = Receiver::new();
+        assert_eq!(receiver.apply(change(1)), Err(ExchangeError::NoSnapshot));
+        receiver.apply(snapshot(5, false, 0..1)).unwrap();
+        assert_eq!(receiver.apply(change(5)), Err(ExchangeError::Backwards { held: 5, got: 5 }));
+        assert_eq!(
+            receiver.apply(snapshot(4, false, 0..0)),
+            Err(ExchangeError::Backwards { held: 5, got: 4 })
+        );
+        receiver.apply(snapshot(5, false, 0..0)).unwrap();
+        receiver.apply(change(6)).unwrap();
+        assert_eq!(receiver.len(), 1);
+    }
+
+    #[test]
+    fn a_peer_with_too_many_routes_is_refused() {
+        let mut receiver = Receiver { limit: 10, ..Receiver::new() };
+        receiver.apply(snapshot(1, true, 0..8)).unwrap();
+        let next = RouteUpdate { snapshot: false, ..snapshot(1, false, 8..11) };
+        assert_eq!(receiver.apply(next), Err(ExchangeError::TooManyRoutes { limit: 10 }));
+        let mut receiver = Receiver { limit: 10, ..Receiver::new() };
+        receiver.apply(snapshot(1, false, 0..8)).unwrap();
+        let next = RouteUpdate { snapshot: false, ..snapshot(2, false, 8..11) };
+        assert_eq!(receiver.apply(next), Err(ExchangeError::TooManyRoutes { limit: 10 }));
+        assert_eq!(receiver.len(), 8);
+    }
+
+    proptest! {
+        /// Whenever frames are taken, each that ends something leaves the peer with exactly the routes of that number,
+        /// and the changes that it is told of are the true ones.
+        #[test]
+        fn a_peer_always_ends_with_the_routes_of_the_log(
+            steps in prop::collection::vec((0_u8..10, 0_usize..700), 1..1000),
+            burst in 0_usize..2, limit in 1_usize..200,
+        ) {
+            let mut log = RouteLog { limit, ..RouteLog::new() };
+            (0..burst * 600).for_each(|number| assert!(log.add(route(number))));
+            let (mut sender, mut receiver) = (Sender::new(), Receiver::new());
+            let mut told = BTreeSet::new();
+            let mut versions = BTreeMap::from([(log.sequence(), log.routes.clone())]);
+            let mut take = |sender: &mut Sender, log: &RouteLog, versions: &BTreeMap<u64, RedBlackTreeSetSync<_>>| {
+                let Some(update) = sender.next(log) else { return false };
+                let ends = (!update.more).then_some(update.sequence);
+                assert!(update.added.len() + update.removed.len() <= RouteUpdate::MAX_ROUTES);
+                let changes = receiver.apply(update).unwrap();
+                for gone in &changes.removed {
+                    assert!(told.remove(gone));
+                }
+                for new in &changes.added {
+                    assert!(told.insert(new.clone()));
+                }
+                assert!(told.iter().eq(receiver.routes()));
+                if let Some(sequence) = ends {
+                    assert!(versions[&sequence].iter().eq(receiver.routes()));
+                }
+                true
+            };
+            for (step, number) in steps {
+                match step {
+                    0 => { take(&mut sender, &log, &versions); }
+                    1..6 => { log.add(route(number)); }
+                    _ => { log.remove(&route(number)); }
+                }
+                versions.insert(log.sequence(), log.routes.clone());
+            }
+            while take(&mut sender, &log, &versions) {}
+            prop_assert!(same(&log, &receiver));
+        }
+    }
+}

@@ -1,0 +1,500 @@
+//! Links to every other node: accepted, dialled, and made again for as long as membership says that the node lives.
+
+use std::{
+    collections::{HashMap, HashSet},
+    net::SocketAddr,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use prometheus_client::metrics::{counter::Counter, gauge::Gauge};
+use tokio::{sync::mpsc, time::Instant};
+
+use super::{
+    Config, Event, Node, Shared, StartError,
+    membership::{Effect, Member, Membership},
+    node::{self, ControlLoop},
+};
+use crate::{
+    net::{self, HostPort},
+    protocol::{ALPN_PEER, Close, Code, LinkId, NodeId, OLDEST_VERSION, Peer, PeerHello, Refusal, VERSION},
+    telemetry::{self, Metrics},
+    tls,
+    transport::{FrameReader, FrameWriter, Link, Lost, Settings, quic},
+};
+
+/// How long a peer has for its handshake, and then for its first frame.
+const HANDSHAKE: Duration = Duration::from_secs(5);
+
+/// How often seeds are resolved and tried again, for as long as the node lives: a split cluster heals by itself.
+const SEEDS: Duration = Duration::from_secs(5);
+
+/// The longest wait before a member is dialled again.
+const RETRY: Duration = Duration::from_secs(2);
+
+/// How long one mention of a member makes it worth dialling. Membership mentions those that live all the time, and those
+/// that it holds to be down every few seconds.
+const KEEP: Duration = Duration::from_secs(15);
+
+/// How long a link that another one replaces is kept, so that the other's routes have come before its own go.
+const REPLACE: Duration = Duration::from_secs(2);
+
+/// Sockets of the peer port.
+pub(super) struct Opened {
+    pub(super) listener: Arc<quic::Listener>,
+    dialer: quic::Dialer,
+    max_flows: u32,
+}
+
+pub(super) fn open(config: &Config, settings: &Settings) -> Result<Opened, StartError> {
+    let clients = tls::ClientAuth::Required(config.roots.clone());
+    let server = tls::server_config(std::slice::from_ref(&config.identity), clients, &[ALPN_PEER])?;
+    let trust = tls::Trust::Cluster(config.roots.clone());
+    let client = tls::client_config(&trust, Some(&config.identity), &[ALPN_PEER])?;
+    let secret = config.identity.derive_key(b"adit peer");
+    Ok(Opened {
+        listener: Arc::new(quic::Listener::bind(config.bind, server, Some(&secret), settings)?),
+        dialer: quic::Dialer::new(client, settings)?,
+        max_flows: settings.max_flows,
+    })
+}
+
+#[derive(Debug, Clone)]
+struct Counters {
+    peers: Gauge,
+    refused: Counter,
+    dropped: Counter,
+}
+
+/// What accepts and dials.
+struct Links {
+    shared: Arc<Shared>,
+    opened: Opened,
+    last_link: AtomicU64,
+    /// Members that a task is dialling.
+    dialling: Mutex<HashSet<NodeId>>,
+    counters: Counters,
+}
+
+/// Starts the tasks of the peer port.
+pub(super) fn run(
+    shared: Arc<Shared>,
+    opened: Opened,
+    join: Vec<HostPort>,
+    events: mpsc::Receiver<Event>,
+    metrics: &Metrics,
+) {
+    let counters = metrics.register(|registry| Counters {
+        peers: telemetry::gauge(registry, "peers", "Nodes that this node is linked to"),
+        refused: telemetry::counter(registry, "peer_refusals", "Peer links that were refused"),
+        dropped: telemetry::counter(
+            registry,
+            "membership_dropped",
+            "Membership messages that had no link to go by",
+        ),
+    });
+    let tasks = shared.tasks.clone();
+    let links = Arc::new(Links {
+        shared,
+        opened,
+        last_link: AtomicU64::new(0),
+        dialling: Mutex::default(),
+        counters,
+    });
+    tasks.spawn(Arc::clone(&links).accept());
+    tasks.spawn(Arc::clone(&links).seeds(join));
+    tasks.spawn(links.membership(events));
+}
+
+/// Why a peer link did not come about.
+#[derive(Debug, thiserror::Error)]
+enum LinkError {
+    #[error("it is this node itself")]
+    Myself,
+    #[error("there is a link already")]
+    Linked,
+    #[error("the peer refuses: {0}")]
+    Refused(Refusal),
+    #[error("refused: {0}")]
+    Refuse(Refusal),
+    #[error("{0}")]
+    Failed(String),
+}
+
+impl Links {
+    async fn accept(self: Arc<Self>) {
+        while let Some(incoming) = self.opened.listener.accept().await {
+            let links = Arc::clone(&self);
+            self.shared.tasks.spawn(async move {
+                let from = incoming.remote_address();
+                match links.accepted(incoming).await {
+                    Ok(()) | Err(LinkError::Myself | LinkError::Linked) => {}
+                    Err(LinkError::Refuse(refusal)) => {
+                        links.counters.refused.inc();
+                        tracing::warn!(%from, %refusal, "a peer link was refused");
+                    }
+                    Err(error) => {
+                        links.counters.refused.inc();
+                        tracing::warn!(%from, %error, "a peer link did not come about");
+                    }
+                }
+            });
+        }
+    }
+
+    async fn accepted(self: &Arc<Self>, incoming: quic::Incoming) -> Result<(), LinkError> {
+        let link =
+            incoming.handshake(HANDSHAKE).await.map_err(|error| LinkError::Failed(error.to_string()))?;
+        let first = tokio::time::timeout(HANDSHAKE, async {
+            let stream = link.accept().await.map_err(|lost| lost.to_string())?;
+            let (mut reader, writer) = (FrameReader::new(stream.recv), FrameWriter::new(stream.send));
+            match reader.next().await {
+                Ok(Peer::Hello(hello)) => Ok((hello, reader, writer)),
+                Ok(_) => Err("a peer link begins with Hello".to_owned()),
+                Err(error) => Err(error.to_string()),
+            }
+        });
+        let (hello, reader, mut writer) = match first.await {
+            Ok(Ok(opened)) => opened,
+            Ok(Err(reason)) => {
+                link.close(Close::Protocol, &reason);
+                return Err(LinkError::Failed(reason));
+            }
+            Err(_) => {
+                link.close(Close::Timeout, "no Hello in time");
+                return Err(LinkError::Failed("no Hello in time".into()));
+            }
+        };
+        if let Err(refusal) = self.admit(&hello, &link, false) {
+            // The other side goes away first at its pleasure.
+            drop(writer.send(&Peer::Refused(refusal.clone())).await);
+            writer.finish().await;
+            link.close(Close::Refused, "refused");
+            let quiet = refusal.code == Code::Superseded;
+            return Err(if quiet { LinkError::Linked } else { LinkError::Refuse(refusal) });
+        }
+        link.set_max_flows(self.opened.max_flows);
+        writer
+            .send(&Peer::Welcome(self.hello()))
+            .await
+            .map_err(|error| LinkError::Failed(error.to_string()))?;
+        self.linked(&hello, link, false, reader, writer);
+        Ok(())
+    }
+
+    /// Dials an address; who answers is known only then.
+    async fn dial(self: &Arc<Self>, address: SocketAddr) -> Result<NodeId, LinkError> {
+        let failed = |error: String| LinkError::Failed(error);
+        // Nodes are known by the name in their certificate, which is looked at below; this one is only for SNI.
+        let link =
+            self.opened.dialer.dial(address, "adit-peer").await.map_err(|error| failed(error.to_string()))?;
+        let opened = tokio::time::timeout(HANDSHAKE, async {
+            let stream = link.open(HANDSHAKE).await.map_err(|error| error.to_string())?;
+            let (mut reader, mut writer) = (FrameReader::new(stream.recv), FrameWriter::new(stream.send));
+            writer.send(&Peer::Hello(self.hello())).await.map_err(|error| error.to_string())?;
+            let answer = reader.next().await;
+            // What the TLS handshake refused late comes as the link's end (RFC 8446 §4.4.2: after the client's finish).
+            answer
+                .map(|answer| (answer, reader, writer))
+                .map_err(|error| link.lost().map_or_else(|| error.to_string(), |lost| lost.to_string()))
+        });
+        let opened = opened.await.map_err(|_| failed("no answer to Hello in time".into()))?;
+        let (answer, reader, writer) = opened.map_err(failed)?;
+        let welcome = match answer {
+            Peer::Welcome(welcome) => welcome,
+            Peer::Refused(refusal) if refusal.code == Code::Superseded => return Err(LinkError::Linked),
+            Peer::Refused(refusal) => return Err(LinkError::Refused(refusal)),
+            _ => return Err(failed("it answered Hello with something else".into())),
+        };
+        if let Err(refusal) = self.admit(&welcome, &link, true) {
+            link.close(Close::Refused, &refusal.message);
+            let known = refusal.code == Code::Superseded;
+            return Err(match (known, welcome.node == self.shared.node) {
+                (true, true) => LinkError::Myself,
+                (true, false) => LinkError::Linked,
+                (false, _) => LinkError::Refuse(refusal),
+            });
+        }
+        let node = welcome.node.clone();
+        self.linked(&welcome, link, true, reader, writer);
+        Ok(node)
+    }
+
+    fn hello(&self) -> PeerHello {
+        let me = self.shared.me();
+        PeerHello {
+            version: VERSION,
+            oldest: OLDEST_VERSION,
+            node: me.node,
+            cluster: self.shared.cluster.clone(),
+            incarnation: me.incarnation,
+            peer_address: me.address,
+            link_address: self.shared.link_address.clone(),
+            phase: *self.shared.phase.borrow(),
+        }
+    }
+
+    /// Whether a link to this node may be. `Superseded` says that there is a better one already.
+    fn admit(&self, hello: &PeerHello, link: &Link, dialled: bool) -> Result<(), Refusal> {
+        let shared = &self.shared;
+        if hello.version.min(VERSION) < hello.oldest.max(OLDEST_VERSION) {
+            let text = format!("this node speaks versions {OLDEST_VERSION} to {VERSION} between nodes");
+            return Err(Refusal::new(Code::UnsupportedVersion, text));
+        }
+        if hello.cluster != shared.cluster {
+            let text = format!(
+                "this is the cluster {:?}, not {:?}; give both nodes the same --cluster-id",
+                shared.cluster, hello.cluster
+            );
+            return Err(Refusal::new(Code::Forbidden, text));
+        }
+        let of_node = link.peer_certificates().first().map(|leaf| tls::is_of_node(leaf, hello.node.as_str()));
+        if !matches!(of_node, Some(Ok(true))) {
+            let text = format!(
+                "the certificate is not for the node {:?}: it needs the name {}{}",
+                hello.node.as_str(),
+                tls::NODE_NAME,
+                hello.node
+            );
+            return Err(Refusal::new(Code::Forbidden, text));
+        }
+        let me = shared.me();
+        if hello.node == me.node {
+            if hello.incarnation == me.incarnation {
+                return Err(Refusal::new(Code::Superseded, "this is the node itself"));
+            }
+            return Err(duplicate(&hello.node));
+        }
+        let peers = shared.peers();
+        let Some(current) = peers.get(&hello.node) else { return Ok(()) };
+        if current.vitals.is_suspect() || current.link.lost().is_some() {
+            return Ok(());
+        }
+        match hello.incarnation.cmp(&current.member.incarnation) {
+            // Of two links made at once both sides keep the one that the lower name has dialled.
+            std::cmp::Ordering::Equal => {
+                let lower_dialled = |dialled: bool| (me.node < hello.node) == dialled;
+                if lower_dialled(dialled) && !lower_dialled(current.dialled) {
+                    Ok(())
+                } else {
+                    Err(Refusal::new(Code::Superseded, "the two nodes are linked already"))
+                }
+            }
+            // The old life's link still answers: there are two of that name.
+            _ => Err(duplicate(&hello.node)),
+        }
+    }
+
+    /// Takes a link into use.
+    fn linked(
+        self: &Arc<Self>,
+        hello: &PeerHello,
+        link: Link,
+        dialled: bool,
+        reader: FrameReader<Peer>,
+        writer: FrameWriter<Peer>,
+    ) {
+        let shared = &self.shared;
+        let id = LinkId(self.last_link.fetch_add(1, Relaxed) + 1);
+        let (node, queue) = Node::new(id, hello, link, dialled);
+        let old = shared.peers().insert(hello.node.clone(), Arc::clone(&node));
+        if let Some(old) = old {
+            shared.tasks.spawn(async move {
+                if !old.vitals.is_suspect() {
+                    tokio::time::sleep(REPLACE).await;
+                }
+                // What is left after a day is nobody's any more.
+                if let Err(aborted) = old.finish(Duration::from_secs(24 * 3600)).await {
+                    tracing::warn!(peer = %old.member.node, %aborted, "a replaced peer link was cut");
+                }
+            });
+        }
+        tracing::info!(peer = %node.member.node, address = %node.link.remote_address(), dialled, "linked to a peer");
+        self.counters.peers.inc();
+        shared.members_changed();
+        shared.tasks.spawn(node::datagrams(Arc::clone(&node), Arc::clone(shared)));
+        shared.tasks.spawn(node::flows(Arc::clone(&node), Arc::clone(&shared.handler)));
+        let (links, member) = (Arc::clone(self), node.member.clone());
+        let run = ControlLoop::new(Arc::clone(&node), Arc::clone(shared));
+        shared.tasks.spawn(async move {
+            let event = Event::Linked(member.clone());
+            if links.shared.membership.send(event).await.is_err() {
+                return;
+            }
+            let why = run.run(reader, writer, queue).await;
+            links.counters.peers.dec();
+            match node.link.lost() {
+                Some(Lost::Local | Lost::Peer { .. }) => {
+                    tracing::info!(peer = %member.node, why, "a peer link was closed");
+                }
+                _ => tracing::warn!(peer = %member.node, why, "a peer link is lost"),
+            }
+            links.keep(member);
+        });
+    }
+
+    /// Dials a member for a while, until there is a link to it.
+    fn keep(self: &Arc<Self>, member: Member) {
+        let first = self.dialling.lock().unwrap_or_else(PoisonError::into_inner).insert(member.node.clone());
+        if !first {
+            return;
+        }
+        let links = Arc::clone(self);
+        self.shared.tasks.spawn(async move {
+            let mut wait = Duration::from_millis(50);
+            let end = Instant::now() + KEEP;
+            while Instant::now() < end && !links.has_link(&member.node) {
+                tokio::time::sleep(wait.mul_f64(rand::random())).await;
+                wait = (wait * 2).min(RETRY);
+                if let Err(error) = links.dial_name(&member.address).await {
+                    tracing::debug!(peer = %member.node, %error, "a peer cannot be linked to");
+                }
+            }
+            links.dialling.lock().unwrap_or_else(PoisonError::into_inner).remove(&member.node);
+        });
+    }
+
+    fn has_link(&self, node: &NodeId) -> bool {
+        self.shared.peers().get(node).is_some_and(|peer| !peer.vitals.is_suspect())
+    }
+
+    async fn dial_name(self: &Arc<Self>, address: &str) -> Result<(), LinkError> {
+        let address: HostPort = address.parse().map_err(|error| LinkError::Failed(format!("{error}")))?;
+        let addresses =
+            address.resolve().await.map_err(|error| LinkError::Failed(telemetry::report(&error)))?;
+        let dialled = net::first_of(&addresses, |address| self.dial(address)).await;
+        dialled.map(drop).map_err(|error| error.unwrap_or_else(|| LinkError::Failed("no address".into())))
+    }
+
+    /// Tries the seeds, again and again. An address that has led to a node that is linked, or to this one, is not dialled.
+    async fn seeds(self: Arc<Self>, join: Vec<HostPort>) {
+        let mut led: HashMap<SocketAddr, Option<NodeId>> = HashMap::new();
+        let mut said: HashMap<String, String> = HashMap::new();
+        loop {
+            for name in &join {
+                let addresses = match name.resolve().await {
+                    Ok(addresses) => addresses,
+                    Err(error) => {
+                        tell(&mut said, &name.to_string(), &telemetry::report(&error));
+                        continue;
+                    }
+                };
+                led.retain(|address, _| addresses.contains(address) || join.len() > 1);
+                for address in addresses {
+                    match led.get(&address) {
+                        Some(None) => continue,
+                        Some(Some(node)) if self.has_link(node) => continue,
+                        _ => {}
+                    }
+                    match self.dial(address).await {
+                        Ok(node) => drop(led.insert(address, Some(node))),
+                        Err(LinkError::Myself) => drop(led.insert(address, None)),
+                        Err(LinkError::Linked) => {}
+                        Err(error) => tell(&mut said, &address.to_string(), &error.to_string()),
+                    }
+                }
+            }
+            tokio::time::sleep(SEEDS.mul_f64(0.5 + rand::random::<f64>() / 2.0)).await;
+        }
+    }
+
+    /// Runs membership: what it hears, when its timers are due, and what it wants done.
+    async fn membership(self: Arc<Self>, mut events: mpsc::Receiver<Event>) {
+        let mut membership = Membership::new(self.shared.me(), rand::random());
+        loop {
+            let timer = async {
+                match membership.next_tick() {
+                    Some(at) => tokio::time::sleep_until(at).await,
+                    None => std::future::pending().await,
+                }
+            };
+            let event = tokio::select! {
+                event = events.recv() => match event {
+                    Some(event) => Some(event),
+                    None => return,
+                },
+                () = timer => None,
+            };
+            let now = Instant::now();
+            let mut left = None;
+            match event {
+                None => membership.tick(now),
+                Some(Event::Heard(data)) => {
+                    if let Err(error) = membership.receive(&data, now) {
+                        tracing::debug!(%error, "a membership message makes no sense");
+                    }
+                }
+                Some(Event::Linked(member)) => membership.announce(&member, now),
+                Some(Event::Leave(said)) => {
+                    membership.leave(now);
+                    left = Some(said);
+                }
+            }
+            for effect in membership.effects() {
+                self.effect(effect);
+            }
+            if let Some(said) = left {
+                // Whoever asked may have given up waiting.
+                if said.send(()).is_err() {
+                    tracing::debug!("nobody waits for the goodbye any more");
+                }
+                return;
+            }
+        }
+    }
+
+    fn effect(self: &Arc<Self>, effect: Effect) {
+        match effect {
+            Effect::Send { to, data } => {
+                let peer = self.shared.peers().get(&to.node).cloned();
+                let sent = peer.is_some_and(|peer| peer.link.send_datagram(data));
+                if !sent {
+                    self.counters.dropped.inc();
+                    self.keep(to);
+                }
+            }
+            Effect::Up(member) => {
+                tracing::info!(peer = %member.node, address = member.address, "a node is in the cluster");
+                if !self.has_link(&member.node) {
+                    self.keep(member);
+                }
+            }
+            Effect::Down(member) => {
+                tracing::warn!(peer = %member.node, "a node is gone from the cluster");
+                let peer = self.shared.peers().get(&member.node).cloned();
+                // A link that answers knows better than rumour, which will be refuted.
+                if let Some(peer) = peer.filter(|peer| peer.member == member && peer.vitals.is_suspect()) {
+                    peer.link.close(Close::Timeout, "gone from the cluster");
+                }
+            }
+            Effect::Replaced { old, new } => {
+                tracing::info!(peer = %new.node, old = old.incarnation, new = new.incarnation, "a node has restarted");
+            }
+            Effect::Renewed(me) => {
+                tracing::warn!(
+                    incarnation = me.incarnation,
+                    "the cluster had held this node to be gone; it is back"
+                );
+                *self.shared.me.lock().unwrap_or_else(PoisonError::into_inner) = me;
+            }
+        }
+    }
+}
+
+fn duplicate(node: &NodeId) -> Refusal {
+    let text =
+        format!("there is another live node of the name {:?}; give each its own --node-id", node.as_str());
+    Refusal::new(Code::Forbidden, text)
+}
+
+/// Logs what went wrong with a seed, once until it changes.
+fn tell(said: &mut HashMap<String, String>, seed: &str, error: &str) {
+    if said.insert(seed.to_owned(), error.to_owned()).as_deref() == Some(error) {
+        tracing::debug!(seed, error, "still no peer there");
+    } else {
+        tracing::warn!(seed, error, "no peer there yet; trying on");
+    }
+}

@@ -1,0 +1,353 @@
+//! One peer link: what this node knows of the node at its other end, and the task that owns the link's control stream.
+//!
+//! Made by `links` once both sides have said `Hello`. It never reconnects.
+
+use std::{
+    collections::HashMap,
+    fmt,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicU32, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use arc_swap::ArcSwap;
+use tokio::sync::{mpsc, watch};
+
+use super::{
+    Handler, Shared,
+    exchange::{Receiver, Sender},
+    membership::Member,
+};
+use crate::{
+    drain::{Aborted, Tasks},
+    protocol::{AgentId, Close, DecodeError, LinkId, Load, Peer, PeerHello, Phase, Retire},
+    transport::{FrameError, FrameReader, FrameWriter, Link, Monitor, Vitals, Waiting},
+};
+
+/// Frames that wait for the control stream. Senders wait when it is full.
+const CONTROL_QUEUE: usize = 16;
+
+/// How often a node tells how busy it is, while that changes.
+const LOAD_EVERY: Duration = Duration::from_millis(200);
+
+/// Another node of the cluster, over one link.
+pub struct Node {
+    /// The link's number on this node.
+    pub id: LinkId,
+    /// Who it is.
+    pub member: Member,
+    /// The link itself.
+    pub link: Link,
+    /// Whether it answers.
+    pub vitals: Arc<Vitals>,
+    /// Its flows: everything that must end before it may be closed.
+    pub flows: Tasks,
+    /// Where agents and forwarders reach that node.
+    pub link_address: String,
+    /// Whether this side opened the link.
+    pub(super) dialled: bool,
+    phase: watch::Sender<Phase>,
+    /// Read for each flow.
+    draining: AtomicBool,
+    agent_links: AtomicU32,
+    agents: ArcSwap<HashMap<AgentId, u32>>,
+    complete: AtomicBool,
+    control: mpsc::Sender<Peer>,
+    /// Peer links are always watched: whoever would use one must know beforehand whether it answers.
+    _watched: Waiting,
+}
+
+impl fmt::Debug for Node {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Node").field("id", &self.id).field("member", &self.member).finish_non_exhaustive()
+    }
+}
+
+impl Node {
+    pub(super) fn new(
+        id: LinkId,
+        hello: &PeerHello,
+        link: Link,
+        dialled: bool,
+    ) -> (Arc<Self>, mpsc::Receiver<Peer>) {
+        let (control, queue) = mpsc::channel(CONTROL_QUEUE);
+        let vitals = Arc::<Vitals>::default();
+        let node = Self {
+            id,
+            member: Member {
+                node: hello.node.clone(),
+                incarnation: hello.incarnation,
+                address: hello.peer_address.clone(),
+            },
+            link,
+            flows: Tasks::new(),
+            link_address: hello.link_address.clone(),
+            dialled,
+            phase: watch::Sender::new(hello.phase),
+            draining: AtomicBool::new(hello.phase == Phase::Draining),
+            agent_links: AtomicU32::new(0),
+            agents: ArcSwap::default(),
+            complete: AtomicBool::new(false),
+            control,
+            _watched: vitals.wait(),
+            vitals,
+        };
+        (Arc::new(node), queue)
+    }
+
+    /// Whether it finishes what it has and should get nothing new.
+    pub fn is_draining(&self) -> bool {
+        self.draining.load(Relaxed)
+    }
+
+    /// How many agents are linked to it, as it last said.
+    pub fn agent_links(&self) -> usize {
+        self.agent_links.load(Relaxed) as usize
+    }
+
+    /// How many flows it says that an agent of its carries.
+    pub fn in_flight(&self, agent: AgentId) -> usize {
+        self.agents.load().get(&agent).map_or(0, |flows| *flows as usize)
+    }
+
+    /// Whether its first snapshot of routes has come.
+    pub fn is_complete(&self) -> bool {
+        self.complete.load(Relaxed)
+    }
+
+    /// What it shows of itself.
+    pub fn status(&self) -> PeerStatus {
+        PeerStatus {
+            node: self.member.node.to_string(),
+            address: self.link.remote_address().to_string(),
+            phase: self.phase().name(),
+            rtt_ms: self.link.stats().rtt.as_micros() as f64 / 1000.0,
+            flows: self.flows.len(),
+            agent_links: self.agent_links(),
+            suspect: self.vitals.is_suspect(),
+        }
+    }
+
+    fn phase(&self) -> Phase {
+        *self.phase.borrow()
+    }
+
+    /// Lets its flows finish, at most until the deadline, and closes the link.
+    ///
+    /// # Errors
+    /// When flows were left, which are cut.
+    pub async fn finish(&self, deadline: Duration) -> Result<(), Aborted> {
+        let finished = tokio::select! {
+            _ = self.link.closed() => Ok(()),
+            finished = self.flows.finish(deadline) => finished,
+        };
+        let code = if finished.is_ok() { Close::Done } else { Close::GraceEnded };
+        self.link.close(code, "the node is leaving, or another link takes this one's place");
+        finished
+    }
+
+    /// Says that no further request may be put on flows that the other side has opened.
+    pub async fn retire(&self, flows: Vec<u64>) {
+        for chunk in flows.chunks(Retire::MAX_FLOWS) {
+            // A link that has ended has ended its flows.
+            drop(self.control.send(Peer::Retire(Retire { flows: chunk.to_vec() })).await);
+        }
+    }
+}
+
+/// A peer, as `adit status` shows it.
+#[derive(Debug, Clone, serde::Serialize)]
+pub struct PeerStatus {
+    /// Its name.
+    pub node: String,
+    /// The address at the other end of the link.
+    pub address: String,
+    /// `starting`, `ready` or `draining`.
+    pub phase: &'static str,
+    /// Smoothed round-trip time in milliseconds.
+    pub rtt_ms: f64,
+    /// Flows over the link, of either side.
+    pub flows: usize,
+    /// Agents that are linked to it.
+    pub agent_links: usize,
+    /// Whether it does not answer.
+    pub suspect: bool,
+}
+
+/// The routes of this node and how they change, for all peers.
+#[derive(Debug, Default)]
+pub struct Announcements {
+    log: Mutex<super::exchange::RouteLog>,
+    changed: watch::Sender<u64>,
+}
+
+impl Announcements {
+    fn log(&self) -> MutexGuard<'_, super::exchange::RouteLog> {
+        self.log.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Tells every peer that an agent of this node serves an endpoint.
+    pub fn add(&self, route: crate::protocol::PeerRoute) {
+        let mut log = self.log();
+        if log.add(route) {
+            self.changed.send_replace(log.sequence());
+        }
+    }
+
+    /// Tells every peer that it does no more.
+    pub fn remove(&self, route: &crate::protocol::PeerRoute) {
+        let mut log = self.log();
+        if log.remove(route) {
+            self.changed.send_replace(log.sequence());
+        }
+    }
+}
+
+/// The task of a peer link.
+pub(super) struct ControlLoop {
+    pub(super) node: Arc<Node>,
+    pub(super) shared: Arc<Shared>,
+    pub(super) sender: Sender,
+    pub(super) receiver: Receiver,
+}
+
+impl ControlLoop {
+    pub(super) fn new(node: Arc<Node>, shared: Arc<Shared>) -> Self {
+        Self { node, shared, sender: Sender::new(), receiver: Receiver::new() }
+    }
+
+    /// Runs until the link ends; says why it has.
+    pub(super) async fn run(
+        mut self,
+        mut reader: FrameReader<Peer>,
+        mut writer: FrameWriter<Peer>,
+        mut queue: mpsc::Receiver<Peer>,
+    ) -> String {
+        let node = Arc::clone(&self.node);
+        let link = node.link.clone();
+        let mut monitor = Monitor::new(&link, Arc::clone(&node.vitals));
+        let mut changes = self.shared.announcements.changed.subscribe();
+        changes.mark_changed();
+        let mut phase = self.shared.phase.clone();
+        let mut load = tokio::time::interval(LOAD_EVERY);
+        load.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut said = Load { agent_links: 0, agents: Vec::new() };
+        loop {
+            let step = tokio::select! {
+                frame = reader.next() => match frame {
+                    Ok(frame) => self.heard(frame, &mut writer).await,
+                    Err(FrameError::Decode(DecodeError::Unknown { kind })) => {
+                        writer.send(&Peer::Unsupported(kind)).await
+                    }
+                    Err(error) => Err(error),
+                },
+                number = monitor.ping(&link) => writer.send(&Peer::Ping(number)).await,
+                Some(frame) = queue.recv() => writer.send(&frame).await,
+                Ok(()) = changes.changed() => self.announce(&mut writer).await,
+                Ok(()) = phase.changed() => {
+                    let now = *phase.borrow_and_update();
+                    writer.send(&Peer::Phase(now)).await
+                }
+                _ = load.tick() => {
+                    let now = self.shared.handler.load();
+                    if now == said {
+                        Ok(())
+                    } else {
+                        let sent = writer.send(&Peer::Load(now.clone())).await;
+                        said = now;
+                        sent
+                    }
+                }
+                lost = link.closed() => return lost.to_string(),
+            };
+            if let Err(error) = step {
+                if let FrameError::Decode(error) = &error {
+                    link.close(Close::Protocol, &error.to_string());
+                }
+                return link.lost().map_or_else(|| error.to_string(), |lost| lost.to_string());
+            }
+        }
+    }
+
+    /// Sends what the peer does not know yet. A peer that reads slowly holds this up, and is then told the sum of what has
+    /// changed meanwhile.
+    async fn announce(&mut self, writer: &mut FrameWriter<Peer>) -> Result<(), FrameError> {
+        loop {
+            let update = self.sender.next(&self.shared.announcements.log());
+            match update {
+                Some(update) => writer.send(&Peer::Routes(update)).await?,
+                None => return Ok(()),
+            }
+        }
+    }
+
+    async fn heard(&mut self, frame: Peer, writer: &mut FrameWriter<Peer>) -> Result<(), FrameError> {
+        let node = &self.node;
+        match frame {
+            Peer::Ping(number) => writer.send(&Peer::Pong(number)).await?,
+            Peer::Routes(update) => match self.receiver.apply(update) {
+                Ok(changes) => {
+                    let handler = &self.shared.handler;
+                    handler.removed(node, &changes.removed);
+                    handler.added(node, &changes.added);
+                    if self.receiver.complete() && !node.complete.swap(true, Relaxed) {
+                        self.shared.settled();
+                    }
+                }
+                Err(error) => {
+                    tracing::error!(peer = %node.member.node, %error, "a peer's routes make no sense; its link is closed");
+                    node.link.close(Close::Protocol, &error.to_string());
+                }
+            },
+            Peer::Phase(phase) => {
+                node.draining.store(phase == Phase::Draining, Relaxed);
+                node.phase.send_replace(phase);
+                tracing::info!(peer = %node.member.node, phase = phase.name(), "a peer has changed its phase");
+                self.shared.members_changed();
+            }
+            Peer::Load(load) => {
+                node.agent_links.store(load.agent_links, Relaxed);
+                node.agents.store(Arc::new(load.agents.into_iter().collect()));
+            }
+            Peer::Retire(retire) => self.shared.handler.retired(node, &retire.flows),
+            Peer::Unsupported(kind) => {
+                tracing::debug!(peer = %node.member.node, kind, "the peer does not know a frame")
+            }
+            Peer::Pong(_) => {}
+            other => tracing::debug!(peer = %node.member.node, ?other, "a frame that only begins a link"),
+        }
+        Ok(())
+    }
+}
+
+/// However the loop ends, the peer's routes end with it.
+impl Drop for ControlLoop {
+    fn drop(&mut self) {
+        let routes: Vec<_> = self.receiver.routes().cloned().collect();
+        self.shared.handler.removed(&self.node, &routes);
+        self.node.link.close(Close::Done, "the control stream ended");
+        self.node.flows.abort();
+        self.shared.unlinked(&self.node);
+    }
+}
+
+/// Passes the peer's datagrams on to membership, until the link ends.
+pub(super) async fn datagrams(node: Arc<Node>, shared: Arc<Shared>) {
+    while let Ok(data) = node.link.datagram().await {
+        // When membership cannot keep up, what it misses is said again: SWIM is made for loss.
+        if shared.membership.try_send(super::Event::Heard(data)).is_err() {
+            tracing::debug!(peer = %node.member.node, "a membership message was dropped");
+        }
+    }
+}
+
+/// Hands the peer's flows over, until the link ends.
+pub(super) async fn flows(node: Arc<Node>, handler: Arc<dyn Handler>) {
+    while let Ok(stream) = node.link.accept().await {
+        let flow = handler.flow(stream);
+        // As many at once as the link permits streams.
+        node.flows.spawn(flow);
+    }
+}

@@ -1,0 +1,102 @@
+//! What joins the cluster to the rest of the node: peers' routes and flows, and agents that should move to another node.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::sync::watch;
+
+use super::Rebalance;
+use crate::{
+    cluster::{self, BoxFuture, Cluster, Handler, rebalance::shed},
+    protocol::{GoAway, GoAwayReason, Load, PeerRoute, Phase, Role},
+    relay::Relay,
+    transport::Stream,
+    upstream::{State, Upstreams},
+};
+
+/// Passes on what peers say and ask.
+#[derive(Debug)]
+pub(super) struct Glue {
+    pub(super) upstreams: Upstreams,
+    pub(super) relay: Relay,
+}
+
+impl Handler for Glue {
+    fn added(&self, peer: &Arc<cluster::Node>, routes: &[PeerRoute]) {
+        self.upstreams.peer_added(peer, routes);
+    }
+
+    fn removed(&self, peer: &Arc<cluster::Node>, routes: &[PeerRoute]) {
+        self.upstreams.peer_removed(peer, routes);
+    }
+
+    fn retired(&self, peer: &Arc<cluster::Node>, flows: &[u64]) {
+        self.upstreams.peer_retired(peer, flows);
+    }
+
+    fn flow(&self, stream: Stream) -> BoxFuture {
+        let relay = self.relay.clone();
+        Box::pin(async move { relay.serve_node(stream).await })
+    }
+
+    fn settled(&self) {
+        self.upstreams.settle();
+    }
+
+    fn load(&self) -> Load {
+        self.upstreams.load()
+    }
+}
+
+/// The first incarnation of a node that starts now: later than that of any life before.
+pub(super) fn unix_millis() -> u64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// Asks agents to move, while this node has more than its share.
+pub(super) async fn rebalance(
+    config: Rebalance,
+    cluster: Arc<Cluster>,
+    upstreams: Upstreams,
+    phase: watch::Receiver<Phase>,
+) {
+    loop {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        if *phase.borrow() != Phase::Ready {
+            continue;
+        }
+        let others: Vec<_> = cluster
+            .peers()
+            .iter()
+            .filter(|peer| !peer.is_draining())
+            .map(|peer| peer.agent_links())
+            .collect();
+        let own = upstreams.load().agent_links as usize;
+        let mut left = shed(own, &others, config.threshold, config.minimum, config.rate);
+        let away = GoAway {
+            reason: GoAwayReason::Rebalance,
+            deadline: Duration::from_secs(3600),
+            smear: Duration::from_secs(1),
+        };
+        for session in upstreams.sessions() {
+            if left == 0 {
+                break;
+            }
+            if session.identity.role == Role::Agent && session.shed(away).await {
+                tracing::info!(link = %session.id, own, "an agent is asked to move to a node with fewer links");
+                left -= 1;
+            }
+        }
+    }
+}
+
+/// Waits until no agent takes new flows over this node any more.
+pub(super) async fn until_agents_have_moved(upstreams: &Upstreams) {
+    let here = |upstreams: &Upstreams| {
+        let sessions = upstreams.sessions();
+        sessions.iter().any(|session| session.identity.role == Role::Agent && session.state() == State::Up)
+    };
+    while here(upstreams) {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
