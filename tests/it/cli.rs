@@ -189,6 +189,9 @@ fn a_taken_port_is_named_with_its_flag() {
     for (flag, port) in [("--edge-bind", &taken), ("--admin-bind", &taken), ("--link-bind", &taken_udp)] {
         for command in ["node", "demo"] {
             let mut words = vec![command];
+            if command == "node" {
+                words.extend(["--peer-bind", "127.0.0.1:0"]);
+            }
             for bind in ["--edge-bind", "--link-bind", "--admin-bind"] {
                 words.extend([bind, if bind == flag { port } else { "127.0.0.1:0" }]);
             }

@@ -201,8 +201,10 @@ async fn a_forwarder_that_leaves_finishes_what_it_has() {
 async fn a_second_signal_ends_a_node_at_once() {
     let folder = ok(tempfile::tempdir());
     let any = "127.0.0.1:0";
-    let mut node =
-        Process::start(folder.path(), &["node", "--edge-bind", any, "--link-bind", any, "--admin-bind", any]);
+    let mut node = Process::start(
+        folder.path(),
+        &["node", "--edge-bind", any, "--link-bind", any, "--admin-bind", any, "--peer-bind", any],
+    );
     let (edge, link) = (node.address("edge"), node.address("link").to_string());
     let slow = held(&Arc::new(Semaphore::new(0))).await;
     let target = slow.address.to_string();

@@ -240,3 +240,20 @@ async fn a_services_own_errors_are_passed_on_but_not_its_claim_to_be_adit() {
     assert_eq!(answer.headers.get("x-adit-error"), None);
     assert_eq!(answer.headers["x-other"], "kept");
 }
+
+#[tokio::test]
+async fn a_request_that_waits_when_its_agent_is_lost_is_told_so() {
+    let service = service::tcp(|mut stream| async move {
+        drop(read_request(&mut stream).await);
+        std::future::pending::<()>().await;
+    })
+    .await;
+    let Web { edge, agent, fabric: _fabric } = Web::to(service.address).await;
+    let waiting = get(edge, "web", "/");
+    let lose = async {
+        crate::support::eventually("the request is at the service", async || service.accepted() > 0).await;
+        drop(agent);
+    };
+    let (answer, ()) = tokio::join!(waiting, lose);
+    sentence(&answer, 502, "upstream_unreachable");
+}

@@ -11,7 +11,7 @@ use tokio::{
 
 use crate::support::{
     Fabric,
-    client::assert_counted,
+    client::{Http1, assert_counted, request},
     eventually,
     fabric::TcpPath,
     kind, ok, random, reset,
@@ -210,4 +210,31 @@ async fn both_directions_run_at_once() {
     let mut got = Vec::new();
     ok(soon(read.read_to_end(&mut got)).await);
     assert!(got == all, "{} of {} bytes came back", got.len(), all.len());
+}
+
+#[tokio::test]
+async fn a_request_that_is_given_up_is_reset_at_a_service_that_says_nothing() {
+    let (ends, mut ended) = mpsc::channel(1);
+    let service = service::tcp(move |mut stream| {
+        let ends = ends.clone();
+        async move {
+            drop(service::read_request(&mut stream).await);
+            let (_, end) = drain(&mut stream).await;
+            drop(ends.send(end).await);
+        }
+    })
+    .await;
+    let fabric = Fabric::start().await;
+    let _agent = fabric.agent("web", Kind::Http, service.address).await;
+    let mut client = Http1::connect(fabric.addresses.edge).await;
+    let asked = client.send(request("GET", "web", "/", ""));
+    tokio::select! {
+        _ = asked => panic!("the service says nothing"),
+        () = eventually("the request is at the service", async || service.accepted() > 0) => {}
+    }
+    drop(client);
+    assert!(
+        soon(ended.recv()).await.expect("it ends").is_err(),
+        "a clean end would look like a whole request"
+    );
 }

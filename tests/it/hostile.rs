@@ -151,6 +151,7 @@ async fn flows_that_do_not_begin_with_open_are_refused() {
         tenant: None,
         kind: Kind::Tcp,
         hop: Hop::First,
+        agent: None,
         client: None,
         trace: None,
     };

@@ -281,3 +281,56 @@ async fn more_than_a_hundred_fields_pass_both_ways() {
         assert_eq!(head.matches("x-test-").count(), 150, "{answer}");
     }
 }
+
+#[tokio::test]
+async fn a_body_of_unknown_length_arrives_whatever_the_method() {
+    let fabric = Fabric::start().await;
+    let service = service::mirror().await;
+    let _agent = fabric.agent("web", Kind::Http, service.address).await;
+    for method in ["GET", "DELETE", "POST"] {
+        let head = format!(
+            "{method} / HTTP/1.1\r\nhost: web.test\r\nconnection: close\r\ntransfer-encoding: chunked\r\n\r\n"
+        );
+        let answer = raw(fabric.addresses.edge, (head + "5\r\nhello\r\n0\r\n\r\n").as_bytes()).await;
+        assert!(answer.ends_with("\n\nhello"), "{method}: {answer}");
+    }
+}
+
+#[tokio::test]
+async fn a_length_beside_a_transfer_encoding_is_not_passed_on() {
+    let fabric = Fabric::start().await;
+    let service = service::tcp(|mut stream| async move {
+        if read_request(&mut stream).await.is_some() {
+            let head = "HTTP/1.1 200 OK\r\ncontent-length: 3\r\ntransfer-encoding: chunked\r\n\r\n";
+            ok(stream.write_all(format!("{head}a\r\n0123456789\r\n0\r\n\r\n").as_bytes()).await);
+        }
+    })
+    .await;
+    let _agent = fabric.agent("web", Kind::Http, service.address).await;
+    let answer = get(fabric.addresses.edge, "web", "/").await;
+    assert_eq!(answer.text(), "0123456789");
+}
+
+#[tokio::test]
+async fn cleartext_http2_is_not_asked_of_a_service() {
+    let fabric = Fabric::start().await;
+    let service = service::mirror().await;
+    let _agent = fabric.agent("web", Kind::Http, service.address).await;
+    let asked = "GET / HTTP/1.1\r\nhost: web.test\r\nconnection: upgrade, http2-settings, close\r\n\
+                 upgrade: h2c\r\nhttp2-settings: AAMAAABkAAQAAP__\r\n\r\n";
+    let answer = raw(fabric.addresses.edge, asked.as_bytes()).await;
+    assert!(
+        answer.starts_with("HTTP/1.1 200") && !answer.contains("h2c") && !answer.contains("settings"),
+        "{answer}"
+    );
+}
+
+#[tokio::test]
+async fn a_request_has_one_host() {
+    let fabric = Fabric::start().await;
+    for hosts in ["", "host: web.test\r\nhost: other.test\r\n"] {
+        let asked = format!("GET / HTTP/1.1\r\n{hosts}connection: close\r\nx-adit-endpoint: web\r\n\r\n");
+        let answer = raw(fabric.addresses.edge, asked.as_bytes()).await;
+        assert!(answer.starts_with("HTTP/1.1 400") && answer.contains("invalid_host"), "{answer}");
+    }
+}

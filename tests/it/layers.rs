@@ -22,7 +22,7 @@ const TABLE: &[(&str, &str)] = &[
     ("auth", "protocol tls telemetry drain"),
     ("transport", "protocol splice tls telemetry drain"),
     ("client", "protocol net splice transport tls telemetry drain"),
-    ("cluster", "protocol transport telemetry drain"),
+    ("cluster", "protocol net tls transport telemetry drain"),
     ("upstream", "protocol transport cluster auth telemetry drain"),
     ("relay", "protocol splice transport cluster upstream auth telemetry drain"),
     ("edge", "protocol net splice transport upstream auth tls telemetry drain"),

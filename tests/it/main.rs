@@ -4,12 +4,16 @@
 
 mod admin;
 mod cli;
+mod cluster;
 mod errors;
+mod failover;
 mod half_close;
 mod drain;
+mod health;
 mod hostile;
 mod http;
 mod layers;
+mod links;
 mod reuse;
 mod reconnect;
 mod sdk;

@@ -61,7 +61,17 @@ async fn a_node_that_was_killed_resets_its_old_links_at_the_first_packet() {
     let start = |edge: &str, link: &str| {
         Process::start(
             folder.path(),
-            &["node", "--edge-bind", edge, "--link-bind", link, "--admin-bind", "127.0.0.1:0"],
+            &[
+                "node",
+                "--edge-bind",
+                edge,
+                "--link-bind",
+                link,
+                "--admin-bind",
+                "127.0.0.1:0",
+                "--peer-bind",
+                "127.0.0.1:0",
+            ],
         )
     };
     let node = start("127.0.0.1:0", "127.0.0.1:0");
@@ -245,4 +255,22 @@ async fn a_node_that_welcomes_and_closes_at_once_is_not_hammered() {
     let attempts = links.load(Relaxed) - before;
     assert!(attempts < 40, "{attempts} attempts in three seconds");
     tasks.abort();
+}
+
+#[tokio::test]
+async fn an_agent_finds_the_authority_that_its_node_makes_later() {
+    let folder = ok(tempfile::tempdir());
+    // A port that is free now; nobody else asks for this one by number.
+    let link = ok(ok(tokio::net::UdpSocket::bind("127.0.0.1:0").await).local_addr()).to_string();
+    let service = service::mirror().await;
+    let target = service.address.to_string();
+    let agent = Process::start(folder.path(), &["agent", "http", "web", &target, "--connect", &link]);
+    let any = "127.0.0.1:0";
+    let node = Process::start(
+        folder.path(),
+        &["node", "--edge-bind", any, "--link-bind", &link, "--admin-bind", any, "--peer-bind", any],
+    );
+    let edge = node.address("edge");
+    agent.line_with("serving web");
+    assert_eq!(get(edge, "web", "/").await.status, StatusCode::OK);
 }

@@ -377,7 +377,7 @@ async fn a_gibibyte_each_way_leaves_memory_where_it_was() {
     let service = bulk().await;
     let folder = ok(tempfile::tempdir());
     let any = "127.0.0.1:0";
-    let words = ["node", "--edge-bind", any, "--link-bind", any, "--admin-bind", any];
+    let words = ["node", "--edge-bind", any, "--link-bind", any, "--admin-bind", any, "--peer-bind", any];
     let node = Process::start(folder.path(), &words);
     let (edge, link) = (node.address("edge"), node.address("link").to_string());
     let words = ["agent", "http", "web", &service.address.to_string(), "--connect", &link];

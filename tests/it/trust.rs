@@ -235,3 +235,22 @@ async fn the_next_address_of_a_services_name_is_tried_when_one_fails() {
         assert_eq!(get(fabric.addresses.edge, "web", "/").await.text(), "ok", "{bind}");
     }
 }
+
+#[tokio::test]
+async fn a_service_that_closes_without_tlss_goodbye_loses_nothing() {
+    let fabric = Fabric::start().await;
+    let service = service::tls(fabric.service_tls(&["127.0.0.1"], &[]), |mut stream| async move {
+        if read_request(&mut stream).await.is_some() {
+            let head = "HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 3000000\r\n\r\n";
+            ok(stream.write_all(head.as_bytes()).await);
+            ok(stream.write_all(&vec![7; 3_000_000]).await);
+            ok(stream.flush().await);
+            ok(stream.get_mut().0.shutdown().await);
+        }
+    })
+    .await;
+    let _agent = fabric.agent("web", Kind::Http, format!("https://{}", service.address)).await;
+    for _ in 0..5 {
+        assert_eq!(get(fabric.addresses.edge, "web", "/").await.body.len(), 3_000_000);
+    }
+}

@@ -47,7 +47,11 @@ impl Fabric {
 
     /// A node with a changed configuration.
     pub(crate) async fn with(change: impl FnOnce(&mut node::Config)) -> Self {
-        let authority = Arc::new(ok(Authority::generate("test authority")));
+        Self::of(Arc::new(ok(Authority::generate("test authority"))), change).await
+    }
+
+    /// The same with certificates of an authority that others have as well.
+    pub(crate) async fn of(authority: Arc<Authority>, change: impl FnOnce(&mut node::Config)) -> Self {
         let any: SocketAddr = ([127, 0, 0, 1], 0).into();
         let mut config = node::Config {
             node: ok(NodeId::new("n1")),
@@ -65,6 +69,9 @@ impl Fabric {
                 identity: identity(&authority, &["localhost", "127.0.0.1", "::1"]),
                 settings: Settings::default(),
             },
+            cluster_links: None,
+            rebalance: node::Rebalance::default(),
+            upstream_wait: Duration::from_secs(2),
             admin: any,
             grace_period: Duration::from_secs(10),
             drain_delay: Duration::ZERO,
@@ -105,6 +112,7 @@ impl Fabric {
             name: ok(EndpointId::new(name)),
             kind: *kind,
             service: ok(Service::new(ok(address.parse()), &tls)),
+            health: None,
         });
         ok(Agent::start(agent::Config { client, endpoints: endpoints.collect() }))
     }
@@ -133,6 +141,9 @@ impl Fabric {
         self.config.edge.bind = self.addresses.edge;
         self.config.link.bind = self.addresses.link;
         self.config.admin = self.addresses.admin;
+        if let (Some(cluster), Some(peer)) = (&mut self.config.cluster_links, self.addresses.peer) {
+            cluster.bind = peer;
+        }
         // The ports of the one that was killed are free once its tasks have been dropped.
         let started = async {
             loop {

@@ -73,6 +73,12 @@ impl Process {
         ok(self.child.try_wait()).is_none()
     }
 
+    /// How it ended, once it has.
+    pub(crate) async fn wait_in_time(&mut self) -> Option<i32> {
+        super::eventually("the process ends", async || !self.runs()).await;
+        self.wait()
+    }
+
     /// How it ended.
     pub(crate) fn wait(&mut self) -> Option<i32> {
         ok(self.child.wait()).code()

@@ -29,6 +29,7 @@ pub(crate) fn hello(role: Role, agent: u128, endpoints: &[&str]) -> Hello {
         tenant: None,
         token: None,
         listens: endpoints.iter().zip(1..).map(|(name, id)| listen(id, name)).collect(),
+        avoid: Vec::new(),
     }
 }
 

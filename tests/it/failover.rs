@@ -1,0 +1,364 @@
+//! Nodes and agents that are killed, hang, or leave one after the other, as processes, under a steady load: what may be sent
+//! again is, nothing is delivered twice that must not be, and nobody waits for the dead.
+
+use std::{
+    collections::HashMap,
+    net::SocketAddr,
+    path::Path,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed},
+    },
+    time::{Duration, Instant},
+};
+
+use adit::drain::Tasks;
+use http::{Response, StatusCode};
+use http_body_util::BodyExt;
+use tempfile::TempDir;
+
+use crate::support::{
+    client::{Http1, get, request, whole},
+    eventually, ok,
+    process::Process,
+    service::{self, Running, full},
+};
+
+const ANY: &str = "127.0.0.1:0";
+
+struct OneNode {
+    process: Option<Process>,
+    arguments: Vec<String>,
+    edge: SocketAddr,
+    link: SocketAddr,
+    admin: SocketAddr,
+}
+
+/// Three nodes as processes.
+struct Cluster {
+    folder: TempDir,
+    nodes: Vec<OneNode>,
+}
+
+impl Cluster {
+    async fn start() -> Self {
+        let folder = ok(tempfile::tempdir());
+        let mut nodes: Vec<OneNode> = Vec::new();
+        let mut join: Option<String> = None;
+        for name in ["n1", "n2", "n3"] {
+            let arguments = |edge: &str, link: &str, admin: &str, peer: &str| -> Vec<String> {
+                let binds =
+                    ["--edge-bind", edge, "--link-bind", link, "--admin-bind", admin, "--peer-bind", peer];
+                let words = ["node", "--node-id", name, "--grace-period", "20s"].into_iter().chain(binds);
+                words.chain(join.iter().flat_map(|join| ["--join", join])).map(str::to_owned).collect()
+            };
+            let process = start(folder.path(), &arguments(ANY, ANY, ANY, ANY));
+            let (edge, link, admin) =
+                (process.address("edge"), process.address("link"), process.address("admin"));
+            let peer = process.address("peer").to_string();
+            let arguments = arguments(&edge.to_string(), &link.to_string(), &admin.to_string(), &peer);
+            join.get_or_insert(peer);
+            nodes.push(OneNode { process: Some(process), arguments, edge, link, admin });
+        }
+        let cluster = Self { folder, nodes };
+        for number in 0..3 {
+            cluster.sees(number, 2).await;
+        }
+        cluster
+    }
+
+    async fn sees(&self, number: usize, others: usize) {
+        let admin = self.nodes[number].admin;
+        eventually(&format!("n{} is linked to {others} others", number + 1), async || {
+            let metrics = get(admin, "", "/metrics").await;
+            metrics.text().lines().any(|line| line == format!("adit_peers {others}"))
+        })
+        .await;
+    }
+
+    fn agent(&self, service: &Running, number: usize) -> Process {
+        let (service, link) = (service.address.to_string(), self.nodes[number].link.to_string());
+        let agent =
+            Process::start(self.folder.path(), &["agent", "http", "web", &service, "--connect", &link]);
+        agent.line_with("serving web");
+        agent
+    }
+
+    /// Waits until an endpoint has so many agents in the view of a node, over so many links of the whole cluster.
+    async fn agents(&self, number: usize, agents: u64) {
+        let admin = self.nodes[number].admin;
+        eventually(&format!("n{} knows of {agents} agents", number + 1), async || {
+            let status = get(admin, "", "/api/v1/status").await;
+            let json: serde_json::Value = ok(serde_json::from_slice(&status.body));
+            json["endpoints"][0]["agents"].as_u64().unwrap_or(0) == agents
+        })
+        .await;
+    }
+
+    /// How many agents are linked to a node.
+    async fn links(&self, number: usize) -> usize {
+        let status = get(self.nodes[number].admin, "", "/api/v1/status").await;
+        let json: serde_json::Value = ok(serde_json::from_slice(&status.body));
+        json["links"].as_array().map_or(0, Vec::len)
+    }
+
+    /// Waits until an agent has links to two of the nodes, and says which.
+    async fn linked(&self) -> Vec<usize> {
+        let mut found = Vec::new();
+        eventually("the agent is linked to two nodes", async || {
+            found.clear();
+            for number in 0..3 {
+                if self.links(number).await > 0 {
+                    found.push(number);
+                }
+            }
+            found.len() == 2
+        })
+        .await;
+        found
+    }
+
+    fn signal(&self, number: usize, signal: &str) {
+        self.nodes[number].process.as_ref().expect("it runs").signal(signal);
+    }
+
+    fn restart(&mut self, number: usize) {
+        let node = &mut self.nodes[number];
+        node.process = None;
+        let process = start(self.folder.path(), &node.arguments);
+        process.address("edge");
+        node.process = Some(process);
+    }
+}
+
+fn start(folder: &Path, arguments: &[String]) -> Process {
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    Process::start(folder, &arguments)
+}
+
+/// A service that counts how often it gets each request.
+#[derive(Clone, Default)]
+struct Deliveries(Arc<Mutex<HashMap<String, usize>>>);
+
+impl Deliveries {
+    async fn service(&self) -> Running {
+        let seen = self.clone();
+        service::http(move |request| {
+            let seen = seen.clone();
+            async move {
+                let body =
+                    request.into_body().collect().await.map(|body| body.to_bytes()).unwrap_or_default();
+                let id = String::from_utf8_lossy(&body).into_owned();
+                *seen.0.lock().expect("nobody panics with it").entry(id).or_default() += 1;
+                Response::new(full("ok"))
+            }
+        })
+        .await
+    }
+
+    fn twice(&self) -> Vec<String> {
+        let seen = self.0.lock().expect("nobody panics with it");
+        seen.iter().filter(|(id, count)| !id.is_empty() && **count > 1).map(|(id, _)| id.clone()).collect()
+    }
+}
+
+/// Clients that ask, one request after the other, until they are stopped.
+struct Load {
+    tasks: Tasks,
+    stop: Arc<AtomicBool>,
+    answered: Arc<AtomicUsize>,
+    failed: Arc<Mutex<Vec<String>>>,
+    slowest: Arc<Mutex<Duration>>,
+}
+
+impl Load {
+    fn start(edge: SocketAddr, methods: &[&'static str]) -> Self {
+        let load = Self {
+            tasks: Tasks::new(),
+            stop: Arc::default(),
+            answered: Arc::default(),
+            failed: Arc::default(),
+            slowest: Arc::default(),
+        };
+        for (client, method) in methods.iter().cycle().take(4).copied().enumerate() {
+            let (stop, answered) = (Arc::clone(&load.stop), Arc::clone(&load.answered));
+            let (failed, slowest) = (Arc::clone(&load.failed), Arc::clone(&load.slowest));
+            load.tasks.spawn(async move {
+                let mut connection = Http1::connect(edge).await;
+                let (mut number, run) = (0, rand::random::<u32>());
+                while !stop.load(Relaxed) {
+                    number += 1;
+                    let content =
+                        if method == "POST" { format!("{run}-{client}-{number}") } else { String::new() };
+                    let started = Instant::now();
+                    let outcome = match connection.send(request(method, "web", "/", content)).await {
+                        Ok(response) => {
+                            let answer = whole(response).await;
+                            if answer.status == StatusCode::OK {
+                                Ok(())
+                            } else {
+                                Err(answer.text().to_owned())
+                            }
+                        }
+                        Err(error) => Err(error.to_string()),
+                    };
+                    let took = started.elapsed();
+                    {
+                        let mut slowest = slowest.lock().expect("nobody panics with it");
+                        *slowest = took.max(*slowest);
+                    }
+                    match outcome {
+                        Ok(()) => drop(answered.fetch_add(1, Relaxed)),
+                        Err(error) => {
+                            failed.lock().expect("nobody panics with it").push(format!("{method}: {error}"))
+                        }
+                    }
+                    if connection.is_closed() {
+                        connection = Http1::connect(edge).await;
+                    }
+                    // A hundred or two a second: the load is there to meet each moment, not to fill the machine.
+                    tokio::time::sleep(Duration::from_millis(10)).await;
+                }
+            });
+        }
+        load
+    }
+
+    async fn goes_on(&self) {
+        let before = self.answered.load(Relaxed);
+        eventually("requests go on", async || self.answered.load(Relaxed) > before + 100).await;
+    }
+
+    /// Ends the load: how many were answered, none having failed, and how long the slowest took.
+    #[expect(clippy::print_stdout, reason = "figures for whoever runs this with --nocapture")]
+    async fn end(self) -> (usize, Duration) {
+        self.stop.store(true, Relaxed);
+        self.tasks.wait_empty().await;
+        let failed = self.failed.lock().expect("nobody panics with it");
+        let answered = self.answered.load(Relaxed);
+        assert!(
+            failed.is_empty(),
+            "{} of {} failed: {:?}",
+            failed.len(),
+            answered + failed.len(),
+            &failed[..failed.len().min(5)]
+        );
+        let slowest = *self.slowest.lock().expect("nobody panics with it");
+        println!("{answered} requests answered, none failed, the slowest after {slowest:?}");
+        (answered, slowest)
+    }
+}
+
+#[tokio::test]
+async fn a_killed_node_costs_no_get() {
+    let cluster = Cluster::start().await;
+    let service = Deliveries::default().service().await;
+    let _agent = cluster.agent(&service, 1);
+    let linked = cluster.linked().await;
+    let entry = (0..3).find(|number| !linked.contains(number)).expect("the agent has two links");
+    cluster.agents(entry, 1).await;
+    let load = Load::start(cluster.nodes[entry].edge, &["GET"]);
+    load.goes_on().await;
+    cluster.signal(linked[0], "KILL");
+    load.goes_on().await;
+    cluster.sees(entry, 1).await;
+    load.goes_on().await;
+    let (answered, slowest) = load.end().await;
+    assert!(slowest < Duration::from_secs(4), "{answered} answered, the slowest after {slowest:?}");
+}
+
+#[tokio::test]
+async fn a_node_that_hangs_is_passed_over_and_used_again() {
+    let cluster = Cluster::start().await;
+    let service = Deliveries::default().service().await;
+    let _agent = cluster.agent(&service, 1);
+    let linked = cluster.linked().await;
+    let entry = (0..3).find(|number| !linked.contains(number)).expect("the agent has two links");
+    cluster.agents(entry, 1).await;
+    let load = Load::start(cluster.nodes[entry].edge, &["GET"]);
+    load.goes_on().await;
+    cluster.signal(linked[0], "STOP");
+    load.goes_on().await;
+    load.goes_on().await;
+    cluster.signal(linked[0], "CONT");
+    cluster.sees(entry, 2).await;
+    load.goes_on().await;
+    let (answered, slowest) = load.end().await;
+    assert!(slowest < Duration::from_secs(4), "{answered} answered, the slowest after {slowest:?}");
+    cluster.sees(linked[0], 2).await;
+}
+
+#[tokio::test]
+async fn nodes_that_restart_one_after_the_other_cost_no_request_and_deliver_no_post_twice() {
+    let mut cluster = Cluster::start().await;
+    let deliveries = Deliveries::default();
+    let service = deliveries.service().await;
+    let _agent = cluster.agent(&service, 1);
+    cluster.linked().await;
+    for number in 0..3 {
+        cluster.agents(number, 1).await;
+    }
+    for leaving in 0..3 {
+        let load = Load::start(cluster.nodes[(leaving + 1) % 3].edge, &["GET", "POST"]);
+        load.goes_on().await;
+        cluster.signal(leaving, "TERM");
+        let status = cluster.nodes[leaving].process.as_mut().expect("it runs").wait_in_time().await;
+        assert_eq!(status, Some(0), "n{} has left cleanly", leaving + 1);
+        load.goes_on().await;
+        cluster.restart(leaving);
+        for number in 0..3 {
+            cluster.sees(number, 2).await;
+        }
+        cluster.linked().await;
+        load.goes_on().await;
+        load.end().await;
+    }
+    assert_eq!(deliveries.twice(), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn an_agent_that_is_killed_beside_another_costs_no_get_and_is_forgotten() {
+    let cluster = Cluster::start().await;
+    let service = Deliveries::default().service().await;
+    let killed = cluster.agent(&service, 1);
+    let _stays = cluster.agent(&service, 2);
+    for number in 0..3 {
+        cluster.agents(number, 2).await;
+    }
+    let load = Load::start(cluster.nodes[0].edge, &["GET"]);
+    load.goes_on().await;
+    killed.signal("KILL");
+    load.goes_on().await;
+    let (_, slowest) = load.end().await;
+    assert!(slowest < Duration::from_secs(4), "the slowest took {slowest:?}");
+    let forgotten = tokio::time::timeout(Duration::from_secs(40), async {
+        loop {
+            let status = get(cluster.nodes[0].admin, "", "/api/v1/status").await;
+            let json: serde_json::Value = ok(serde_json::from_slice(&status.body));
+            if json["endpoints"][0]["agents"] == 1 {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    });
+    assert!(forgotten.await.is_ok(), "a dead agent is forgotten within the idle time-out");
+}
+
+#[tokio::test]
+async fn requests_wait_for_the_only_agent_while_it_restarts() {
+    let cluster = Cluster::start().await;
+    let deliveries = Deliveries::default();
+    let service = deliveries.service().await;
+    let mut agent = cluster.agent(&service, 1);
+    for number in 0..3 {
+        cluster.agents(number, 1).await;
+    }
+    let load = Load::start(cluster.nodes[0].edge, &["GET", "POST"]);
+    load.goes_on().await;
+    agent.signal("TERM");
+    assert_eq!(agent.wait_in_time().await, Some(0));
+    let _again = cluster.agent(&service, 2);
+    load.goes_on().await;
+    load.end().await;
+    assert_eq!(deliveries.twice(), Vec::<String>::new());
+}
