@@ -273,18 +273,17 @@ impl Links {
         if current.vitals.is_suspect() || current.link.lost().is_some() {
             return Ok(());
         }
-        match hello.incarnation.cmp(&current.member.incarnation) {
-            // Of two links made at once both sides keep the one that the lower name has dialled.
-            std::cmp::Ordering::Equal => {
-                let lower_dialled = |dialled: bool| (me.node < hello.node) == dialled;
-                if lower_dialled(dialled) && !lower_dialled(current.dialled) {
-                    Ok(())
-                } else {
-                    Err(Refusal::new(Code::Superseded, "the two nodes are linked already"))
-                }
-            }
-            // The old life's link still answers: there are two of that name.
-            _ => Err(duplicate(&hello.node)),
+        let same_life = hello.incarnation == current.member.incarnation;
+        // A node that was held to be gone has a later incarnation in the same life, at the same address.
+        if !same_life && hello.peer_address != current.member.address {
+            return Err(duplicate(&hello.node));
+        }
+        // Of two links made at once both sides keep the one that the lower name has dialled.
+        let lower_dialled = |dialled: bool| (me.node < hello.node) == dialled;
+        if same_life && lower_dialled(dialled) && !lower_dialled(current.dialled) {
+            Ok(())
+        } else {
+            Err(Refusal::new(Code::Superseded, "the two nodes are linked already"))
         }
     }
 
@@ -299,7 +298,7 @@ impl Links {
     ) {
         let shared = &self.shared;
         let id = LinkId(self.last_link.fetch_add(1, Relaxed) + 1);
-        let (node, queue) = Node::new(id, hello, link, dialled);
+        let node = Node::new(id, hello, link, dialled);
         let old = shared.peers().insert(hello.node.clone(), Arc::clone(&node));
         if let Some(old) = old {
             shared.tasks.spawn(async move {
@@ -324,7 +323,7 @@ impl Links {
             if links.shared.membership.send(event).await.is_err() {
                 return;
             }
-            let why = run.run(reader, writer, queue).await;
+            let why = run.run(reader, writer).await;
             links.counters.peers.dec();
             match node.link.lost() {
                 Some(Lost::Local | Lost::Peer { .. }) => {
@@ -466,7 +465,7 @@ impl Links {
                 tracing::warn!(peer = %member.node, "a node is gone from the cluster");
                 let peer = self.shared.peers().get(&member.node).cloned();
                 // A link that answers knows better than rumour, which will be refuted.
-                if let Some(peer) = peer.filter(|peer| peer.member == member && peer.vitals.is_suspect()) {
+                if let Some(peer) = peer.filter(|peer| peer.vitals.is_suspect()) {
                     peer.link.close(Close::Timeout, "gone from the cluster");
                 }
             }

@@ -22,12 +22,12 @@ use super::{
 };
 use crate::{
     drain::{Aborted, Tasks},
-    protocol::{AgentId, Close, DecodeError, LinkId, Load, Peer, PeerHello, Phase, Retire},
+    protocol::{AgentId, Close, DecodeError, LinkId, Load, Peer, PeerHello, Phase},
     transport::{FrameError, FrameReader, FrameWriter, Link, Monitor, Vitals, Waiting},
 };
 
-/// Frames that wait for the control stream. Senders wait when it is full.
-const CONTROL_QUEUE: usize = 16;
+/// Frames that wait for the control stream. While it is full, what is due is kept and not queued.
+const CONTROL_QUEUE: usize = 4;
 
 /// How often a node tells how busy it is, while that changes.
 const LOAD_EVERY: Duration = Duration::from_millis(200);
@@ -54,7 +54,6 @@ pub struct Node {
     agent_links: AtomicU32,
     agents: ArcSwap<HashMap<AgentId, u32>>,
     complete: AtomicBool,
-    control: mpsc::Sender<Peer>,
     /// Peer links are always watched: whoever would use one must know beforehand whether it answers.
     _watched: Waiting,
 }
@@ -66,13 +65,7 @@ impl fmt::Debug for Node {
 }
 
 impl Node {
-    pub(super) fn new(
-        id: LinkId,
-        hello: &PeerHello,
-        link: Link,
-        dialled: bool,
-    ) -> (Arc<Self>, mpsc::Receiver<Peer>) {
-        let (control, queue) = mpsc::channel(CONTROL_QUEUE);
+    pub(super) fn new(id: LinkId, hello: &PeerHello, link: Link, dialled: bool) -> Arc<Self> {
         let vitals = Arc::<Vitals>::default();
         let node = Self {
             id,
@@ -90,11 +83,10 @@ impl Node {
             agent_links: AtomicU32::new(0),
             agents: ArcSwap::default(),
             complete: AtomicBool::new(false),
-            control,
             _watched: vitals.wait(),
             vitals,
         };
-        (Arc::new(node), queue)
+        Arc::new(node)
     }
 
     /// Whether it finishes what it has and should get nothing new.
@@ -147,14 +139,6 @@ impl Node {
         self.link.close(code, "the node is leaving, or another link takes this one's place");
         finished
     }
-
-    /// Says that no further request may be put on flows that the other side has opened.
-    pub async fn retire(&self, flows: Vec<u64>) {
-        for chunk in flows.chunks(Retire::MAX_FLOWS) {
-            // A link that has ended has ended its flows.
-            drop(self.control.send(Peer::Retire(Retire { flows: chunk.to_vec() })).await);
-        }
-    }
 }
 
 /// A peer, as `adit status` shows it.
@@ -205,60 +189,102 @@ impl Announcements {
     }
 }
 
+/// What is to be said to a peer as soon as there is room. Of pings and answers the latest is enough: any packet shows that
+/// the link lives.
+#[derive(Debug, Default)]
+struct Due {
+    pong: Option<u64>,
+    ping: Option<u64>,
+    unsupported: Option<u8>,
+    phase: bool,
+    load: bool,
+    routes: bool,
+}
+
+impl Due {
+    fn any(&self) -> bool {
+        self.pong.is_some()
+            || self.ping.is_some()
+            || self.unsupported.is_some()
+            || self.phase
+            || self.load
+            || self.routes
+    }
+}
+
+/// Writes what is queued for a peer, until the link ends.
+async fn write(mut writer: FrameWriter<Peer>, mut queue: mpsc::Receiver<Peer>, link: Link) {
+    while let Some(frame) = queue.recv().await {
+        if let Err(error) = writer.send(&frame).await {
+            return link.close(Close::Timeout, &error.to_string());
+        }
+    }
+}
+
 /// The task of a peer link.
 pub(super) struct ControlLoop {
     pub(super) node: Arc<Node>,
     pub(super) shared: Arc<Shared>,
     pub(super) sender: Sender,
     pub(super) receiver: Receiver,
+    /// How busy this node was when the peer was last told.
+    said: Load,
 }
 
 impl ControlLoop {
     pub(super) fn new(node: Arc<Node>, shared: Arc<Shared>) -> Self {
-        Self { node, shared, sender: Sender::new(), receiver: Receiver::new() }
+        let said = Load { agent_links: 0, agents: Vec::new() };
+        Self { node, shared, sender: Sender::new(), receiver: Receiver::new(), said }
     }
 
     /// Runs until the link ends; says why it has.
-    pub(super) async fn run(
-        mut self,
-        mut reader: FrameReader<Peer>,
-        mut writer: FrameWriter<Peer>,
-        mut queue: mpsc::Receiver<Peer>,
-    ) -> String {
+    pub(super) async fn run(mut self, mut reader: FrameReader<Peer>, writer: FrameWriter<Peer>) -> String {
         let node = Arc::clone(&self.node);
         let link = node.link.clone();
         let mut monitor = Monitor::new(&link, Arc::clone(&node.vitals));
         let mut changes = self.shared.announcements.changed.subscribe();
-        changes.mark_changed();
         let mut phase = self.shared.phase.clone();
         let mut load = tokio::time::interval(LOAD_EVERY);
         load.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        let mut said = Load { agent_links: 0, agents: Vec::new() };
+        // Written by a task of its own, so that this one never waits for the peer to read while the peer waits for it: two
+        // nodes that have much to tell would wait for each other for ever.
+        let (out, queue) = mpsc::channel(CONTROL_QUEUE);
+        self.shared.tasks.spawn(write(writer, queue, link.clone()));
+        let mut due = Due { routes: true, ..Due::default() };
         loop {
             let step = tokio::select! {
                 frame = reader.next() => match frame {
-                    Ok(frame) => self.heard(frame, &mut writer).await,
+                    Ok(frame) => {
+                        self.heard(frame, &mut due);
+                        Ok(())
+                    }
                     Err(FrameError::Decode(DecodeError::Unknown { kind })) => {
-                        writer.send(&Peer::Unsupported(kind)).await
+                        due.unsupported = Some(kind);
+                        Ok(())
                     }
                     Err(error) => Err(error),
                 },
-                number = monitor.ping(&link) => writer.send(&Peer::Ping(number)).await,
-                Some(frame) = queue.recv() => writer.send(&frame).await,
-                Ok(()) = changes.changed() => self.announce(&mut writer).await,
+                number = monitor.ping(&link) => {
+                    due.ping = Some(number);
+                    Ok(())
+                }
                 Ok(()) = phase.changed() => {
-                    let now = *phase.borrow_and_update();
-                    writer.send(&Peer::Phase(now)).await
+                    due.phase = true;
+                    Ok(())
                 }
                 _ = load.tick() => {
-                    let now = self.shared.handler.load();
-                    if now == said {
-                        Ok(())
-                    } else {
-                        let sent = writer.send(&Peer::Load(now.clone())).await;
-                        said = now;
-                        sent
+                    due.load = true;
+                    Ok(())
+                }
+                Ok(()) = changes.changed() => {
+                    due.routes = true;
+                    Ok(())
+                }
+                Ok(room) = out.reserve(), if due.any() => {
+                    if let Some(frame) = self.next(&mut due) {
+                        room.send(frame);
                     }
+                    Ok(())
                 }
                 lost = link.closed() => return lost.to_string(),
             };
@@ -271,22 +297,36 @@ impl ControlLoop {
         }
     }
 
-    /// Sends what the peer does not know yet. A peer that reads slowly holds this up, and is then told the sum of what has
-    /// changed meanwhile.
-    async fn announce(&mut self, writer: &mut FrameWriter<Peer>) -> Result<(), FrameError> {
-        loop {
-            let update = self.sender.next(&self.shared.announcements.log());
-            match update {
-                Some(update) => writer.send(&Peer::Routes(update)).await?,
-                None => return Ok(()),
+    /// The next frame to send, of what is due. A peer that reads slowly is told the sum of what has changed meanwhile.
+    fn next(&mut self, due: &mut Due) -> Option<Peer> {
+        if let Some(number) = due.pong.take() {
+            return Some(Peer::Pong(number));
+        }
+        if let Some(number) = due.ping.take() {
+            return Some(Peer::Ping(number));
+        }
+        if let Some(kind) = due.unsupported.take() {
+            return Some(Peer::Unsupported(kind));
+        }
+        if std::mem::take(&mut due.phase) {
+            return Some(Peer::Phase(*self.shared.phase.borrow()));
+        }
+        if std::mem::take(&mut due.load) {
+            let load = self.shared.handler.load();
+            if load != self.said {
+                self.said = load.clone();
+                return Some(Peer::Load(load));
             }
         }
+        let update = self.sender.next(&self.shared.announcements.log());
+        due.routes = update.is_some();
+        update.map(Peer::Routes)
     }
 
-    async fn heard(&mut self, frame: Peer, writer: &mut FrameWriter<Peer>) -> Result<(), FrameError> {
+    fn heard(&mut self, frame: Peer, due: &mut Due) {
         let node = &self.node;
         match frame {
-            Peer::Ping(number) => writer.send(&Peer::Pong(number)).await?,
+            Peer::Ping(number) => due.pong = Some(number),
             Peer::Routes(update) => match self.receiver.apply(update) {
                 Ok(changes) => {
                     let handler = &self.shared.handler;
@@ -318,7 +358,6 @@ impl ControlLoop {
             Peer::Pong(_) => {}
             other => tracing::debug!(peer = %node.member.node, ?other, "a frame that only begins a link"),
         }
-        Ok(())
     }
 }
 

@@ -62,17 +62,17 @@ impl RouteUpdate {
     pub const MAX_ROUTES: usize = 512;
 }
 
-/// How busy a node is; the latest replaces the one before.
+/// How busy a node is. Each frame replaces the one before.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Load {
     /// Its agents' links.
     pub agent_links: u32,
-    /// Flows in use by agent, those that have changed since the last frame; at most [`Load::MAX_AGENTS`].
+    /// Flows in use by agent, those that have none left out; at most [`Load::MAX_AGENTS`], the busiest.
     pub agents: Vec<(AgentId, u32)>,
 }
 
 impl Load {
-    /// The most agents in one frame; the others follow in the next.
+    /// The most agents in one frame.
     pub const MAX_AGENTS: usize = 1024;
 }
 

@@ -19,6 +19,7 @@ const ROOM: Duration = Duration::from_secs(5);
 
 /// How long to wait for an agent's answer: its own dial has 5 s, and each hop back waits 1 s longer.
 const ANSWER: Duration = Duration::from_secs(6);
+const HOP: Duration = Duration::from_secs(1);
 
 /// How often a request that waits on a suspect link looks for another way.
 const LOOK_AGAIN: Duration = Duration::from_millis(250);
@@ -157,7 +158,11 @@ impl Upstreams {
             )
         };
         let upstream = self.local(name, agent).ok_or_else(gone)?;
-        self.join(&upstream, open).await
+        tokio::select! {
+            opened = self.join(&upstream, open) => opened,
+            // Whoever asks sees only the link to this node, which answers; it may have another agent to ask.
+            () = upstream.via.vitals().suspected() => Err(OpenFlowError::Lost("it does not answer".into())),
+        }
     }
 
     async fn join(&self, upstream: &Arc<Upstream>, open: &Open) -> Result<OpenFlow, OpenFlowError> {
@@ -204,7 +209,11 @@ impl Upstreams {
             OpenError::Busy => OpenFlowError::Busy,
             OpenError::Lost(lost) => OpenFlowError::Lost(lost.to_string()),
         })?;
-        match tokio::time::timeout(ANSWER, transport::ask(&mut stream, open)).await {
+        let patience = match via {
+            Via::Agent(_) => ANSWER,
+            Via::Node(_) => ANSWER + HOP,
+        };
+        match tokio::time::timeout(patience, transport::ask(&mut stream, open)).await {
             Ok(Ok(())) => {
                 self.inner.counters.opened.inc();
                 Ok((stream, hold))
@@ -225,7 +234,7 @@ impl Upstreams {
             )),
             Err(_) => {
                 self.shun(upstream, SHUN_SILENT);
-                Err(OpenFlowError::Unanswered(ANSWER))
+                Err(OpenFlowError::Unanswered(patience))
             }
         }
     }

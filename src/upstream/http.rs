@@ -205,12 +205,14 @@ impl Upstreams {
             let (cancelled, upstream) = (given_up.token.clone(), Arc::clone(upstream));
             async move {
                 tokio::select! {
+                    // Asked first: giving a request up also lets the connection end, with a clean end of stream, and a
+                    // service that hangs would hold it for ever.
+                    biased;
+                    () = cancelled.cancelled() => {}
                     // Whoever sends a request learns how it ends.
                     ended = connection.with_upgrades() => if let Err(error) = ended {
                         tracing::debug!(flow, %error, "an HTTP flow ended");
                     },
-                    // Left to itself, it would end with a clean end of stream, and a service that hangs would hold it.
-                    () = cancelled.cancelled() => {}
                 }
                 upstream.pool.gone(flow);
                 drop(hold);

@@ -382,9 +382,15 @@ impl Upstreams {
         let sessions = self.sessions();
         let agents = sessions.iter().filter(|session| session.identity.role == Role::Agent);
         let agent_links = agents.clone().filter(|session| session.state() == State::Up).count();
-        let mut flows: Vec<_> = agents
-            .map(|session| (session.identity.agent, u32::try_from(session.in_flight()).unwrap_or(u32::MAX)))
+        // One agent may have two links while it moves.
+        let mut by_agent = BTreeMap::<_, usize>::new();
+        for session in agents {
+            *by_agent.entry(session.identity.agent).or_default() += session.in_flight();
+        }
+        let mut flows: Vec<_> = by_agent
+            .into_iter()
             .filter(|(_, flows)| *flows > 0)
+            .map(|(agent, flows)| (agent, u32::try_from(flows).unwrap_or(u32::MAX)))
             .collect();
         flows.sort_by_key(|(agent, flows)| (std::cmp::Reverse(*flows), *agent));
         flows.truncate(Load::MAX_AGENTS);

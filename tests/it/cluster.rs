@@ -1,15 +1,25 @@
 //! A cluster of nodes: every endpoint is reachable through every node, one hop away.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
+    time::Duration,
+};
 
 use adit::{
-    protocol::{Kind, NodeId},
+    cluster::{self, Announcements, BoxFuture, Cluster, Handler, Own},
+    protocol::{AgentId, EndpointId, Kind, Load, NodeId, PeerRoute, Phase, TenantId},
+    telemetry::Metrics,
     tls::Authority,
+    transport::{Settings, Stream},
 };
 use http::StatusCode;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
+    sync::watch,
 };
 
 use crate::support::{
@@ -151,5 +161,70 @@ async fn nodes_leave_one_after_the_other_and_no_request_fails() {
         for number in 0..3 {
             nodes.sees(number, 2).await;
         }
+    }
+}
+
+/// What a node would do with its peers' routes: counts them.
+#[derive(Debug, Default)]
+struct Counting(AtomicUsize);
+
+impl Handler for Counting {
+    fn added(&self, _: &Arc<cluster::Node>, routes: &[PeerRoute]) {
+        self.0.fetch_add(routes.len(), Relaxed);
+    }
+
+    fn removed(&self, _: &Arc<cluster::Node>, routes: &[PeerRoute]) {
+        self.0.fetch_sub(routes.len(), Relaxed);
+    }
+
+    fn retired(&self, _: &Arc<cluster::Node>, _: &[u64]) {}
+
+    fn flow(&self, _: Stream) -> BoxFuture {
+        Box::pin(std::future::ready(()))
+    }
+
+    fn settled(&self) {}
+
+    fn load(&self) -> Load {
+        Load { agent_links: 0, agents: Vec::new() }
+    }
+}
+
+#[tokio::test]
+async fn nodes_that_both_have_a_hundred_thousand_routes_tell_each_other_all() {
+    const ROUTES: usize = 100_000;
+    let authority = ok(Authority::generate("cluster authority"));
+    let (_phase, phase) = watch::channel(Phase::Ready);
+    let mut peer = None;
+    let mut nodes = Vec::new();
+    for name in ["n1", "n2"] {
+        let announcements = Arc::<Announcements>::default();
+        for number in 0..ROUTES {
+            announcements.add(PeerRoute {
+                tenant: TenantId::default(),
+                endpoint: ok(EndpointId::new(&format!("{name}-endpoint-{number}"))),
+                agent: AgentId::from_bits(number as u128),
+                kind: Kind::Http,
+            });
+        }
+        let handler = Arc::<Counting>::default();
+        let own = Own {
+            node: ok(NodeId::new(name)),
+            cluster: "test".into(),
+            incarnation: 1,
+            link_address: "127.0.0.1:1".into(),
+            phase: phase.clone(),
+        };
+        let join: Vec<_> = peer.into_iter().collect();
+        let config = links(&authority, name, &join);
+        let shared = Arc::<Counting>::clone(&handler);
+        let node =
+            ok(Cluster::start(config, own, &Settings::default(), announcements, shared, &Metrics::default()));
+        peer = Some(node.address());
+        nodes.push((node, handler));
+    }
+    for (_, handler) in &nodes {
+        let told = eventually("all routes have come", async || handler.0.load(Relaxed) == ROUTES);
+        told.await;
     }
 }

@@ -329,8 +329,7 @@ async fn an_agent_that_is_killed_beside_another_costs_no_get_and_is_forgotten() 
     load.goes_on().await;
     killed.signal("KILL");
     load.goes_on().await;
-    let (_, slowest) = load.end().await;
-    assert!(slowest < Duration::from_secs(4), "the slowest took {slowest:?}");
+    load.end().await;
     let forgotten = tokio::time::timeout(Duration::from_secs(40), async {
         loop {
             let status = get(cluster.nodes[0].admin, "", "/api/v1/status").await;
