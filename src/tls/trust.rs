@@ -66,20 +66,17 @@ impl Trust {
                 rustls_platform_verifier::Verifier::new_with_extra_roots(extra.iter().cloned(), provider())
                     .map_err(ConfigError::Platform)?,
             ),
-            Self::PlatformAnd(path) => Arc::new(FileVerifier {
+            Self::PlatformAnd(path) => Judge::of(Demand::FileOrPlatform {
                 path: path.clone(),
                 platform: rustls_platform_verifier::Verifier::new(provider()),
-                algorithms: provider().signature_verification_algorithms,
             }),
             Self::Roots(roots) => {
                 WebPkiServerVerifier::builder_with_provider(root_store(roots)?, provider()).build()?
             }
             Self::Pins(pins) if pins.is_empty() => return Err(ConfigError::NoPins),
-            Self::Pins(pins) => Arc::new(LeafVerifier::new(Some(pins.clone()))),
-            Self::Insecure => Arc::new(LeafVerifier::new(None)),
-            Self::Cluster(roots) => {
-                Arc::new(LeafVerifier { roots: Some(root_store(roots)?), ..LeafVerifier::new(None) })
-            }
+            Self::Pins(pins) => Judge::of(Demand::Pinned(pins.clone())),
+            Self::Insecure => Judge::of(Demand::Nothing),
+            Self::Cluster(roots) => Judge::of(Demand::Chain(root_store(roots)?)),
         })
     }
 }
@@ -149,76 +146,6 @@ pub(super) fn root_store(roots: &[CertificateDer<'static>]) -> Result<Arc<RootCe
     Ok(Arc::new(store))
 }
 
-/// Judges by the authorities in a file, as they are at that moment, and then by the platform.
-#[derive(Debug)]
-struct FileVerifier {
-    path: PathBuf,
-    platform: Result<rustls_platform_verifier::Verifier, TlsError>,
-    algorithms: WebPkiSupportedAlgorithms,
-}
-
-impl FileVerifier {
-    /// A verifier of the authorities in the file; nothing when it is not there.
-    fn of_file(&self) -> Option<Result<Arc<WebPkiServerVerifier>, TlsError>> {
-        if !self.path.exists() {
-            return None;
-        }
-        let verifier = Trust::roots_from_file(&self.path)
-            .map_err(|error| error.to_string())
-            .and_then(|roots| root_store(&roots).map_err(|error| error.to_string()))
-            .and_then(|store| {
-                let builder = WebPkiServerVerifier::builder_with_provider(store, provider());
-                builder.build().map_err(|error| error.to_string())
-            });
-        Some(verifier.map_err(TlsError::General))
-    }
-}
-
-impl ServerCertVerifier for FileVerifier {
-    fn verify_server_cert(
-        &self,
-        leaf: &CertificateDer<'_>,
-        intermediates: &[CertificateDer<'_>],
-        name: &ServerName<'_>,
-        ocsp: &[u8],
-        now: UnixTime,
-    ) -> Result<ServerCertVerified, TlsError> {
-        let by_platform = || match &self.platform {
-            Ok(platform) => platform.verify_server_cert(leaf, intermediates, name, ocsp, now),
-            Err(error) => Err(error.clone()),
-        };
-        match self.of_file() {
-            None => by_platform(),
-            Some(verifier) => verifier
-                .and_then(|verifier| verifier.verify_server_cert(leaf, intermediates, name, ocsp, now))
-                // What the file's authorities say against it tells more than what the platform's do.
-                .or_else(|error| by_platform().map_err(|_| error)),
-        }
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        leaf: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, TlsError> {
-        verify_tls12_signature(message, leaf, signature, &self.algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        leaf: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, TlsError> {
-        verify_tls13_signature(message, leaf, signature, &self.algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.algorithms.supported_schemes()
-    }
-}
-
 /// The server showed a certificate that is not pinned; found inside the handshake's
 /// [`rustls::CertificateError::Other`].
 #[derive(Debug, thiserror::Error)]
@@ -228,40 +155,87 @@ pub struct PinMismatch {
     pub presented: Fingerprint,
 }
 
-/// Looks at the leaf's digest, or at its chain without its names, or at nothing; signatures of the handshake are verified all the same.
+/// What is demanded of a server's certificate where webpki's own verifier does not serve.
 #[derive(Debug)]
-struct LeafVerifier {
-    pins: Option<Vec<Fingerprint>>,
-    roots: Option<Arc<RootCertStore>>,
+enum Demand {
+    /// One of these digests.
+    Pinned(Vec<Fingerprint>),
+    /// Nothing.
+    Nothing,
+    /// A chain to one of these, whatever the names.
+    Chain(Arc<RootCertStore>),
+    /// Chain and name by the authorities in a file, as they are at that moment, or else by the platform.
+    FileOrPlatform { path: PathBuf, platform: Result<rustls_platform_verifier::Verifier, TlsError> },
+}
+
+/// Judges servers by a [`Demand`]; signatures of the handshake are verified all the same.
+#[derive(Debug)]
+struct Judge {
+    demand: Demand,
     algorithms: WebPkiSupportedAlgorithms,
 }
 
-impl LeafVerifier {
-    fn new(pins: Option<Vec<Fingerprint>>) -> Self {
-        Self { pins, roots: None, algorithms: provider().signature_verification_algorithms }
+impl Judge {
+    fn of(demand: Demand) -> Arc<Self> {
+        Arc::new(Self { demand, algorithms: provider().signature_verification_algorithms })
     }
 }
 
-impl ServerCertVerifier for LeafVerifier {
+/// A verifier of the authorities in a file; nothing when it is not there.
+fn verifier_of_file(path: &Path) -> Option<Result<Arc<WebPkiServerVerifier>, TlsError>> {
+    if !path.exists() {
+        return None;
+    }
+    let verifier = Trust::roots_from_file(path)
+        .map_err(|error| error.to_string())
+        .and_then(|roots| root_store(&roots).map_err(|error| error.to_string()))
+        .and_then(|store| {
+            let builder = WebPkiServerVerifier::builder_with_provider(store, provider());
+            builder.build().map_err(|error| error.to_string())
+        });
+    Some(verifier.map_err(TlsError::General))
+}
+
+impl ServerCertVerifier for Judge {
     fn verify_server_cert(
         &self,
         leaf: &CertificateDer<'_>,
         intermediates: &[CertificateDer<'_>],
-        _name: &ServerName<'_>,
-        _ocsp: &[u8],
+        name: &ServerName<'_>,
+        ocsp: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, TlsError> {
-        if let Some(roots) = &self.roots {
-            let leaf = ParsedCertificate::try_from(leaf)?;
-            verify_server_cert_signed_by_trust_anchor(&leaf, roots, intermediates, now, self.algorithms.all)?;
+        match &self.demand {
+            Demand::Nothing => {}
+            Demand::Pinned(pins) => {
+                let presented = Fingerprint::of(leaf);
+                if !pins.contains(&presented) {
+                    let mismatch = OtherError(Arc::new(PinMismatch { presented }));
+                    return Err(TlsError::InvalidCertificate(CertificateError::Other(mismatch)));
+                }
+            }
+            Demand::Chain(roots) => {
+                let leaf = ParsedCertificate::try_from(leaf)?;
+                let algorithms = self.algorithms.all;
+                verify_server_cert_signed_by_trust_anchor(&leaf, roots, intermediates, now, algorithms)?;
+            }
+            Demand::FileOrPlatform { path, platform } => {
+                let by_platform = || match platform {
+                    Ok(platform) => platform.verify_server_cert(leaf, intermediates, name, ocsp, now),
+                    Err(error) => Err(error.clone()),
+                };
+                return match verifier_of_file(path) {
+                    None => by_platform(),
+                    Some(verifier) => verifier
+                        .and_then(|verifier| {
+                            verifier.verify_server_cert(leaf, intermediates, name, ocsp, now)
+                        })
+                        // What the file's authorities say against it tells more than what the platform's do.
+                        .or_else(|error| by_platform().map_err(|_| error)),
+                };
+            }
         }
-        let presented = Fingerprint::of(leaf);
-        match &self.pins {
-            Some(pins) if !pins.contains(&presented) => Err(TlsError::InvalidCertificate(
-                CertificateError::Other(OtherError(Arc::new(PinMismatch { presented }))),
-            )),
-            _ => Ok(ServerCertVerified::assertion()),
-        }
+        Ok(ServerCertVerified::assertion())
     }
 
     fn verify_tls12_signature(
