@@ -1,6 +1,6 @@
 //! Keeps a client's links to its cluster, for ever: so many, to different nodes.
 //!
-//! Each link has a [`Slot`](super::slot::Slot), a task that opens it and replaces it; here is what they share.
+//! Each link has a [`Slot`], a task that opens it and replaces it; here is what they share.
 
 use std::{
     net::SocketAddr,
