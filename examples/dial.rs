@@ -33,6 +33,8 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let mut answer = String::new();
     flow.read_to_string(&mut answer).await?;
     flow.shutdown().await?;
+    // A flow is open until it is dropped, and a client that closes waits for its flows.
+    drop(flow);
     println!("{answer}");
 
     client.close(Duration::from_secs(5)).await?;

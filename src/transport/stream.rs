@@ -2,6 +2,7 @@
 //! like one that came to its end.
 
 use std::{
+    future::Future,
     io,
     pin::Pin,
     task::{Context, Poll, ready},
@@ -23,7 +24,7 @@ pub struct Stream {
 impl Stream {
     pub(super) fn quic(send: quinn::SendStream, recv: quinn::RecvStream) -> Self {
         Self {
-            send: SendStream { inner: Sender::Quic(send), ended: false },
+            send: SendStream { inner: Sender::Quic(send), ended: false, arrived: None },
             recv: RecvStream { inner: Receiver::Quic(recv) },
         }
     }
@@ -87,6 +88,16 @@ impl AsyncWrite for Stream {
 pub struct SendStream {
     inner: Sender,
     ended: bool,
+    /// Ends once the peer has everything, after an end of stream.
+    arrived: Option<Arrived>,
+}
+
+struct Arrived(Pin<Box<dyn Future<Output = io::Result<()>> + Send + Sync>>);
+
+impl std::fmt::Debug for Arrived {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Arrived")
+    }
 }
 
 #[derive(Debug)]
@@ -139,11 +150,25 @@ impl AsyncWrite for SendStream {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let shut = match &mut self.inner {
-            Sender::Quic(stream) => ready!(Pin::new(stream).poll_shutdown(cx)),
+        let this = &mut *self;
+        // Closing a link drops what is under way on it, so a flow has ended only when the peer has all of it: whoever waits
+        // for flows before closing may rely on that.
+        let arrived = match (&mut this.arrived, &mut this.inner) {
+            (Some(arrived), _) => arrived,
+            (none, Sender::Quic(stream)) => {
+                ready!(Pin::new(&mut *stream).poll_shutdown(cx))?;
+                this.ended = true;
+                let stopped = stream.stopped();
+                none.insert(Arrived(Box::pin(async move {
+                    match stopped.await {
+                        Ok(None) => Ok(()),
+                        Ok(Some(_)) => Err(io::ErrorKind::BrokenPipe.into()),
+                        Err(error) => Err(io::Error::new(io::ErrorKind::NotConnected, error)),
+                    }
+                })))
+            }
         };
-        self.ended = true;
-        Poll::Ready(shut)
+        arrived.0.as_mut().poll(cx)
     }
 }
 

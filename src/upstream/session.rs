@@ -215,6 +215,8 @@ struct ControlLoop {
     session: Arc<Session>,
     upstreams: Upstreams,
     max_listens: usize,
+    /// The loop has come to its end.
+    ended: bool,
 }
 
 impl Upstreams {
@@ -229,7 +231,7 @@ impl Upstreams {
         nodes: watch::Receiver<Arc<[NodeAddress]>>,
     ) {
         self.add_link(&session);
-        let run = ControlLoop { session, upstreams: self.clone(), max_listens };
+        let mut run = ControlLoop { session, upstreams: self.clone(), max_listens, ended: false };
         let mut hello = Ok(());
         for listen in listens {
             if hello.is_ok() {
@@ -240,18 +242,22 @@ impl Upstreams {
             Ok(()) => run.run(reader, writer, queue, nodes).await,
             Err(error) => error.to_string(),
         };
+        run.ended = true;
         let Session { id, identity, .. } = &*run.session;
         tracing::info!(link = %id, agent = %identity.agent, role = identity.role_name(), why, "a link has ended");
     }
 }
 
-/// However the loop ends, the link ends with it: also when its task is dropped with the node.
+/// However the loop ends, the link ends with it: also when its task is dropped with the node. What has arrived on its flows
+/// may still be read, unless the node is gone as well.
 impl Drop for ControlLoop {
     fn drop(&mut self) {
         self.session.withdraw(&self.upstreams);
         self.upstreams.remove_link(&self.session);
         self.session.link.close(Close::Done, "the control stream ended");
-        self.session.flows.abort();
+        if !self.ended {
+            self.session.flows.abort();
+        }
     }
 }
 

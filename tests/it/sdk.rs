@@ -132,3 +132,27 @@ async fn hundreds_of_endpoints_are_served_over_one_link() {
     assert_eq!(json["endpoints"].as_array().map(Vec::len), Some(600));
     assert_eq!(json["links"].as_array().map(Vec::len), Some(1));
 }
+
+#[tokio::test]
+async fn a_program_that_answers_and_leaves_at_once_loses_nothing_of_its_answer() {
+    let fabric = Fabric::start().await;
+    for _ in 0..5 {
+        let (server, client) = (ok(Client::new(fabric.client())), ok(Client::new(fabric.client())));
+        let mut listener = ok(soon(server.listen(name("once"), Kind::Tcp)).await);
+        let answer = async {
+            let mut flow = ok(soon(listener.accept()).await.expect("a flow comes").accept().await);
+            ok(flow.write_all(&vec![7; 3_000_000]).await);
+            ok(flow.shutdown().await);
+            drop(flow);
+            ok(server.close(Duration::from_secs(10)).await);
+        };
+        let ask = async {
+            let mut flow = ok(client.dial(&name("once")).await);
+            let mut all = Vec::new();
+            ok(soon(flow.read_to_end(&mut all)).await);
+            all.len()
+        };
+        let (asked, ()) = tokio::join!(ask, answer);
+        assert_eq!(asked, 3_000_000);
+    }
+}
