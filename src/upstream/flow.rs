@@ -10,8 +10,8 @@ use super::{
     registry::{InFlight, Name, Tried, Upstream, Upstreams, Via},
 };
 use crate::{
-    protocol::{AgentId, Code, Hop, Open, Refusal},
-    transport::{self, AskError, FlowError, OpenError, Stream},
+    protocol::{AgentId, Code, Hop, Kind, Open, Refusal},
+    transport::{self, AskError, FlowError, OpenError, Stream, Waiting},
 };
 
 /// How long to wait for room on a link.
@@ -45,6 +45,8 @@ pub struct OpenFlow {
 pub struct InUse {
     _in_flight: InFlight,
     _hold: TaskTrackerToken,
+    /// Another node's clients may wait on it, which this node cannot see.
+    _waiting: Option<Waiting>,
 }
 
 /// Why no flow could be opened.
@@ -127,7 +129,7 @@ impl Upstreams {
                     Ok(flow) => return Ok(flow),
                     Err(error) => {
                         tracing::debug!(via = %upstream.via, %error, "an agent gave no flow");
-                        if error.is_of_agent() {
+                        if error.is_of_agent() || upstream.is_silent() {
                             tried.agent(&upstream);
                         }
                         failed = Some(error);
@@ -168,7 +170,8 @@ impl Upstreams {
     async fn join(&self, upstream: &Arc<Upstream>, open: &Open) -> Result<OpenFlow, OpenFlowError> {
         let in_flight = upstream.begin();
         let (stream, hold) = self.open_at(upstream, open.clone()).await?;
-        Ok(OpenFlow { stream, in_use: InUse { _in_flight: in_flight, _hold: hold } })
+        let waiting = (open.kind == Kind::Http).then(|| upstream.via.vitals().wait());
+        Ok(OpenFlow { stream, in_use: InUse { _in_flight: in_flight, _hold: hold, _waiting: waiting } })
     }
 
     /// Waits until an upstream's link has become suspect while another agent, one that answers, can be asked instead. Never
@@ -180,7 +183,11 @@ impl Upstreams {
             return std::future::pending().await;
         }
         loop {
-            vitals.suspected().await;
+            tokio::select! {
+                () = vitals.suspected() => {}
+                // Behind another node its agent does not answer, or has left.
+                () = upstream.withdrawn.cancelled() => {}
+            }
             if self.choose(name, tried).is_some_and(|other| !other.via.vitals().is_suspect()) {
                 return;
             }

@@ -143,7 +143,7 @@ impl Upstreams {
                 Ok(connection) => Lease { connection, in_flight },
                 Err(error) => {
                     tracing::debug!(via = %upstream.via, %error, "an agent gave no flow");
-                    if error.is_of_agent() {
+                    if error.is_of_agent() || upstream.is_silent() {
                         tried.agent(&upstream);
                     }
                     failed = Some(error.into());
@@ -172,10 +172,10 @@ impl Upstreams {
                     }
                 }
             };
-            if reused {
+            if reused && !upstream.is_silent() {
                 reuse = false;
                 tried.again();
-            } else if matches!(error, SendError::Broken(_)) {
+            } else if matches!(error, SendError::Broken(_)) || upstream.is_silent() {
                 tried.agent(&upstream);
             }
             failed = Some(error);

@@ -14,6 +14,7 @@ use std::{
 
 use arc_swap::ArcSwap;
 use tokio::{sync::watch, time::Instant};
+use tokio_util::sync::CancellationToken;
 
 use super::{
     choice::{self, Rank},
@@ -38,6 +39,8 @@ pub(super) struct Upstream {
     pub(super) kind: Kind,
     pub(super) via: Via,
     pub(super) pool: Pool,
+    /// Its node serves it no more, or its agent does not answer that node.
+    pub(super) withdrawn: CancellationToken,
     in_flight: AtomicUsize,
     /// Until when it is passed over, in milliseconds of [`Upstreams::now`].
     shunned_until: AtomicU64,
@@ -363,6 +366,7 @@ impl Upstreams {
             let is = |other: &Upstream| other.agent == route.agent && other.via.is_node(peer);
             for upstream in self.inner.routes.load().get(&name).iter().filter(|other| is(other)) {
                 upstream.pool.retire_all();
+                upstream.withdrawn.cancel();
             }
             self.change(&name, |upstreams| upstreams.iter().filter(|other| !is(other)).cloned().collect());
         }
@@ -466,13 +470,19 @@ impl Upstream {
             kind,
             via,
             pool: Pool::default(),
+            withdrawn: CancellationToken::new(),
             in_flight: AtomicUsize::new(0),
             shunned_until: AtomicU64::new(0),
         })
     }
 
+    /// Whether it is the agent itself that does not answer, as far as this node knows, and not the node before it.
+    pub(super) fn is_silent(&self) -> bool {
+        self.withdrawn.is_cancelled() || (matches!(self.via, Via::Agent(_)) && self.via.vitals().is_suspect())
+    }
+
     /// As peers are told of it.
-    fn route(&self) -> PeerRoute {
+    pub(super) fn route(&self) -> PeerRoute {
         PeerRoute {
             tenant: self.name.tenant.clone(),
             endpoint: self.name.endpoint.clone(),

@@ -329,7 +329,8 @@ async fn an_agent_that_is_killed_beside_another_costs_no_get_and_is_forgotten() 
     load.goes_on().await;
     killed.signal("KILL");
     load.goes_on().await;
-    load.end().await;
+    let (_, slowest) = load.end().await;
+    assert!(slowest < Duration::from_secs(4), "the slowest took {slowest:?}");
     let forgotten = tokio::time::timeout(Duration::from_secs(40), async {
         loop {
             let status = get(cluster.nodes[0].admin, "", "/api/v1/status").await;
