@@ -118,6 +118,14 @@ impl Cluster {
         found
     }
 
+    /// The nodes that an agent is linked to, and the one that reaches it through them.
+    async fn linked_and_not(&self) -> (Vec<usize>, usize) {
+        let linked = self.linked().await;
+        let entry = (0..3).find(|number| !linked.contains(number)).expect("the agent has two links");
+        self.agents(entry, 1).await;
+        (linked, entry)
+    }
+
     fn signal(&self, number: usize, signal: &str) {
         self.nodes[number].process.as_ref().expect("it runs").signal(signal);
     }
@@ -254,9 +262,7 @@ async fn a_killed_node_costs_no_get() {
     let cluster = Cluster::start().await;
     let service = Deliveries::default().service().await;
     let _agent = cluster.agent(&service, 1);
-    let linked = cluster.linked().await;
-    let entry = (0..3).find(|number| !linked.contains(number)).expect("the agent has two links");
-    cluster.agents(entry, 1).await;
+    let (linked, entry) = cluster.linked_and_not().await;
     let load = Load::start(cluster.nodes[entry].edge, &["GET"]);
     load.goes_on().await;
     cluster.signal(linked[0], "KILL");
@@ -272,9 +278,7 @@ async fn a_node_that_hangs_is_passed_over_and_used_again() {
     let cluster = Cluster::start().await;
     let service = Deliveries::default().service().await;
     let _agent = cluster.agent(&service, 1);
-    let linked = cluster.linked().await;
-    let entry = (0..3).find(|number| !linked.contains(number)).expect("the agent has two links");
-    cluster.agents(entry, 1).await;
+    let (linked, entry) = cluster.linked_and_not().await;
     let load = Load::start(cluster.nodes[entry].edge, &["GET"]);
     load.goes_on().await;
     cluster.signal(linked[0], "STOP");

@@ -92,11 +92,6 @@ impl Listener {
         }
     }
 
-    /// Takes no further link; open ones go on.
-    pub fn refuse_new(&self) {
-        self.endpoint.set_server_config(None);
-    }
-
     /// Closes all links at once and waits, a moment at most, until their peers have been told.
     pub async fn close(&self, code: Close, reason: &str) {
         self.endpoint.close((code as u32).into(), reason.as_bytes());
