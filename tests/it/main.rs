@@ -2,6 +2,7 @@
 //!
 //! One file a promise. Ports are always 0, and tests wait for what must become true, never for time to pass.
 
+mod across;
 mod admin;
 mod cli;
 mod cluster;
@@ -12,6 +13,7 @@ mod drain;
 mod health;
 mod hostile;
 mod http;
+mod lasting;
 mod layers;
 mod links;
 mod reuse;
