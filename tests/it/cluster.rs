@@ -144,7 +144,7 @@ impl Handler for Counting {
 
     fn retired(&self, _: &Arc<cluster::Node>, _: &[u64]) {}
 
-    fn flow(&self, _: Stream) -> BoxFuture {
+    fn flow(&self, _: &Arc<cluster::Node>, _: Stream) -> BoxFuture {
         Box::pin(std::future::ready(()))
     }
 

@@ -18,6 +18,7 @@ mod layers;
 mod links;
 mod reuse;
 mod reconnect;
+mod retire;
 mod sdk;
 mod streaming;
 mod support;
