@@ -65,6 +65,7 @@ pub(super) fn open(config: &Config, settings: &Settings) -> Result<Opened, Start
 #[derive(Debug, Clone)]
 struct Counters {
     peers: Gauge,
+    members: Gauge,
     refused: Counter,
     dropped: Counter,
 }
@@ -89,6 +90,11 @@ pub(super) fn run(
 ) {
     let counters = metrics.register(|registry| Counters {
         peers: telemetry::gauge(registry, "peers", "Nodes that this node is linked to"),
+        members: telemetry::gauge(
+            registry,
+            "members",
+            "Other nodes that membership holds to be in the cluster",
+        ),
         refused: telemetry::counter(registry, "peer_refusals", "Peer links that were refused"),
         dropped: telemetry::counter(
             registry,
@@ -456,12 +462,14 @@ impl Links {
                 }
             }
             Effect::Up(member) => {
+                self.counters.members.inc();
                 tracing::info!(peer = %member.node, address = member.address, "a node is in the cluster");
                 if !self.has_link(&member.node) {
                     self.keep(member);
                 }
             }
             Effect::Down(member) => {
+                self.counters.members.dec();
                 tracing::warn!(peer = %member.node, "a node is gone from the cluster");
                 let peer = self.shared.peers().get(&member.node).cloned();
                 // A link that answers knows better than rumour, which will be refuted.

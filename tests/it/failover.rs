@@ -68,12 +68,16 @@ impl Cluster {
     }
 
     async fn sees(&self, number: usize, others: usize) {
-        let admin = self.nodes[number].admin;
         eventually(&format!("n{} is linked to {others} others", number + 1), async || {
-            let metrics = get(admin, "", "/metrics").await;
-            metrics.text().lines().any(|line| line == format!("adit_peers {others}"))
+            self.metric(number, "adit_peers").await == others
         })
         .await;
+    }
+
+    async fn metric(&self, number: usize, name: &str) -> usize {
+        let metrics = get(self.nodes[number].admin, "", "/metrics").await;
+        let value = metrics.text().lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        ok(value.expect("the node has the metric").parse())
     }
 
     /// An agent of the endpoint `web`, as many links as it likes to have.
@@ -287,6 +291,66 @@ async fn a_killed_node_costs_no_get() {
     load.goes_on().await;
     let (answered, slowest) = load.end().await;
     assert!(slowest < Duration::from_secs(4), "{answered} answered, the slowest after {slowest:?}");
+}
+
+#[tokio::test]
+#[expect(clippy::print_stdout, reason = "figures for whoever runs this with --nocapture")]
+async fn a_killed_node_is_passed_over_within_two_seconds_and_gone_within_ten_for_good() {
+    let cluster = Cluster::start().await;
+    let service = Deliveries::default().service().await;
+    let survivors = [0, 1];
+    // One endpoint is served through the third node alone, one through another as well.
+    let _agents = [
+        cluster.agent_at("lost", &service, 2),
+        cluster.agent_at("web", &service, 2),
+        cluster.agent_at("web", &service, 1),
+    ];
+    for number in survivors {
+        eventually("the routes have come", async || {
+            let endpoints = cluster.status(number).await["endpoints"].clone();
+            endpoints[0]["endpoint"] == "lost" && endpoints[1]["agents"] == 2
+        })
+        .await;
+        assert_eq!(cluster.metric(number, "adit_members").await, 2);
+    }
+    cluster.signal(2, "KILL");
+    let killed = Instant::now();
+    for number in survivors {
+        eventually("it is passed over", async || {
+            let peers = cluster.status(number).await["peers"].clone();
+            let third = peers.as_array().into_iter().flatten().find(|peer| peer["node"] == "n3");
+            third.is_none_or(|third| third["suspect"] == true)
+        })
+        .await;
+    }
+    let passed_over = killed.elapsed();
+    let is_gone = async |number| {
+        let status = cluster.status(number).await;
+        let (peers, endpoints) = (&status["peers"], &status["endpoints"]);
+        let one = |list: &serde_json::Value| list.as_array().is_some_and(|list| list.len() == 1);
+        one(peers)
+            && one(endpoints)
+            && endpoints[0]["endpoint"] == "web"
+            && endpoints[0]["agents"] == 1
+            && cluster.metric(number, "adit_members").await == 1
+            && cluster.metric(number, "adit_peers").await == 1
+    };
+    for number in survivors {
+        eventually("it is gone", async || is_gone(number).await).await;
+    }
+    let gone = killed.elapsed();
+    println!("passed over after {passed_over:?}, gone after {gone:?}");
+    assert!(passed_over < Duration::from_secs(2), "{passed_over:?}");
+    assert!(gone < Duration::from_secs(10), "{gone:?}");
+    // This span is the scenario: those that are down are called every five seconds, and nothing brings the dead back.
+    let end = Instant::now() + Duration::from_secs(12);
+    while Instant::now() < end {
+        for number in survivors {
+            assert!(is_gone(number).await, "n{} has seen it again", number + 1);
+            assert_eq!(get(cluster.nodes[number].edge, "web", "/").await.status, StatusCode::OK);
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
 }
 
 #[tokio::test]
