@@ -143,9 +143,7 @@ impl Upstreams {
                 Ok(connection) => Lease { connection, in_flight },
                 Err(error) => {
                     tracing::debug!(via = %upstream.via, %error, "an agent gave no flow");
-                    if error.is_of_agent() || upstream.is_silent() {
-                        tried.agent(&upstream);
-                    }
+                    tried.failed(&upstream, error.is_of_agent());
                     failed = Some(error.into());
                     continue;
                 }
@@ -175,8 +173,8 @@ impl Upstreams {
             if reused && !upstream.is_silent() {
                 reuse = false;
                 tried.again();
-            } else if matches!(error, SendError::Broken(_)) || upstream.is_silent() {
-                tried.agent(&upstream);
+            } else {
+                tried.failed(&upstream, matches!(error, SendError::Broken(_)));
             }
             failed = Some(error);
         }

@@ -172,20 +172,6 @@ impl Session {
         }
     }
 
-    /// Tells peers that the agent does not answer, or that it does again: they have others to ask.
-    fn tell_peers(&self, upstreams: &Upstreams, suspect: bool) {
-        let announcements = upstreams.announcements();
-        for upstream in self.listens().values() {
-            let local = upstreams.local(&upstream.name, upstream.agent);
-            // Of an endpoint that a newer link serves, this one has nothing to tell.
-            match local.is_some_and(|local| Arc::ptr_eq(&local, upstream)) {
-                false => {}
-                true if suspect => announcements.remove(&upstream.route()),
-                true => announcements.add(upstream.route()),
-            }
-        }
-    }
-
     fn withdraw(&self, upstreams: &Upstreams) {
         let listens = std::mem::take(&mut *self.listens());
         for upstream in listens.values() {
@@ -285,7 +271,6 @@ impl ControlLoop {
     ) -> String {
         let link = &self.session.link;
         let mut monitor = Monitor::new(link, Arc::clone(&self.session.vitals));
-        let mut suspect = self.session.vitals.changes();
         let superseded = self.superseded();
         tokio::pin!(superseded);
         loop {
@@ -300,11 +285,6 @@ impl ControlLoop {
                 },
                 number = monitor.ping(link) => writer.send(&Control::Ping(number)).await,
                 Some(frame) = queue.recv() => writer.send(&frame).await,
-                Ok(()) = suspect.changed() => {
-                    let suspect = *suspect.borrow_and_update();
-                    self.session.tell_peers(&self.upstreams, suspect);
-                    Ok(())
-                }
                 Ok(()) = nodes.changed() => {
                     let nodes = nodes.borrow_and_update().to_vec();
                     writer.send(&Control::Nodes(nodes)).await

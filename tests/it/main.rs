@@ -6,6 +6,7 @@ mod across;
 mod admin;
 mod cli;
 mod cluster;
+mod elsewhere;
 mod errors;
 mod failover;
 mod half_close;
