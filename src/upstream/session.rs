@@ -131,13 +131,15 @@ impl Session {
         self.listens.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Asks the opener to move to another node; false when that has been asked before, or there is nothing to move.
-    pub async fn shed(&self, away: GoAway) -> bool {
-        if self.state() != State::Up || self.shed.swap(true, Relaxed) {
-            return false;
-        }
+    /// Asks the opener to move to another node.
+    pub async fn shed(&self, away: GoAway) {
+        self.shed.store(true, Relaxed);
         self.go_away(away).await;
-        true
+    }
+
+    /// Whether it has been asked to move.
+    pub fn is_shed(&self) -> bool {
+        self.shed.load(Relaxed)
     }
 
     /// Says goodbye. The opener is to link elsewhere; until it has, it is still sent what nobody else can take.

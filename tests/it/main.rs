@@ -18,6 +18,7 @@ mod lasting;
 mod layers;
 mod links;
 mod reuse;
+mod rebalance;
 mod reconnect;
 mod retire;
 mod sdk;
