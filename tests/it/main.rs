@@ -14,6 +14,7 @@ mod drain;
 mod health;
 mod hostile;
 mod http;
+mod joining;
 mod lasting;
 mod layers;
 mod links;
