@@ -2,12 +2,10 @@
 
 use std::sync::{Arc, atomic::Ordering::Relaxed};
 
+use bytes::Bytes;
 use http::{HeaderValue, Method, Request, Response, StatusCode, Uri, Version, header};
 use http_body_util::{BodyExt, Limited};
-use hyper::{
-    body::Incoming,
-    upgrade::{OnUpgrade, Upgraded},
-};
+use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::{rt::TokioIo, server::conn::auto};
 use tokio::time::Instant;
 
@@ -20,11 +18,19 @@ use crate::{
     upstream::{self, Name, ResponseBody, Upgrade},
 };
 
+/// The body of a request, whichever version of HTTP it came by.
+pub(super) trait RequestBody:
+    http_body::Body<Data = Bytes, Error: Into<upstream::BoxError>> + Send + 'static
+{
+}
+
+impl<B: http_body::Body<Data = Bytes, Error: Into<upstream::BoxError>> + Send + 'static> RequestBody for B {}
+
 /// Answers a request, whatever happens.
-pub(super) async fn serve(
+pub(super) async fn serve<B: RequestBody>(
     shared: &Arc<Shared>,
     client: Client,
-    request: Request<Incoming>,
+    request: Request<B>,
 ) -> Response<Body> {
     let started = Instant::now();
     let (version, method, uri) = (request.version(), request.method().clone(), request.uri().clone());
@@ -46,10 +52,10 @@ pub(super) async fn serve(
     response
 }
 
-async fn forward(
+async fn forward<B: RequestBody>(
     shared: &Arc<Shared>,
     client: Client,
-    mut request: Request<Incoming>,
+    mut request: Request<B>,
 ) -> Result<Response<Body>, Error> {
     check(shared, &request)?;
     let host = host(&request);
@@ -86,7 +92,7 @@ async fn forward(
 }
 
 /// What must hold before anybody is asked.
-fn check(shared: &Shared, request: &Request<Incoming>) -> Result<(), Error> {
+fn check<B: RequestBody>(shared: &Shared, request: &Request<B>) -> Result<(), Error> {
     if request.method() == Method::CONNECT {
         return Err(Error::Connect);
     }
@@ -99,7 +105,7 @@ fn check(shared: &Shared, request: &Request<Incoming>) -> Result<(), Error> {
         return Err(Error::HeadersTooLarge { size, max });
     }
     if let Some(max) = shared.limits.max_body_bytes
-        && hyper::body::Body::size_hint(request.body()).lower() > max
+        && request.body().size_hint().lower() > max
     {
         return Err(Error::BodyTooLarge { max });
     }
@@ -108,7 +114,7 @@ fn check(shared: &Shared, request: &Request<Incoming>) -> Result<(), Error> {
 
 /// The host that the request is for: that of an absolute target before the `Host` field (RFC 9112 §3.2.2); in HTTP/2 it
 /// comes as `:authority`.
-fn host(request: &Request<Incoming>) -> Option<HeaderValue> {
+fn host<B>(request: &Request<B>) -> Option<HeaderValue> {
     match request.uri().authority() {
         // Whoever has a password in the target does not want it passed on.
         Some(authority) => {
@@ -121,11 +127,16 @@ fn host(request: &Request<Incoming>) -> Option<HeaderValue> {
 }
 
 /// Makes of the client's request the one that the service gets.
-fn rewrite(request: &mut Request<Incoming>, client: Client, host: Option<HeaderValue>, switching: bool) {
+fn rewrite<B: RequestBody>(
+    request: &mut Request<B>,
+    client: Client,
+    host: Option<HeaderValue>,
+    switching: bool,
+) {
     *request.version_mut() = Version::HTTP_11;
     let target = request.uri().path_and_query().cloned().map_or_else(Uri::default, Uri::from);
     *request.uri_mut() = target;
-    let has_body = !hyper::body::Body::is_end_stream(request.body());
+    let has_body = !request.body().is_end_stream();
     let headers = request.headers_mut();
     headers::strip_hop_by_hop(headers);
     if !switching {
