@@ -44,6 +44,9 @@ pub struct NodeArgs {
     /// Private key of an --edge-cert, as PEM (repeatable, in the same order).
     #[arg(long, value_name = "FILE", help_heading = "Clients (the edge)")]
     edge_key: Vec<PathBuf>,
+    /// Tell clients of HTTPS that HTTP/3 is on this UDP port, if not on that of --edge-tls-bind; 0 for no HTTP/3.
+    #[arg(long, value_name = "PORT", help_heading = "Clients (the edge)")]
+    edge_http3_port: Option<u16>,
     /// Wait so long for a service's response headers, from the end of the request on. Nothing limits what follows.
     #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = duration)]
     #[arg(help_heading = "Clients (the edge)")]
@@ -136,12 +139,20 @@ impl NodeArgs {
             Some(identity) => identity,
             None => development()?,
         };
+        let http3 = match self.edge_http3_port {
+            None => edge::Http3::Bound,
+            Some(0) => edge::Http3::Off,
+            Some(port) => edge::Http3::Port(port),
+        };
         let tls = match self.edge_tls_bind {
+            None if self.edge_http3_port.is_some_and(|port| port > 0) => {
+                return Err(ConfigError::Half { given: "--edge-http3-port", missing: "--edge-tls-bind" });
+            }
             None => None,
             Some(bind) if own.edge.is_empty() => {
-                Some(edge::TlsConfig { bind, identities: vec![development()?] })
+                Some(edge::TlsConfig { bind, identities: vec![development()?], http3 })
             }
-            Some(bind) => Some(edge::TlsConfig { bind, identities: own.edge }),
+            Some(bind) => Some(edge::TlsConfig { bind, identities: own.edge, http3 }),
         };
         tracing::info!(pin = %identity.fingerprint(), "agents can pin the link certificate");
         let node = self.node_id.clone().unwrap_or_else(default_id);

@@ -12,6 +12,7 @@ mod drain;
 mod health;
 mod hostile;
 mod http;
+mod http3;
 mod layers;
 mod links;
 mod reuse;
