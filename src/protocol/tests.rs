@@ -1163,12 +1163,23 @@ mod bounds {
             text(max).iter().for_each(|bytes| accepts::<Peer>(bytes));
             text(max + 1).iter().for_each(|bytes| refuses::<Peer>(bytes, what));
         }
+        for (what, set) in [
+            ("peer address is empty", (|hello| hello.peer_address.clear()) as fn(&mut PeerHello)),
+            ("link address is empty", |hello| hello.link_address.clear()),
+        ] {
+            with_peer_hello(set).iter().for_each(|bytes| refuses::<Peer>(bytes, what));
+        }
+    }
+
+    /// What every `PeerHello` must have, but for its name and phase.
+    fn addresses() -> Vec<u8> {
+        [block(6, "n1:8003"), block(7, "n1:8001")].concat()
     }
 
     #[test]
     fn name_of_a_peer() {
         for kind in [0x30, 0x31] {
-            let name = |text: &str| raw(kind, &[block(3, text), number(8, 1)].concat());
+            let name = |text: &str| raw(kind, &[block(3, text), addresses(), number(8, 1)].concat());
             accepts::<Peer>(&name(&"n".repeat(64)));
             refuses::<Peer>(&name(&"n".repeat(65)), "node name");
             refuses::<Peer>(&name(""), "node name");
@@ -1178,7 +1189,7 @@ mod bounds {
 
     #[test]
     fn numbers_of_phases() {
-        let hello = |phase| raw(0x30, &[block(3, "n1"), number(8, phase)].concat());
+        let hello = |phase| raw(0x30, &[block(3, "n1"), addresses(), number(8, phase)].concat());
         let alone = |phase| raw(0x33, &number(1, phase));
         for phase in 1..=3 {
             accepts::<Peer>(&hello(phase));
