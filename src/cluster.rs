@@ -51,7 +51,7 @@ pub trait Handler: Send + Sync + fmt::Debug {
     /// No further request may be put on these flows, which this side has opened.
     fn retired(&self, peer: &Arc<Node>, flows: &[u64]);
     /// A peer opens a flow.
-    fn flow(&self, stream: Stream) -> BoxFuture;
+    fn flow(&self, peer: &Arc<Node>, stream: Stream) -> BoxFuture;
     /// What all linked peers serve has been told.
     fn settled(&self);
     /// How busy this node is.

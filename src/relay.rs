@@ -1,8 +1,11 @@
-//! Flows that arrive on links, from forwarders: each is joined to a flow of an agent that serves its endpoint.
+//! Flows that arrive on links, from forwarders and from other nodes: each is joined to a flow of an agent that serves its
+//! endpoint.
 //!
-//! Driven by `node`, which hands over each forwarder's link. It never parses what it carries.
+//! Driven by `node`, which hands over each forwarder's link and each flow of a node. It never parses what it carries.
 
 use std::{
+    convert::Infallible,
+    future::pending,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering::Relaxed},
@@ -11,6 +14,7 @@ use std::{
 };
 
 use crate::{
+    cluster,
     protocol::{Code, DecodeError, Flow, Hop, Kind, Open, Refusal},
     splice::{Counts, splice},
     telemetry,
@@ -49,7 +53,7 @@ impl Relay {
     }
 
     /// Serves one flow that another node has opened here for an agent that it has chosen. It goes no further than that.
-    pub async fn serve_node(&self, mut stream: Stream) {
+    pub async fn serve_node(&self, mut stream: Stream, from: &cluster::Node) {
         let open = match first_frame(&mut stream).await {
             Ok(open) => open,
             Err(Some(refusal)) => return transport::refuse(stream, refusal).await,
@@ -66,7 +70,7 @@ impl Relay {
             Err(refusal) => return transport::refuse(stream, refusal).await,
         };
         let name = Name { tenant: open.tenant.clone().unwrap_or_default(), endpoint: open.endpoint.clone() };
-        self.join(stream, &name, self.upstreams.open_local(&name, agent, &open)).await;
+        self.join(stream, Some(from), &name, self.upstreams.open_local(&name, agent, &open)).await;
     }
 
     async fn flow(&self, mut stream: Stream, from: &Session) {
@@ -80,13 +84,14 @@ impl Relay {
             Err(refusal) => return transport::refuse(stream, refusal).await,
         };
         let name = Name { tenant: from.identity.tenant.clone(), endpoint: open.endpoint.clone() };
-        self.join(stream, &name, self.upstreams.open(&name, &open)).await;
+        self.join(stream, None, &name, self.upstreams.open(&name, &open)).await;
     }
 
-    /// Joins a flow to one of an agent, once that has been opened.
+    /// Joins a flow, of a node or of a forwarder, to one of an agent, once that has been opened.
     async fn join(
         &self,
         mut stream: Stream,
+        node: Option<&cluster::Node>,
         name: &Name,
         opening: impl Future<Output = Result<OpenFlow, OpenFlowError>>,
     ) {
@@ -108,8 +113,19 @@ impl Relay {
         if let Err(error) = transport::write_flow(&mut stream, &Flow::Opened).await {
             return tracing::debug!(%error, "a flow went away before it began");
         }
-        let counts = Counts::default();
-        let end = splice(stream, flow.stream, &counts).await;
+        let (counts, number) = (Counts::default(), stream.id());
+        // Only the node that puts requests on it knows when it is idle, and so when to close it.
+        let pass_on = async {
+            flow.in_use.retired().await;
+            if let Some(node) = node {
+                node.retire(number);
+            }
+            pending::<Infallible>().await
+        };
+        let end = tokio::select! {
+            end = splice(stream, flow.stream, &counts) => end,
+            never = pass_on => match never {},
+        };
         drop(flow.in_use);
         tracing::debug!(
             endpoint = %name.endpoint,

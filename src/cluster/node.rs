@@ -13,7 +13,7 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch};
 
 use super::{
     Handler, Shared,
@@ -22,7 +22,7 @@ use super::{
 };
 use crate::{
     drain::{Aborted, Tasks},
-    protocol::{AgentId, Close, DecodeError, LinkId, Load, Peer, PeerHello, Phase},
+    protocol::{AgentId, Close, DecodeError, LinkId, Load, Peer, PeerHello, Phase, Retire},
     transport::{FrameError, FrameReader, FrameWriter, Link, Monitor, Vitals, Waiting},
 };
 
@@ -54,6 +54,10 @@ pub struct Node {
     agent_links: AtomicU32,
     agents: ArcSwap<HashMap<AgentId, u32>>,
     complete: AtomicBool,
+    /// Flows of its that are to carry no further request, of which it has still to be told: each once, and all within the
+    /// time that it has to read a frame.
+    retired: Mutex<Vec<u64>>,
+    retiring: Notify,
     /// Peer links are always watched: whoever would use one must know beforehand whether it answers.
     _watched: Waiting,
 }
@@ -83,6 +87,8 @@ impl Node {
             agent_links: AtomicU32::new(0),
             agents: ArcSwap::default(),
             complete: AtomicBool::new(false),
+            retired: Mutex::default(),
+            retiring: Notify::new(),
             _watched: vitals.wait(),
             vitals,
         };
@@ -107,6 +113,16 @@ impl Node {
     /// Whether its first snapshot of routes has come.
     pub fn is_complete(&self) -> bool {
         self.complete.load(Relaxed)
+    }
+
+    /// Asks it to put no further request on a flow that it has opened.
+    pub fn retire(&self, flow: u64) {
+        self.retired().push(flow);
+        self.retiring.notify_one();
+    }
+
+    fn retired(&self) -> MutexGuard<'_, Vec<u64>> {
+        self.retired.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// What it shows of itself.
@@ -196,6 +212,7 @@ struct Due {
     pong: Option<u64>,
     ping: Option<u64>,
     unsupported: Option<u8>,
+    retire: bool,
     phase: bool,
     load: bool,
     routes: bool,
@@ -206,6 +223,7 @@ impl Due {
         self.pong.is_some()
             || self.ping.is_some()
             || self.unsupported.is_some()
+            || self.retire
             || self.phase
             || self.load
             || self.routes
@@ -268,6 +286,10 @@ impl ControlLoop {
                     due.ping = Some(number);
                     Ok(())
                 }
+                () = node.retiring.notified() => {
+                    due.retire = true;
+                    Ok(())
+                }
                 Ok(()) = phase.changed() => {
                     due.phase = true;
                     Ok(())
@@ -307,6 +329,13 @@ impl ControlLoop {
         }
         if let Some(kind) = due.unsupported.take() {
             return Some(Peer::Unsupported(kind));
+        }
+        if std::mem::take(&mut due.retire) {
+            let mut retired = self.node.retired();
+            let first = retired.len().min(Retire::MAX_FLOWS);
+            let flows = retired.drain(..first).collect();
+            due.retire = !retired.is_empty();
+            return Some(Peer::Retire(Retire { flows }));
         }
         if std::mem::take(&mut due.phase) {
             return Some(Peer::Phase(*self.shared.phase.borrow()));
@@ -385,7 +414,7 @@ pub(super) async fn datagrams(node: Arc<Node>, shared: Arc<Shared>) {
 /// Hands the peer's flows over, until the link ends.
 pub(super) async fn flows(node: Arc<Node>, handler: Arc<dyn Handler>) {
     while let Ok(stream) = node.link.accept().await {
-        let flow = handler.flow(stream);
+        let flow = handler.flow(&node, stream);
         // As many at once as the link permits streams.
         node.flows.spawn(flow);
     }

@@ -315,11 +315,17 @@ impl Upstreams {
         let name = Name { tenant: session.identity.tenant.clone(), endpoint: listen.endpoint.clone() };
         let agent = session.identity.agent;
         let upstream = Upstream::new(name, agent, listen.kind, Via::Agent(Arc::clone(session)));
+        let of_agent = |other: &Upstream| match &other.via {
+            Via::Agent(session) if other.agent == agent => Some(session.id),
+            _ => None,
+        };
+        for other in self.inner.routes.load().get(&upstream.name) {
+            // Requests of other nodes that find an idle flow would go on over the older link.
+            if of_agent(other).is_some_and(|link| link < session.id) {
+                other.pool.retire_all();
+            }
+        }
         self.change(&upstream.name, |upstreams| {
-            let of_agent = |other: &Upstream| match &other.via {
-                Via::Agent(session) if other.agent == agent => Some(session.id),
-                _ => None,
-            };
             // A link that a newer one has replaced may still say what it was told before that.
             if upstreams.iter().filter_map(|other| of_agent(other)).any(|other| other > session.id) {
                 return upstreams.to_vec();

@@ -176,10 +176,12 @@ impl Session {
     fn tell_peers(&self, upstreams: &Upstreams, suspect: bool) {
         let announcements = upstreams.announcements();
         for upstream in self.listens().values() {
-            if suspect {
-                announcements.remove(&upstream.route());
-            } else if upstreams.local(&upstream.name, upstream.agent).is_some() {
-                announcements.add(upstream.route());
+            let local = upstreams.local(&upstream.name, upstream.agent);
+            // Of an endpoint that a newer link serves, this one has nothing to tell.
+            match local.is_some_and(|local| Arc::ptr_eq(&local, upstream)) {
+                false => {}
+                true if suspect => announcements.remove(&upstream.route()),
+                true => announcements.add(upstream.route()),
             }
         }
     }

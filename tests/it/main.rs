@@ -2,6 +2,7 @@
 //!
 //! One file a promise. Ports are always 0, and tests wait for what must become true, never for time to pass.
 
+mod across;
 mod admin;
 mod cli;
 mod cluster;
@@ -13,10 +14,12 @@ mod health;
 mod hostile;
 mod http;
 mod http3;
+mod lasting;
 mod layers;
 mod links;
 mod reuse;
 mod reconnect;
+mod retire;
 mod sdk;
 mod streaming;
 mod support;
