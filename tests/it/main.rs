@@ -14,6 +14,8 @@ mod hostile;
 mod http;
 mod layers;
 mod links;
+#[cfg(target_os = "linux")]
+mod partition;
 mod reuse;
 mod reconnect;
 mod sdk;
