@@ -17,6 +17,8 @@ mod http3;
 mod lasting;
 mod layers;
 mod links;
+#[cfg(target_os = "linux")]
+mod partition;
 mod reuse;
 mod reconnect;
 mod retire;
