@@ -1,7 +1,7 @@
-//! The front doors of a node for HTTP clients: HTTP/1.1 and HTTP/2, in the clear and with TLS.
+//! The front doors of a node: HTTP/1.1 and HTTP/2, in the clear and with TLS, and plain ports for single endpoints.
 //!
 //! Owns the listeners, the clients' connections, and what clients are told when something fails. It parses HTTP, the only
-//! time on the way; requests go on through `upstream`.
+//! time on the way; requests and connections go on through `upstream`.
 
 mod body;
 mod connection;
@@ -10,6 +10,7 @@ mod error;
 mod headers;
 mod http;
 mod metrics;
+mod tcp;
 
 use std::{
     io,
@@ -26,10 +27,12 @@ use tokio_rustls::TlsAcceptor;
 
 use crate::{
     drain::{Aborted, Tasks},
+    protocol::EndpointId,
     telemetry::Metrics,
     tls,
     upstream::Upstreams,
 };
+use connection::Door;
 
 /// How the edge listens, and its limits.
 #[derive(Debug, Clone)]
@@ -38,6 +41,8 @@ pub struct Config {
     pub bind: SocketAddr,
     /// Where HTTP is spoken over TLS, if anywhere.
     pub tls: Option<TlsConfig>,
+    /// Plain ports, each for one endpoint.
+    pub tcp: Vec<Port>,
     /// How long a service has to begin its response, from the last byte of the request on.
     pub request_timeout: Duration,
     /// The most bytes of names and values of a request's header fields.
@@ -55,11 +60,20 @@ pub struct TlsConfig {
     pub identities: Vec<tls::Identity>,
 }
 
+/// A port whose connections are all for one endpoint.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Port {
+    /// Where it listens.
+    pub bind: SocketAddr,
+    /// The endpoint behind it.
+    pub endpoint: EndpointId,
+}
+
 /// Why an edge does not start.
 #[derive(Debug, thiserror::Error)]
 pub enum BindError {
     /// A port cannot be bound.
-    #[error("cannot listen on TCP {address} for HTTP ({flag})")]
+    #[error("cannot listen on TCP {address} for clients ({flag})")]
     Bind {
         /// The address that was asked for.
         address: SocketAddr,
@@ -96,6 +110,7 @@ pub struct Edge {
     accepting: Tasks,
     address: SocketAddr,
     tls_address: Option<SocketAddr>,
+    ports: Vec<Port>,
 }
 
 impl Edge {
@@ -105,15 +120,20 @@ impl Edge {
     /// When a port is taken, or a certificate cannot be used.
     pub async fn start(config: Config, upstreams: Upstreams, metrics: &Metrics) -> Result<Self, BindError> {
         let (plain, address) = bind(config.bind, "--edge-bind").await?;
-        let tls = match &config.tls {
-            None => None,
-            Some(tls) => {
-                let server =
-                    tls::server_config(&tls.identities, tls::ClientAuth::None, &[b"h2", b"http/1.1"])?;
-                let (listener, address) = bind(tls.bind, "--edge-tls-bind").await?;
-                Some((listener, address, TlsAcceptor::from(Arc::new(server))))
-            }
-        };
+        let mut doors = vec![(plain, Door::Http)];
+        let mut tls_address = None;
+        if let Some(tls) = &config.tls {
+            let server = tls::server_config(&tls.identities, tls::ClientAuth::None, &[b"h2", b"http/1.1"])?;
+            let (listener, address) = bind(tls.bind, "--edge-tls-bind").await?;
+            tls_address = Some(address);
+            doors.push((listener, Door::Https(TlsAcceptor::from(Arc::new(server)))));
+        }
+        let mut ports = Vec::new();
+        for Port { bind: wanted, endpoint } in &config.tcp {
+            let (listener, bind) = bind(*wanted, "--tcp").await?;
+            ports.push(Port { bind, endpoint: endpoint.clone() });
+            doors.push((listener, Door::Tcp(endpoint.clone())));
+        }
         let shared = Arc::new(Shared {
             upstreams,
             limits: config,
@@ -123,17 +143,10 @@ impl Edge {
             handshakes: Semaphore::new(HANDSHAKES),
         });
         let accepting = Tasks::new();
-        accepting.spawn(connection::accept(plain, None, Arc::clone(&shared), accepting.clone()));
-        let tls_address = tls.map(|(listener, address, acceptor)| {
-            accepting.spawn(connection::accept(
-                listener,
-                Some(acceptor),
-                Arc::clone(&shared),
-                accepting.clone(),
-            ));
-            address
-        });
-        Ok(Self { shared, accepting, address, tls_address })
+        for (listener, door) in doors {
+            accepting.spawn(connection::accept(listener, door, Arc::clone(&shared), accepting.clone()));
+        }
+        Ok(Self { shared, accepting, address, tls_address, ports })
     }
 
     /// Where HTTP is spoken in the clear.
@@ -146,13 +159,18 @@ impl Edge {
         self.tls_address
     }
 
+    /// The plain ports, with the addresses that were bound.
+    pub fn ports(&self) -> &[Port] {
+        &self.ports
+    }
+
     /// Goes on serving, and tells clients with each answer that their connection ends.
     pub fn closing(&self) {
         self.shared.closing.store(true, Relaxed);
     }
 
     /// Stops accepting and finishes what is under way: HTTP/1.1 connections end with their request, HTTP/2 ones with
-    /// GOAWAY and their last stream, upgraded ones when they end, all at the deadline.
+    /// GOAWAY and their last stream, upgraded and plain ones when they end, all at the deadline.
     ///
     /// # Errors
     /// When something was left at the deadline.

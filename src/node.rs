@@ -86,12 +86,14 @@ impl Default for Rebalance {
 }
 
 /// The addresses that were bound.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Addresses {
     /// HTTP in the clear.
     pub edge: SocketAddr,
     /// HTTP over TLS.
     pub edge_tls: Option<SocketAddr>,
+    /// Plain ports and their endpoints.
+    pub tcp: Vec<edge::Port>,
     /// Links.
     pub link: SocketAddr,
     /// Operators.
@@ -223,6 +225,7 @@ impl Node {
         let addresses = Addresses {
             edge: edge.address(),
             edge_tls: edge.tls_address(),
+            tcp: edge.ports().to_vec(),
             link: address,
             admin: admin.address(),
             peer: cluster_view.as_ref().map(|cluster| cluster.address()),

@@ -4,7 +4,7 @@ use std::{fs, net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::Args;
 
-use super::{ConfigError, LinkArgs, LogArgs, address, both, bytes, duration};
+use super::{ConfigError, LinkArgs, LogArgs, address, both, bytes, duration, port};
 use crate::{
     cluster, edge,
     net::HostPort,
@@ -44,6 +44,10 @@ pub struct NodeArgs {
     /// Private key of an --edge-cert, as PEM (repeatable, in the same order).
     #[arg(long, value_name = "FILE", help_heading = "Clients (the edge)")]
     edge_key: Vec<PathBuf>,
+    /// Listen for TCP connections to one endpoint (repeatable): a port of 127.0.0.1, or ADDRESS:PORT, and the endpoint's
+    /// name.
+    #[arg(long, value_name = "LISTEN=ENDPOINT", value_parser = port, help_heading = "Clients (the edge)")]
+    tcp: Vec<edge::Port>,
     /// Wait so long for a service's response headers, from the end of the request on. Nothing limits what follows.
     #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = duration)]
     #[arg(help_heading = "Clients (the edge)")]
@@ -159,6 +163,7 @@ impl NodeArgs {
             edge: edge::Config {
                 bind: self.edge_bind,
                 tls,
+                tcp: self.tcp,
                 request_timeout: self.request_timeout,
                 max_header_bytes: self.max_header_bytes as usize,
                 max_body_bytes: self.max_body_bytes,

@@ -14,6 +14,7 @@ mod hostile;
 mod http;
 mod layers;
 mod links;
+mod ports;
 mod reuse;
 mod reconnect;
 mod sdk;

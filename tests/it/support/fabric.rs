@@ -59,6 +59,7 @@ impl Fabric {
             edge: edge::Config {
                 bind: any,
                 tls: None,
+                tcp: Vec::new(),
                 request_timeout: Duration::from_secs(30),
                 max_header_bytes: 64 * 1024,
                 max_body_bytes: None,
@@ -78,7 +79,7 @@ impl Fabric {
         };
         change(&mut config);
         let node = ok(Node::start(config.clone()).await);
-        let addresses = *node.addresses();
+        let addresses = node.addresses().clone();
         Self { authority, config, node: Some(node), addresses }
     }
 
@@ -129,6 +130,15 @@ impl Fabric {
         let forwarder = ok(forward::Forwarder::start(config).await);
         let address = forwarder.addresses()[0];
         (forwarder, address)
+    }
+
+    /// Waits until the node's metrics have a line.
+    pub(crate) async fn tells(&self, line: &str) {
+        super::eventually(&format!("the metrics tell {line}"), async || {
+            let metrics = super::client::get(self.addresses.admin, "", "/metrics").await;
+            metrics.text().lines().any(|found| found == line)
+        })
+        .await;
     }
 
     /// Stops the node at once, as a kill would, without a goodbye to anybody.
