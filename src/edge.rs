@@ -1,4 +1,5 @@
-//! The front doors of a node: HTTP/1.1 and HTTP/2, in the clear and with TLS, and plain ports for single endpoints.
+//! The front doors of a node: HTTP/1.1 and HTTP/2, in the clear and with TLS; TLS that is passed on unopened; and
+//! plain ports for single endpoints.
 //!
 //! Owns the listeners, the clients' connections, and what clients are told when something fails. It parses HTTP, the only
 //! time on the way; requests and connections go on through `upstream`.
@@ -10,6 +11,8 @@ mod error;
 mod headers;
 mod http;
 mod metrics;
+mod postgres;
+mod sni;
 mod tcp;
 
 use std::{
@@ -41,6 +44,8 @@ pub struct Config {
     pub bind: SocketAddr,
     /// Where HTTP is spoken over TLS, if anywhere.
     pub tls: Option<TlsConfig>,
+    /// Where TLS is passed on to the endpoint that its client names, if anywhere.
+    pub sni: Option<SocketAddr>,
     /// Plain ports, each for one endpoint.
     pub tcp: Vec<Port>,
     /// How long a service has to begin its response, from the last byte of the request on.
@@ -110,6 +115,7 @@ pub struct Edge {
     accepting: Tasks,
     address: SocketAddr,
     tls_address: Option<SocketAddr>,
+    sni_address: Option<SocketAddr>,
     ports: Vec<Port>,
 }
 
@@ -127,6 +133,12 @@ impl Edge {
             let (listener, address) = bind(tls.bind, "--edge-tls-bind").await?;
             tls_address = Some(address);
             doors.push((listener, Door::Https(TlsAcceptor::from(Arc::new(server)))));
+        }
+        let mut sni_address = None;
+        if let Some(wanted) = config.sni {
+            let (listener, address) = bind(wanted, "--edge-sni-bind").await?;
+            sni_address = Some(address);
+            doors.push((listener, Door::Sni));
         }
         let mut ports = Vec::new();
         for Port { bind: wanted, endpoint } in &config.tcp {
@@ -146,7 +158,7 @@ impl Edge {
         for (listener, door) in doors {
             accepting.spawn(connection::accept(listener, door, Arc::clone(&shared), accepting.clone()));
         }
-        Ok(Self { shared, accepting, address, tls_address, ports })
+        Ok(Self { shared, accepting, address, tls_address, sni_address, ports })
     }
 
     /// Where HTTP is spoken in the clear.
@@ -157,6 +169,11 @@ impl Edge {
     /// Where HTTP is spoken over TLS.
     pub fn tls_address(&self) -> Option<SocketAddr> {
         self.tls_address
+    }
+
+    /// Where TLS is passed on unopened.
+    pub fn sni_address(&self) -> Option<SocketAddr> {
+        self.sni_address
     }
 
     /// The plain ports, with the addresses that were bound.

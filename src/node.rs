@@ -92,6 +92,8 @@ pub struct Addresses {
     pub edge: SocketAddr,
     /// HTTP over TLS.
     pub edge_tls: Option<SocketAddr>,
+    /// TLS that is passed on unopened.
+    pub edge_sni: Option<SocketAddr>,
     /// Plain ports and their endpoints.
     pub tcp: Vec<edge::Port>,
     /// Links.
@@ -225,6 +227,7 @@ impl Node {
         let addresses = Addresses {
             edge: edge.address(),
             edge_tls: edge.tls_address(),
+            edge_sni: edge.sni_address(),
             tcp: edge.ports().to_vec(),
             link: address,
             admin: admin.address(),

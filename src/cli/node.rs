@@ -29,6 +29,9 @@ pub(super) fn tell(addresses: &Addresses) {
     if let Some(edge) = addresses.edge_tls {
         say(format_args!("edge   https://{edge}"));
     }
+    if let Some(sni) = addresses.edge_sni {
+        say(format_args!("sni    tls://{sni}"));
+    }
     for port in &addresses.tcp {
         say(format_args!("tcp    tcp://{} for {}", port.bind, port.endpoint));
     }

@@ -44,6 +44,10 @@ pub struct NodeArgs {
     /// Private key of an --edge-cert, as PEM (repeatable, in the same order).
     #[arg(long, value_name = "FILE", help_heading = "Clients (the edge)")]
     edge_key: Vec<PathBuf>,
+    /// Listen for TLS that the services end themselves. It is passed on unopened, to the TCP endpoint of the name that the
+    /// client asks for (SNI).
+    #[arg(long, value_name = "ADDRESS:PORT", value_parser = address, help_heading = "Clients (the edge)")]
+    edge_sni_bind: Option<SocketAddr>,
     /// Listen for TCP connections to one endpoint (repeatable): a port of 127.0.0.1, or ADDRESS:PORT, and the endpoint's
     /// name.
     #[arg(long, value_name = "LISTEN=ENDPOINT", value_parser = port, help_heading = "Clients (the edge)")]
@@ -163,6 +167,7 @@ impl NodeArgs {
             edge: edge::Config {
                 bind: self.edge_bind,
                 tls,
+                sni: self.edge_sni_bind,
                 tcp: self.tcp,
                 request_timeout: self.request_timeout,
                 max_header_bytes: self.max_header_bytes as usize,

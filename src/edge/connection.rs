@@ -19,7 +19,7 @@ use hyper_util::{
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 
-use super::{Shared, http, tcp};
+use super::{Shared, http, sni, tcp};
 use crate::{
     drain::Tasks,
     net::{self, Connection},
@@ -49,6 +49,8 @@ pub(super) enum Door {
     Http,
     /// HTTP over TLS.
     Https(TlsAcceptor),
+    /// The endpoint that the client's TLS names.
+    Sni,
     /// One endpoint.
     Tcp(EndpointId),
 }
@@ -86,6 +88,7 @@ async fn enter(stream: TcpStream, address: SocketAddr, door: Door, shared: Arc<S
     match door {
         Door::Http => serve(Connection::Tcp(stream), Client { address, scheme: "http" }, shared).await,
         Door::Https(tls) => secure(stream, address, tls, shared).await,
+        Door::Sni => sni::serve(stream, address, &shared).await,
         Door::Tcp(endpoint) => tcp::serve(stream, address, endpoint, &shared).await,
     }
 }

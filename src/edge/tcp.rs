@@ -1,4 +1,4 @@
-//! TCP connections that are joined to flows as they are: those of plain ports, each for one endpoint.
+//! TCP connections that are joined to flows as they are: those of plain ports, and what `sni` has found an endpoint for.
 //!
 //! Driven by `connection`. It never looks into the bytes.
 

@@ -18,6 +18,7 @@ mod ports;
 mod reuse;
 mod reconnect;
 mod sdk;
+mod sni;
 mod streaming;
 mod support;
 mod tcp;

@@ -1,6 +1,6 @@
 //! A node, and the agents and forwarders that link to it.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
 use adit::{
     agent::{self, Agent, Service},
@@ -25,17 +25,21 @@ pub(crate) struct Fabric {
     pub(crate) addresses: node::Addresses,
 }
 
-pub(crate) fn identity(authority: &Authority, names: &[&str]) -> Identity {
+/// Writes a certificate and its key.
+pub(crate) fn issue(authority: &Authority, names: &[&str], cert: &Path, key: &Path) {
     let request = Request {
         common_name: "test".into(),
         names: names.iter().map(|name| (*name).into()).collect(),
         usage: Usage::Both,
         lifetime: tls::DEFAULT_LIFETIME,
     };
-    let issued = ok(authority.issue(&request));
+    ok(ok(authority.issue(&request)).write(cert, key));
+}
+
+pub(crate) fn identity(authority: &Authority, names: &[&str]) -> Identity {
     let dir = ok(tempfile::tempdir());
     let (cert, key) = (dir.path().join("a.pem"), dir.path().join("a.key"));
-    ok(issued.write(&cert, &key));
+    issue(authority, names, &cert, &key);
     ok(Identity::load(&cert, &key))
 }
 
@@ -59,6 +63,7 @@ impl Fabric {
             edge: edge::Config {
                 bind: any,
                 tls: None,
+                sni: None,
                 tcp: Vec::new(),
                 request_timeout: Duration::from_secs(30),
                 max_header_bytes: 64 * 1024,
