@@ -24,6 +24,7 @@ pub use node::NodeArgs;
 
 use crate::{
     agent::InvalidService,
+    edge,
     net::HostPort,
     protocol::{EndpointId, NodeId},
     tls,
@@ -192,6 +193,18 @@ fn duration(text: &str) -> Result<Duration, humantime::DurationError> {
 /// A number of bytes.
 fn bytes(text: &str) -> Result<u64, &'static str> {
     text.parse().map_err(|_| "expected a number of bytes, such as 1048576")
+}
+
+/// A port and the endpoint behind it, as in 5432=db or 0.0.0.0:5432=db.
+fn port(text: &str) -> Result<edge::Port, String> {
+    let (listen, endpoint) =
+        text.split_once('=').ok_or("expected LISTEN=ENDPOINT, such as 0.0.0.0:5432=db")?;
+    let bind = match listen.parse() {
+        Ok(port) => std::net::SocketAddr::from(([127, 0, 0, 1], port)),
+        Err(_) => address(listen)?,
+    };
+    let endpoint = endpoint.parse().map_err(|error: crate::protocol::InvalidId| error.to_string())?;
+    Ok(edge::Port { bind, endpoint })
 }
 
 /// An address to listen on. A name could stand for several, so only a number will do.

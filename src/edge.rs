@@ -1,7 +1,8 @@
-//! The front doors of a node for HTTP clients: HTTP/1.1 and HTTP/2, in the clear and with TLS, and HTTP/3.
+//! The front doors of a node: HTTP/1.1 and HTTP/2, in the clear and with TLS; HTTP/3; TLS that is passed on unopened; and
+//! plain ports for single endpoints.
 //!
 //! Owns the listeners, the clients' connections, and what clients are told when something fails. It parses HTTP, the only
-//! time on the way; requests go on through `upstream`.
+//! time on the way; requests and connections go on through `upstream`.
 
 mod body;
 mod connection;
@@ -11,6 +12,9 @@ mod h3;
 mod headers;
 mod http;
 mod metrics;
+mod postgres;
+mod sni;
+mod tcp;
 
 use std::{
     io,
@@ -28,11 +32,13 @@ use tokio_rustls::TlsAcceptor;
 
 use crate::{
     drain::{Aborted, Tasks},
+    protocol::EndpointId,
     telemetry::Metrics,
     tls,
     transport::quic,
     upstream::Upstreams,
 };
+use connection::Door;
 
 /// How the edge listens, and its limits.
 #[derive(Debug, Clone)]
@@ -41,6 +47,10 @@ pub struct Config {
     pub bind: SocketAddr,
     /// Where HTTP is spoken over TLS, if anywhere.
     pub tls: Option<TlsConfig>,
+    /// Where TLS is passed on to the endpoint that its client names, if anywhere.
+    pub sni: Option<SocketAddr>,
+    /// Plain ports, each for one endpoint.
+    pub tcp: Vec<Port>,
     /// How long a service has to begin its response, from the last byte of the request on.
     pub request_timeout: Duration,
     /// The most bytes of names and values of a request's header fields.
@@ -71,11 +81,20 @@ pub enum Http3 {
     Port(u16),
 }
 
+/// A port whose connections are all for one endpoint.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Port {
+    /// Where it listens.
+    pub bind: SocketAddr,
+    /// The endpoint behind it.
+    pub endpoint: EndpointId,
+}
+
 /// Why an edge does not start.
 #[derive(Debug, thiserror::Error)]
 pub enum BindError {
     /// A port cannot be bound.
-    #[error("cannot listen on TCP {address} for HTTP ({flag})")]
+    #[error("cannot listen on TCP {address} for clients ({flag})")]
     Bind {
         /// The address that was asked for.
         address: SocketAddr,
@@ -117,6 +136,8 @@ pub struct Edge {
     accepting: Tasks,
     address: SocketAddr,
     tls_address: Option<SocketAddr>,
+    sni_address: Option<SocketAddr>,
+    ports: Vec<Port>,
 }
 
 impl Edge {
@@ -126,19 +147,28 @@ impl Edge {
     /// When a port is taken, or a certificate cannot be used.
     pub async fn start(config: Config, upstreams: Upstreams, metrics: &Metrics) -> Result<Self, BindError> {
         let (plain, address) = bind(config.bind, "--edge-bind").await?;
-        let tls = match &config.tls {
-            None => None,
-            Some(tls) => {
-                let server =
-                    tls::server_config(&tls.identities, tls::ClientAuth::None, &[b"h2", b"http/1.1"])?;
-                let (listener, address) = bind(tls.bind, "--edge-tls-bind").await?;
-                Some((listener, address, TlsAcceptor::from(Arc::new(server))))
-            }
-        };
-        let http3 = match (&config.tls, &tls) {
-            (Some(config), Some((_, address, _))) => http3(config, *address)?,
-            _ => None,
-        };
+        let mut doors = vec![(plain, Door::Http)];
+        let mut tls_address = None;
+        let mut http3 = None;
+        if let Some(tls) = &config.tls {
+            let server = tls::server_config(&tls.identities, tls::ClientAuth::None, &[b"h2", b"http/1.1"])?;
+            let (listener, address) = bind(tls.bind, "--edge-tls-bind").await?;
+            tls_address = Some(address);
+            http3 = bind_http3(tls, address)?;
+            doors.push((listener, Door::Https(TlsAcceptor::from(Arc::new(server)))));
+        }
+        let mut sni_address = None;
+        if let Some(wanted) = config.sni {
+            let (listener, address) = bind(wanted, "--edge-sni-bind").await?;
+            sni_address = Some(address);
+            doors.push((listener, Door::Sni));
+        }
+        let mut ports = Vec::new();
+        for Port { bind: wanted, endpoint } in &config.tcp {
+            let (listener, bind) = bind(*wanted, "--tcp").await?;
+            ports.push(Port { bind, endpoint: endpoint.clone() });
+            doors.push((listener, Door::Tcp(endpoint.clone())));
+        }
         let shared = Arc::new(Shared {
             upstreams,
             alt_svc: http3.as_ref().map(|(_, alt_svc)| alt_svc.clone()),
@@ -149,20 +179,13 @@ impl Edge {
             handshakes: Semaphore::new(HANDSHAKES),
         });
         let accepting = Tasks::new();
-        accepting.spawn(connection::accept(plain, None, Arc::clone(&shared), accepting.clone()));
-        let tls_address = tls.map(|(listener, address, acceptor)| {
-            accepting.spawn(connection::accept(
-                listener,
-                Some(acceptor),
-                Arc::clone(&shared),
-                accepting.clone(),
-            ));
-            address
-        });
+        for (listener, door) in doors {
+            accepting.spawn(connection::accept(listener, door, Arc::clone(&shared), accepting.clone()));
+        }
         if let Some((listener, _)) = http3 {
             accepting.spawn(h3::accept(listener, Arc::clone(&shared), accepting.clone()));
         }
-        Ok(Self { shared, accepting, address, tls_address })
+        Ok(Self { shared, accepting, address, tls_address, sni_address, ports })
     }
 
     /// Where HTTP is spoken in the clear.
@@ -175,13 +198,23 @@ impl Edge {
         self.tls_address
     }
 
+    /// Where TLS is passed on unopened.
+    pub fn sni_address(&self) -> Option<SocketAddr> {
+        self.sni_address
+    }
+
+    /// The plain ports, with the addresses that were bound.
+    pub fn ports(&self) -> &[Port] {
+        &self.ports
+    }
+
     /// Goes on serving, and tells clients with each answer that their connection ends.
     pub fn closing(&self) {
         self.shared.closing.store(true, Relaxed);
     }
 
-    /// Stops accepting and finishes what is under way: HTTP/1.1 connections end with their request, HTTP/2 and
-    /// HTTP/3 ones with GOAWAY and their last stream, upgraded ones when they end, all at the deadline.
+    /// Stops accepting and finishes what is under way: HTTP/1.1 connections end with their request, HTTP/2 and HTTP/3
+    /// ones with GOAWAY and their last stream, upgraded and plain ones when they end, all at the deadline.
     ///
     /// # Errors
     /// When something was left at the deadline.
@@ -200,7 +233,10 @@ impl Drop for Edge {
 }
 
 /// The port of HTTP/3 beside that of TLS, and what clients of that are told of it.
-fn http3(config: &TlsConfig, tls: SocketAddr) -> Result<Option<(quic::Listener, HeaderValue)>, BindError> {
+fn bind_http3(
+    config: &TlsConfig,
+    tls: SocketAddr,
+) -> Result<Option<(quic::Listener, HeaderValue)>, BindError> {
     let port = match config.http3 {
         Http3::Off => return Ok(None),
         Http3::Bound => tls.port(),

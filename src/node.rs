@@ -86,12 +86,16 @@ impl Default for Rebalance {
 }
 
 /// The addresses that were bound.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Addresses {
     /// HTTP in the clear.
     pub edge: SocketAddr,
     /// HTTP over TLS.
     pub edge_tls: Option<SocketAddr>,
+    /// TLS that is passed on unopened.
+    pub edge_sni: Option<SocketAddr>,
+    /// Plain ports and their endpoints.
+    pub tcp: Vec<edge::Port>,
     /// Links.
     pub link: SocketAddr,
     /// Operators.
@@ -223,6 +227,8 @@ impl Node {
         let addresses = Addresses {
             edge: edge.address(),
             edge_tls: edge.tls_address(),
+            edge_sni: edge.sni_address(),
+            tcp: edge.ports().to_vec(),
             link: address,
             admin: admin.address(),
             peer: cluster_view.as_ref().map(|cluster| cluster.address()),

@@ -29,6 +29,12 @@ pub(super) fn tell(addresses: &Addresses) {
     if let Some(edge) = addresses.edge_tls {
         say(format_args!("edge   https://{edge}"));
     }
+    if let Some(sni) = addresses.edge_sni {
+        say(format_args!("sni    tls://{sni}"));
+    }
+    for port in &addresses.tcp {
+        say(format_args!("tcp    tcp://{} for {}", port.bind, port.endpoint));
+    }
     say(format_args!("link   quic://{}", addresses.link));
     say(format_args!("admin  http://{}", addresses.admin));
     if let Some(peer) = addresses.peer {

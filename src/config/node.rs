@@ -4,7 +4,7 @@ use std::{fs, net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::Args;
 
-use super::{ConfigError, LinkArgs, LogArgs, address, both, bytes, duration};
+use super::{ConfigError, LinkArgs, LogArgs, address, both, bytes, duration, port};
 use crate::{
     cluster, edge,
     net::HostPort,
@@ -47,6 +47,14 @@ pub struct NodeArgs {
     /// Tell clients of HTTPS that HTTP/3 is on this UDP port, if not on that of --edge-tls-bind; 0 for no HTTP/3.
     #[arg(long, value_name = "PORT", help_heading = "Clients (the edge)")]
     edge_http3_port: Option<u16>,
+    /// Listen for TLS that the services end themselves. It is passed on unopened, to the TCP endpoint of the name that the
+    /// client asks for (SNI).
+    #[arg(long, value_name = "ADDRESS:PORT", value_parser = address, help_heading = "Clients (the edge)")]
+    edge_sni_bind: Option<SocketAddr>,
+    /// Listen for TCP connections to one endpoint (repeatable): a port of 127.0.0.1, or ADDRESS:PORT, and the endpoint's
+    /// name.
+    #[arg(long, value_name = "LISTEN=ENDPOINT", value_parser = port, help_heading = "Clients (the edge)")]
+    tcp: Vec<edge::Port>,
     /// Wait so long for a service's response headers, from the end of the request on. Nothing limits what follows.
     #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = duration)]
     #[arg(help_heading = "Clients (the edge)")]
@@ -170,6 +178,8 @@ impl NodeArgs {
             edge: edge::Config {
                 bind: self.edge_bind,
                 tls,
+                sni: self.edge_sni_bind,
+                tcp: self.tcp,
                 request_timeout: self.request_timeout,
                 max_header_bytes: self.max_header_bytes as usize,
                 max_body_bytes: self.max_body_bytes,

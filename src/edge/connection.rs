@@ -19,10 +19,11 @@ use hyper_util::{
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 
-use super::{Shared, http};
+use super::{Shared, http, sni, tcp};
 use crate::{
     drain::Tasks,
     net::{self, Connection},
+    protocol::EndpointId,
 };
 
 /// How long a client has for its TLS handshake.
@@ -40,6 +41,19 @@ pub(super) const STREAMS: u32 = 256;
 /// How often an HTTP/2 connection is asked whether its client is still there, and how long it has to answer.
 const PING_EVERY: Duration = Duration::from_secs(20);
 const PING_ANSWER: Duration = Duration::from_secs(20);
+
+/// What is behind a port of the edge.
+#[derive(Clone)]
+pub(super) enum Door {
+    /// HTTP in the clear.
+    Http,
+    /// HTTP over TLS.
+    Https(TlsAcceptor),
+    /// The endpoint that the client's TLS names.
+    Sni,
+    /// One endpoint.
+    Tcp(EndpointId),
+}
 
 /// A client, as its connection shows it.
 #[derive(Debug, Clone, Copy)]
@@ -59,26 +73,27 @@ impl<F: Future<Output = ()> + Send + 'static> Executor<F> for Owned {
 }
 
 /// Accepts connections until the edge leaves.
-pub(super) async fn accept(
-    listener: TcpListener,
-    tls: Option<TlsAcceptor>,
-    shared: Arc<Shared>,
-    accepting: Tasks,
-) {
+pub(super) async fn accept(listener: TcpListener, door: Door, shared: Arc<Shared>, accepting: Tasks) {
     loop {
         let (stream, address) = tokio::select! {
             accepted = net::accept(&listener) => accepted,
             () = accepting.signalled() => return,
         };
         // As many at once as the process may have files open.
-        shared.connections.spawn(connect(stream, address, tls.clone(), Arc::clone(&shared)));
+        shared.connections.spawn(enter(stream, address, door.clone(), Arc::clone(&shared)));
     }
 }
 
-async fn connect(stream: TcpStream, address: SocketAddr, tls: Option<TlsAcceptor>, shared: Arc<Shared>) {
-    let Some(tls) = tls else {
-        return serve(Connection::Tcp(stream), Client { address, scheme: "http" }, shared).await;
-    };
+async fn enter(stream: TcpStream, address: SocketAddr, door: Door, shared: Arc<Shared>) {
+    match door {
+        Door::Http => serve(Connection::Tcp(stream), Client { address, scheme: "http" }, shared).await,
+        Door::Https(tls) => secure(stream, address, tls, shared).await,
+        Door::Sni => sni::serve(stream, address, &shared).await,
+        Door::Tcp(endpoint) => tcp::serve(stream, address, endpoint, &shared).await,
+    }
+}
+
+async fn secure(stream: TcpStream, address: SocketAddr, tls: TlsAcceptor, shared: Arc<Shared>) {
     let handshake = async {
         // The semaphore is never closed, so there is a permit sooner or later, or the deadline comes.
         let _permit = shared.handshakes.acquire().await;

@@ -1,4 +1,5 @@
-//! Which endpoint a request is for: a header names it, or else the host's first label does.
+//! Which endpoint a request is for: a header names it, or else the host's first label does. A TLS connection that is passed
+//! on unopened has only the host.
 
 use std::net::IpAddr;
 
@@ -29,7 +30,11 @@ pub(super) fn endpoint(headers: &HeaderMap, host: Option<&str>) -> Result<Endpoi
             return Ok(EndpointId::new(&String::from_utf8_lossy(value.as_bytes()))?);
         }
     }
-    let host = host.ok_or(EndpointError::Missing)?;
+    of_host(host.ok_or(EndpointError::Missing)?)
+}
+
+/// The endpoint of a host (with or without a port).
+pub(super) fn of_host(host: &str) -> Result<EndpointId, EndpointError> {
     if host.starts_with('[') {
         return Err(EndpointError::Missing);
     }

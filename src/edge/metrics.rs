@@ -16,6 +16,12 @@ struct Labels {
     status: &'static str,
 }
 
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct DoorLabels {
+    door: &'static str,
+    outcome: &'static str,
+}
+
 /// Bounds in seconds: a local service answers in under a millisecond, a busy one in seconds.
 const BUCKETS: [f64; 12] = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1.0, 5.0, 30.0];
 
@@ -24,6 +30,7 @@ pub(super) struct Counters {
     requests: Family<Labels, Counter>,
     in_flight: Gauge,
     until_headers: Histogram,
+    connections: Family<DoorLabels, Counter>,
 }
 
 impl Counters {
@@ -41,6 +48,12 @@ impl Counters {
                 "Time from a request's head to its response's head",
                 until_headers.clone(),
             );
+            let connections = Family::default();
+            registry.register(
+                "tcp_connections",
+                "Connections that are passed on as they are, by door and outcome",
+                connections.clone(),
+            );
             Self {
                 requests,
                 in_flight: telemetry::gauge(
@@ -49,8 +62,14 @@ impl Counters {
                     "Requests whose response has not begun",
                 ),
                 until_headers,
+                connections,
             }
         })
+    }
+
+    /// Counts a connection of a door: `joined`, or why not.
+    pub(super) fn connection(&self, door: &'static str, outcome: &'static str) {
+        self.connections.get_or_create(&DoorLabels { door, outcome }).inc();
     }
 
     /// Counts a request as in flight until the answer is dropped.

@@ -131,6 +131,9 @@ fn mistakes_on_the_line_name_the_thing_and_the_fix() {
         ("node --link-cert text.pem", ""),
         ("node --link-cert text.pem --link-key text.pem", ""),
         ("node --node-id a/b", ""),
+        ("node --tcp 5432", ""),
+        ("node --tcp localhost:5432=db", ""),
+        ("node --tcp 5432=d/b", ""),
         ("node --config absent.toml", ""),
         ("certs show absent.pem", ""),
     ]);
@@ -145,6 +148,7 @@ fn mistakes_in_the_file_name_the_file_and_the_key() {
         ("node --config adit.toml", "request-timeout = 30"),
         ("node --config adit.toml", "max-body-bytes = \"1 MiB\""),
         ("node --config adit.toml", "admin-bind = [\"127.0.0.1:0\"]"),
+        ("node --config adit.toml", "tcp = [\"5432=db\", \"db\"]"),
         ("node --config adit.toml", "node-id = \"n1\"\nedge-bind 127.0.0.1:0"),
         ("node --config adit.toml", "config = \"other.toml\""),
         ("node --config adit.toml", "log-format = \"xml\""),
@@ -201,9 +205,19 @@ fn a_taken_port_is_named_with_its_flag() {
             assert!(told.contains(port) && told.contains(flag) && told.contains("another port"), "{told}");
         }
     }
-    let output = output(&mut adit(folder.path(), &["forward", "tcp", &taken, "db"]));
-    assert_eq!(output.status.code(), Some(2));
-    assert!(told(&output).contains(&taken) && told(&output).contains("another port"), "{}", told(&output));
+    let port = format!("{taken}=db");
+    let free =
+        ["--edge-bind", "--link-bind", "--admin-bind", "--peer-bind"].map(|bind| [bind, "127.0.0.1:0"]);
+    let node = [&["node", "--tcp", &port], free.as_flattened()].concat();
+    for words in [node.as_slice(), &["forward", "tcp", &taken, "db"]] {
+        let output = output(&mut adit(folder.path(), words));
+        assert_eq!(output.status.code(), Some(2));
+        assert!(
+            told(&output).contains(&taken) && told(&output).contains("another port"),
+            "{}",
+            told(&output)
+        );
+    }
 }
 
 #[test]

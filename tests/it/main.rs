@@ -19,10 +19,12 @@ mod layers;
 mod links;
 #[cfg(target_os = "linux")]
 mod partition;
+mod ports;
 mod reuse;
 mod reconnect;
 mod retire;
 mod sdk;
+mod sni;
 mod streaming;
 mod support;
 mod tcp;

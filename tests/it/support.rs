@@ -8,6 +8,7 @@ pub(crate) mod middle;
 pub(crate) mod network;
 pub(crate) mod raw;
 pub(crate) mod fabric;
+pub(crate) mod postgres;
 pub(crate) mod process;
 pub(crate) mod service;
 pub(crate) mod websocket;

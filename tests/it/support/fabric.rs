@@ -1,6 +1,6 @@
 //! A node, and the agents and forwarders that link to it.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
 use adit::{
     agent::{self, Agent, Service},
@@ -25,17 +25,21 @@ pub(crate) struct Fabric {
     pub(crate) addresses: node::Addresses,
 }
 
-pub(crate) fn identity(authority: &Authority, names: &[&str]) -> Identity {
+/// Writes a certificate and its key.
+pub(crate) fn issue(authority: &Authority, names: &[&str], cert: &Path, key: &Path) {
     let request = Request {
         common_name: "test".into(),
         names: names.iter().map(|name| (*name).into()).collect(),
         usage: Usage::Both,
         lifetime: tls::DEFAULT_LIFETIME,
     };
-    let issued = ok(authority.issue(&request));
+    ok(ok(authority.issue(&request)).write(cert, key));
+}
+
+pub(crate) fn identity(authority: &Authority, names: &[&str]) -> Identity {
     let dir = ok(tempfile::tempdir());
     let (cert, key) = (dir.path().join("a.pem"), dir.path().join("a.key"));
-    ok(issued.write(&cert, &key));
+    issue(authority, names, &cert, &key);
     ok(Identity::load(&cert, &key))
 }
 
@@ -59,6 +63,8 @@ impl Fabric {
             edge: edge::Config {
                 bind: any,
                 tls: None,
+                sni: None,
+                tcp: Vec::new(),
                 request_timeout: Duration::from_secs(30),
                 max_header_bytes: 64 * 1024,
                 max_body_bytes: None,
@@ -78,7 +84,7 @@ impl Fabric {
         };
         change(&mut config);
         let node = ok(Node::start(config.clone()).await);
-        let addresses = *node.addresses();
+        let addresses = node.addresses().clone();
         Self { authority, config, node: Some(node), addresses }
     }
 
@@ -129,6 +135,15 @@ impl Fabric {
         let forwarder = ok(forward::Forwarder::start(config).await);
         let address = forwarder.addresses()[0];
         (forwarder, address)
+    }
+
+    /// Waits until the node's metrics have a line.
+    pub(crate) async fn tells(&self, line: &str) {
+        super::eventually(&format!("the metrics tell {line}"), async || {
+            let metrics = super::client::get(self.addresses.admin, "", "/metrics").await;
+            metrics.text().lines().any(|found| found == line)
+        })
+        .await;
     }
 
     /// Stops the node at once, as a kill would, without a goodbye to anybody.
