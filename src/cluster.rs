@@ -35,7 +35,7 @@ use crate::{
     protocol::{Close, Load, NodeAddress, NodeId, PeerRoute, Phase},
     telemetry::Metrics,
     tls,
-    transport::{Settings, Stream, quic},
+    transport::{PacketCounters, Settings, Stream, quic},
 };
 use membership::Member;
 
@@ -205,6 +205,7 @@ impl Cluster {
         announcements: Arc<Announcements>,
         handler: Arc<dyn Handler>,
         metrics: &Metrics,
+        packets: PacketCounters,
     ) -> Result<Self, StartError> {
         let opened = links::open(&config, settings)?;
         let address = opened.listener.local_address().map_err(StartError::Address)?;
@@ -226,7 +227,7 @@ impl Cluster {
         });
         shared.members_changed();
         let listener = Arc::clone(&opened.listener);
-        links::run(Arc::clone(&shared), opened, config.join, events, metrics);
+        links::run(Arc::clone(&shared), opened, config.join, events, metrics, packets);
         Ok(Self { shared, listener, address })
     }
 

@@ -1,5 +1,5 @@
 //! The front doors of a node: HTTP/1.1 and HTTP/2, in the clear and with TLS; HTTP/3; TLS that is passed on unopened; and
-//! plain ports for single endpoints.
+//! plain ports for single endpoints, TCP or UDP.
 //!
 //! Owns the listeners, the clients' connections, and what clients are told when something fails. It parses HTTP, the only
 //! time on the way; requests and connections go on through `upstream`.
@@ -15,6 +15,7 @@ mod metrics;
 mod postgres;
 mod sni;
 mod tcp;
+pub mod udp;
 
 use std::{
     io,

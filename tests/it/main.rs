@@ -30,4 +30,5 @@ mod support;
 mod tcp;
 mod timeouts;
 mod trust;
+mod udp;
 mod upgrade;

@@ -5,8 +5,9 @@ use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 use quinn::crypto::rustls::QuicServerConfig;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use super::{QuicLink, socket, tuning};
+use super::{QuicLink, tuning};
 use crate::{
+    net,
     protocol::Close,
     transport::{Link, Lost, Settings},
 };
@@ -78,7 +79,7 @@ impl Listener {
         let bind = |source| BindError::Bind { address, source };
         let mut server = quinn::ServerConfig::with_crypto(Arc::new(QuicServerConfig::try_from(tls)?));
         server.transport_config(Arc::new(transport));
-        let socket = socket::bind(address).map_err(bind)?;
+        let socket = net::bind_udp(address).map_err(bind)?;
         let endpoint = quinn::Endpoint::new(endpoint, Some(server), socket, Arc::new(quinn::TokioRuntime))
             .map_err(bind)?;
         Ok(Self { endpoint, handshakes: Arc::new(Semaphore::new(HANDSHAKES)) })
