@@ -172,6 +172,11 @@ impl Announcements {
         self.log.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Whether there are as many routes as peers may be told of.
+    pub fn is_full(&self) -> bool {
+        self.log().is_full()
+    }
+
     /// Tells every peer that an agent of this node serves an endpoint.
     pub fn add(&self, route: crate::protocol::PeerRoute) {
         let mut log = self.log();
