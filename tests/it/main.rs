@@ -11,6 +11,7 @@ mod half_close;
 mod drain;
 mod health;
 mod hostile;
+mod hostile_peers;
 mod http;
 mod layers;
 mod links;
