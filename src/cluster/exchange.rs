@@ -14,6 +14,10 @@ use rpds::RedBlackTreeSetSync;
 
 use crate::protocol::{PeerRoute, RouteUpdate};
 
+/// The most routes that one node has: it takes no more, and who is told of more closes the link. Each costs all others
+/// about a kilobyte.
+pub const MAX_ROUTES: usize = 250_000;
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Change {
     Added,
@@ -51,9 +55,9 @@ impl RouteLog {
         Self::default()
     }
 
-    /// Adds a route. False when it was there.
+    /// Adds a route. False when it was there, or there are as many as there may be.
     pub fn add(&mut self, route: PeerRoute) -> bool {
-        if self.routes.contains(&route) {
+        if self.is_full() || self.routes.contains(&route) {
             return false;
         }
         self.routes.insert_mut(route.clone());
@@ -88,6 +92,11 @@ impl RouteLog {
     /// Whether there is none.
     pub fn is_empty(&self) -> bool {
         self.routes.is_empty()
+    }
+
+    /// Whether there are as many as there may be.
+    pub fn is_full(&self) -> bool {
+        self.len() >= MAX_ROUTES
     }
 
     fn record(&mut self, route: PeerRoute, change: Change) {
@@ -225,14 +234,11 @@ pub struct Receiver {
 
 impl Default for Receiver {
     fn default() -> Self {
-        Self { routes: BTreeSet::new(), sequence: None, arriving: None, limit: Self::MAX_ROUTES }
+        Self { routes: BTreeSet::new(), sequence: None, arriving: None, limit: MAX_ROUTES }
     }
 }
 
 impl Receiver {
-    /// The most routes that one peer may have.
-    pub const MAX_ROUTES: usize = 1_000_000;
-
     /// Nothing yet.
     pub fn new() -> Self {
         Self::default()
@@ -257,7 +263,8 @@ impl Receiver {
             self.arriving = Some(BTreeSet::new());
         }
         let held = self.arriving.as_ref().unwrap_or(&self.routes).len();
-        if held + update.added.len() > self.limit {
+        // What is removed makes room. A peer that removes what it does not have passes the limit by one frame.
+        if held + update.added.len().saturating_sub(update.removed.len()) > self.limit {
             return Err(ExchangeError::TooManyRoutes { limit: self.limit });
         }
         let (more, sequence) = (update.more, update.sequence);
@@ -432,6 +439,40 @@ mod tests {
         receiver.apply(snapshot(5, false, 0..0)).unwrap();
         receiver.apply(change(6)).unwrap();
         assert_eq!(receiver.len(), 1);
+    }
+
+    #[test]
+    fn a_node_that_has_all_it_may_have_can_still_exchange_some_for_others() {
+        let (mut log, mut sender, mut receiver) = (log_of(0..MAX_ROUTES), Sender::new(), Receiver::new());
+        assert!(!log.add(route(MAX_ROUTES)), "it takes no more");
+        exchange(&log, &mut sender, &mut receiver);
+        for number in 0..100 {
+            assert!(log.remove(&route(number)) && log.add(route(MAX_ROUTES + number)));
+        }
+        assert_eq!(exchange(&log, &mut sender, &mut receiver), 1);
+        assert!(same(&log, &receiver));
+    }
+
+    #[test]
+    fn removing_what_is_not_there_makes_no_room() {
+        let mut receiver = Receiver { limit: 10, ..Receiver::new() };
+        receiver.apply(snapshot(1, false, 0..10)).unwrap();
+        let mut sequence = 1;
+        let mut swap = |receiver: &mut Receiver| {
+            sequence += 1;
+            let (added, removed) =
+                ((100..105).map(|number| route(sequence as usize * 1000 + number)), 500..505);
+            let removed = removed.map(route).collect();
+            receiver.apply(RouteUpdate {
+                snapshot: false,
+                more: false,
+                sequence,
+                added: added.collect(),
+                removed,
+            })
+        };
+        assert!(swap(&mut receiver).is_ok());
+        assert_eq!(swap(&mut receiver), Err(ExchangeError::TooManyRoutes { limit: 10 }));
     }
 
     #[test]

@@ -12,6 +12,7 @@ mod half_close;
 mod drain;
 mod health;
 mod hostile;
+mod hostile_peers;
 mod http;
 mod http3;
 mod lasting;

@@ -3,9 +3,11 @@
 pub(crate) mod body;
 pub(crate) mod client;
 pub(crate) mod cluster;
+pub(crate) mod log;
 pub(crate) mod middle;
 #[cfg(target_os = "linux")]
 pub(crate) mod network;
+pub(crate) mod peer;
 pub(crate) mod raw;
 pub(crate) mod fabric;
 pub(crate) mod postgres;
