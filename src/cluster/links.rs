@@ -68,6 +68,7 @@ pub(super) fn open(config: &Config, settings: &Settings) -> Result<Opened, Start
 #[derive(Debug)]
 struct Counters {
     peers: Gauge,
+    members: Gauge,
     dropped: Counter,
 }
 
@@ -94,6 +95,11 @@ pub(super) fn run(
 ) {
     let counters = metrics.register(|registry| Counters {
         peers: telemetry::gauge(registry, "peers", "Nodes that this node is linked to"),
+        members: telemetry::gauge(
+            registry,
+            "members",
+            "Other nodes that membership holds to be in the cluster",
+        ),
         dropped: telemetry::counter(
             registry,
             "membership_dropped",

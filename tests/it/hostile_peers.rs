@@ -10,11 +10,11 @@ use adit::{
     },
     protocol::{
         ALPN_LINK, ALPN_PEER, AgentId, Close, Code, Control, EndpointId, Flow, Kind, Peer, PeerHello,
-        PeerRoute, Phase, Refusal, Role, RouteUpdate, TenantId, VERSION,
+        PeerRoute, Phase, Refusal, Role, RouteUpdate, TenantId, VERSION, encode_datagram,
     },
     telemetry::Metrics,
     tls::{self, Authority, Identity, NODE_NAME},
-    transport::{self, ControlReader, ControlWriter, Lost, OpenError, Settings, quic},
+    transport::{self, ControlReader, ControlWriter, Datagrams, Lost, OpenError, Settings, quic},
     upstream::{self, Session, Upstreams},
 };
 use bytes::Bytes;
@@ -295,15 +295,17 @@ async fn datagrams_that_are_no_message_of_the_links_node_are_dropped_and_the_lin
     let cases =
         [(Bytes::from_static(&[0xff; 90]), "malformed message"), (message("n9", &n1), "a message of n9")];
     let mut sent = 0;
+    // Membership's are those of the control stream, which is the first.
+    let send = |data: &[u8]| raw.link.send_datagram(encode_datagram(0, data)).is_ok();
     for (data, text) in cases {
         for _ in 0..30 {
-            eventually("there is room", async || raw.link.send_datagram(data.clone())).await;
+            eventually("there is room", async || send(&data)).await;
             sent += 1;
         }
         eventually(text, async || invalid().await == sent).await;
         assert_eq!(log.lines(text).len(), 1, "{:?}", log.lines(text));
     }
-    assert!(raw.link.send_datagram(message("n2", &n1)));
+    assert!(send(&message("n2", &n1)));
     eventually("its own message is heard", async || {
         !log.lines("a node is in the cluster peer=n2").is_empty()
     })
@@ -486,7 +488,8 @@ async fn a_node_takes_no_more_endpoints_than_its_peers_take_from_it() {
         name: None,
         tenant: TenantId::default(),
     };
-    let (session, queue) = Session::new(upstreams.next_link(), of_agent, at_node);
+    let datagrams = Datagrams::new(at_node, upstreams.packets().clone());
+    let (session, queue) = Session::new(upstreams.next_link(), of_agent, datagrams);
     let (_nodes, nodes) = watch::channel(Arc::from([]));
     let serve = async {
         let stream = ok(session.link.accept().await);

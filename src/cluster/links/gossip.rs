@@ -71,12 +71,14 @@ impl Links {
                 }
             }
             Effect::Up(member) => {
+                self.counters.members.inc();
                 tracing::info!(peer = %member.node, address = member.address, "a node is in the cluster");
                 if !self.has_link(&member.node) {
                     self.keep(member);
                 }
             }
             Effect::Down(member) => {
+                self.counters.members.dec();
                 tracing::warn!(peer = %member.node, "a node is gone from the cluster");
                 let peer = self.shared.peers().get(&member.node).cloned();
                 // A link that answers knows better than rumour, which will be refuted.
