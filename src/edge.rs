@@ -3,13 +3,19 @@
 //! Owns the listeners, the clients' connections, and what clients are told when something fails. It parses HTTP, the only
 //! time on the way; requests go on through `upstream`.
 
+mod activity;
+mod admission;
 mod body;
 mod connection;
 mod endpoint;
 mod error;
 mod headers;
+mod heads;
 mod http;
+mod limits;
+mod meaning;
 mod metrics;
+mod socket;
 
 use std::{
     io,
@@ -24,6 +30,9 @@ use std::{
 use tokio::{net::TcpListener, sync::Semaphore};
 use tokio_rustls::TlsAcceptor;
 
+use admission::Admissions;
+pub use limits::Limits;
+
 use crate::{
     drain::{Aborted, Tasks},
     telemetry::Metrics,
@@ -31,19 +40,15 @@ use crate::{
     upstream::Upstreams,
 };
 
-/// How the edge listens, and its limits.
+/// How the edge listens, and what it allows.
 #[derive(Debug, Clone)]
 pub struct Config {
     /// Where HTTP is spoken in the clear.
     pub bind: SocketAddr,
     /// Where HTTP is spoken over TLS, if anywhere.
     pub tls: Option<TlsConfig>,
-    /// How long a service has to begin its response, from the last byte of the request on.
-    pub request_timeout: Duration,
-    /// The most bytes of names and values of a request's header fields.
-    pub max_header_bytes: usize,
-    /// The most bytes of a request's body; no limit when absent.
-    pub max_body_bytes: Option<u64>,
+    /// What clients may do.
+    pub limits: Limits,
 }
 
 /// The edge with TLS.
@@ -77,7 +82,8 @@ pub enum BindError {
 #[derive(Debug)]
 struct Shared {
     upstreams: Upstreams,
-    limits: Config,
+    limits: Limits,
+    admissions: Admissions,
     counters: metrics::Counters,
     /// Tells clients to open their next connection elsewhere.
     closing: AtomicBool,
@@ -114,10 +120,12 @@ impl Edge {
                 Some((listener, address, TlsAcceptor::from(Arc::new(server))))
             }
         };
+        let counters = metrics::Counters::new(metrics);
         let shared = Arc::new(Shared {
             upstreams,
-            limits: config,
-            counters: metrics::Counters::new(metrics),
+            admissions: Admissions::new(config.limits.max_connections, counters.clone()),
+            limits: config.limits,
+            counters,
             closing: AtomicBool::new(false),
             connections: Tasks::new(),
             handshakes: Semaphore::new(HANDSHAKES),

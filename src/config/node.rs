@@ -4,7 +4,7 @@ use std::{fs, net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::Args;
 
-use super::{ConfigError, LinkArgs, LogArgs, address, both, bytes, duration};
+use super::{ConfigError, LimitArgs, LinkArgs, LogArgs, address, both, duration};
 use crate::{
     cluster, edge,
     net::HostPort,
@@ -44,21 +44,12 @@ pub struct NodeArgs {
     /// Private key of an --edge-cert, as PEM (repeatable, in the same order).
     #[arg(long, value_name = "FILE", help_heading = "Clients (the edge)")]
     edge_key: Vec<PathBuf>,
-    /// Wait so long for a service's response headers, from the end of the request on. Nothing limits what follows.
-    #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = duration)]
-    #[arg(help_heading = "Clients (the edge)")]
-    request_timeout: Duration,
     /// Wait so long for an agent of an endpoint that had one a moment ago.
     #[arg(long, value_name = "DURATION", default_value = "2s", value_parser = duration)]
     #[arg(help_heading = "Clients (the edge)")]
     upstream_wait: Duration,
-    /// Refuse requests whose headers are longer.
-    #[arg(long, value_name = "BYTES", default_value_t = 65536, help_heading = "Clients (the edge)")]
-    #[arg(value_parser = clap::value_parser!(u32).range(8192..))]
-    max_header_bytes: u32,
-    /// Refuse requests whose body is longer. By default, there is no limit.
-    #[arg(long, value_name = "BYTES", value_parser = bytes, help_heading = "Clients (the edge)")]
-    max_body_bytes: Option<u64>,
+    #[command(flatten, next_help_heading = "Clients (the edge)")]
+    limits: LimitArgs,
 
     /// Listen for the links of agents and forwarders (UDP).
     #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:8001", value_parser = address)]
@@ -156,13 +147,7 @@ impl NodeArgs {
                 rate: self.rebalance_rate,
             },
             cluster: self.cluster_id.to_string(),
-            edge: edge::Config {
-                bind: self.edge_bind,
-                tls,
-                request_timeout: self.request_timeout,
-                max_header_bytes: self.max_header_bytes as usize,
-                max_body_bytes: self.max_body_bytes,
-            },
+            edge: edge::Config { bind: self.edge_bind, tls, limits: self.limits.limits() },
             link: node::LinkConfig {
                 bind: self.link_bind,
                 advertise: self.advertise_link,

@@ -116,11 +116,6 @@ fn append(headers: &mut HeaderMap, name: HeaderName, element: &str) {
     }
 }
 
-/// How much room the fields take, in bytes, as HTTP/2 counts it without its overhead.
-pub(super) fn size(headers: &HeaderMap) -> usize {
-    headers.iter().map(|(name, value)| name.as_str().len() + value.len()).sum()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -16,12 +16,19 @@ struct Labels {
     status: &'static str,
 }
 
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Reason {
+    reason: &'static str,
+}
+
 /// Bounds in seconds: a local service answers in under a millisecond, a busy one in seconds.
 const BUCKETS: [f64; 12] = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1.0, 5.0, 30.0];
 
 #[derive(Debug, Clone)]
 pub(super) struct Counters {
     requests: Family<Labels, Counter>,
+    refused: Family<Reason, Counter>,
+    pub(super) connections: Gauge,
     in_flight: Gauge,
     until_headers: Histogram,
 }
@@ -35,6 +42,12 @@ impl Counters {
                 "Requests answered, by protocol and class of status",
                 requests.clone(),
             );
+            let refused = Family::default();
+            registry.register(
+                "edge_refused",
+                "Requests and connections that were refused or ended for what their clients did",
+                refused.clone(),
+            );
             let until_headers = Histogram::new(BUCKETS);
             registry.register(
                 "response_headers_seconds",
@@ -43,6 +56,12 @@ impl Counters {
             );
             Self {
                 requests,
+                refused,
+                connections: telemetry::gauge(
+                    registry,
+                    "edge_connections",
+                    "Connections of clients that are open",
+                ),
                 in_flight: telemetry::gauge(
                     registry,
                     "requests_in_flight",
@@ -57,6 +76,11 @@ impl Counters {
     pub(super) fn begin(&self) -> InFlight {
         self.in_flight.inc();
         InFlight(self.in_flight.clone())
+    }
+
+    /// Counts what a client is refused for, by the code of the error or the limit.
+    pub(super) fn refused(&self, reason: &'static str) {
+        self.refused.get_or_create(&Reason { reason }).inc();
     }
 
     pub(super) fn answered(&self, version: Version, status: StatusCode, time: Duration) {

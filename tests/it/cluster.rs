@@ -112,7 +112,7 @@ async fn clusters_of_other_names_or_authorities_refuse_each_other() {
 
 #[tokio::test]
 async fn forwarded_flows_have_no_time_out() {
-    let nodes = Nodes::with(2, |config| config.edge.request_timeout = Duration::from_secs(1)).await;
+    let nodes = Nodes::with(2, |config| config.edge.limits.request_timeout = Duration::from_secs(1)).await;
     let service = service::echo().await;
     let _agent = nodes.all[1].agent("echo", Kind::Tcp, service.address).await;
     let (_forwarder, port) = nodes.all[0].forwarder("echo").await;

@@ -17,6 +17,7 @@ mod links;
 mod reuse;
 mod reconnect;
 mod sdk;
+mod slow;
 mod streaming;
 mod support;
 mod tcp;

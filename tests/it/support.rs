@@ -6,6 +6,7 @@ pub(crate) mod cluster;
 pub(crate) mod middle;
 pub(crate) mod raw;
 pub(crate) mod fabric;
+pub(crate) mod frames;
 pub(crate) mod process;
 pub(crate) mod service;
 pub(crate) mod websocket;

@@ -1,5 +1,5 @@
-//! The request time-out is for response headers alone, and runs from the last byte of the request's body. Nothing else is
-//! ever cut by a timer.
+//! The request time-out is for response headers alone, and runs from the last byte of the request's body. Nothing else that
+//! was asked is ever cut by a timer, unless an operator wants it so (see `slow.rs`).
 //!
 //! Whatever takes seconds here runs beside the others, inside one test.
 
@@ -30,7 +30,7 @@ const MS: Duration = Duration::from_millis(1);
 const TIMEOUT: Duration = Duration::from_secs(1);
 
 async fn fabric() -> Fabric {
-    Fabric::with(|config| config.edge.request_timeout = TIMEOUT).await
+    Fabric::with(|config| config.edge.limits.request_timeout = TIMEOUT).await
 }
 
 /// `/events`, `/download` and `/pause` answer slowly after their head; any other path reads the request to its end, waits

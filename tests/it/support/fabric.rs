@@ -56,13 +56,7 @@ impl Fabric {
         let mut config = node::Config {
             node: ok(NodeId::new("n1")),
             cluster: "test".into(),
-            edge: edge::Config {
-                bind: any,
-                tls: None,
-                request_timeout: Duration::from_secs(30),
-                max_header_bytes: 64 * 1024,
-                max_body_bytes: None,
-            },
+            edge: edge::Config { bind: any, tls: None, limits: edge::Limits::default() },
             link: node::LinkConfig {
                 bind: any,
                 advertise: None,
@@ -80,6 +74,13 @@ impl Fabric {
         let node = ok(Node::start(config.clone()).await);
         let addresses = *node.addresses();
         Self { authority, config, node: Some(node), addresses }
+    }
+
+    /// How often the edge has refused something, or cut it, for this reason.
+    pub(crate) async fn refused(&self, reason: &str) -> u64 {
+        let metrics = super::client::get(self.addresses.admin, "", "/metrics").await;
+        let name = format!("adit_edge_refused_total{{reason=\"{reason}\"}} ");
+        metrics.text().lines().find_map(|line| line.strip_prefix(&name)).map_or(0, |count| ok(count.parse()))
     }
 
     /// How a client reaches the node.
