@@ -13,6 +13,7 @@ mod health;
 mod hostile;
 mod http;
 mod layers;
+mod limits;
 mod links;
 mod reuse;
 mod reconnect;

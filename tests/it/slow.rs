@@ -145,7 +145,7 @@ async fn a_connection_that_asks_for_nothing_is_closed_in_time_and_no_other_is() 
         }
         let began = Instant::now();
         sleep(LIMIT / 2).await;
-        client.send(&frame(6, 0, 0, &[0; 8])).await;
+        client.send(&frame(frames::PING, 0, 0, &[0; 8])).await;
         let goodbye = client.next_of(frames::GOAWAY).await.expect("a goodbye comes before the end");
         assert_eq!(goodbye.payload[4..8], [0; 4], "there was no error");
         in_time("after a response of HTTP/2", began.elapsed());

@@ -11,8 +11,11 @@ use super::{ok, soon};
 
 pub(crate) const DATA: u8 = 0;
 pub(crate) const HEADERS: u8 = 1;
+pub(crate) const RST_STREAM: u8 = 3;
 pub(crate) const SETTINGS: u8 = 4;
+pub(crate) const PING: u8 = 6;
 pub(crate) const GOAWAY: u8 = 7;
+pub(crate) const WINDOW_UPDATE: u8 = 8;
 pub(crate) const CONTINUATION: u8 = 9;
 
 pub(crate) const END_STREAM: u8 = 1;
@@ -25,6 +28,7 @@ pub(crate) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 pub(crate) struct Frame {
     pub(crate) kind: u8,
     pub(crate) flags: u8,
+    pub(crate) stream: u32,
     pub(crate) payload: Vec<u8>,
 }
 
@@ -84,10 +88,12 @@ pub(crate) struct Client {
 }
 
 impl Client {
-    /// Opens one and sends what a client must begin with.
+    /// Opens one and sends what a client must begin with, and room for all that is answered.
     pub(crate) async fn connect(edge: SocketAddr) -> Self {
         let mut client = Self { stream: ok(TcpStream::connect(edge).await) };
-        client.send(&[PREFACE, &frame(SETTINGS, 0, 0, b"")].concat()).await;
+        let room = frame(WINDOW_UPDATE, 0, 0, &(1u32 << 30).to_be_bytes());
+        ok(client.stream.set_nodelay(true));
+        client.send(&[PREFACE, &frame(SETTINGS, 0, 0, b""), &room].concat()).await;
         client
     }
 
@@ -100,10 +106,10 @@ impl Client {
         soon(async {
             let mut header = [0; 9];
             self.stream.read_exact(&mut header).await.ok()?;
-            let [a, b, c, kind, flags, ..] = header;
+            let [a, b, c, kind, flags, stream @ ..] = header;
             let mut payload = vec![0; u32::from_be_bytes([0, a, b, c]) as usize];
             self.stream.read_exact(&mut payload).await.ok()?;
-            Some(Frame { kind, flags, payload })
+            Some(Frame { kind, flags, stream: u32::from_be_bytes(stream), payload })
         })
         .await
     }
@@ -116,5 +122,16 @@ impl Client {
                 return Some(frame);
             }
         }
+    }
+
+    /// Reads to the end of the connection: the code of the last GOAWAY, if one came.
+    pub(crate) async fn end(&mut self) -> Option<u32> {
+        let mut code = None;
+        while let Some(frame) = self.next().await {
+            if frame.kind == GOAWAY {
+                code = frame.payload[4..8].try_into().ok().map(u32::from_be_bytes);
+            }
+        }
+        code
     }
 }
