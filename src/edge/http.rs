@@ -146,15 +146,24 @@ fn rewrite<B: RequestBody>(
     host: Option<HeaderValue>,
     switching: bool,
 ) {
+    if request.version() >= Version::HTTP_2 {
+        headers::join_cookies(request.headers_mut());
+    }
     *request.version_mut() = Version::HTTP_11;
     let target = request.uri().path_and_query().cloned().map_or_else(Uri::default, Uri::from);
     *request.uri_mut() = target;
-    let has_body = !request.body().is_end_stream();
+    let (has_body, length) = (!request.body().is_end_stream(), request.body().size_hint().exact());
     let headers = request.headers_mut();
     headers::strip_hop_by_hop(headers);
     if !switching {
         headers.remove(header::UPGRADE);
         headers.remove(header::CONNECTION);
+    }
+    // What is sent on is the length that was understood, once and in plain digits, however it was written.
+    if headers.remove(header::CONTENT_LENGTH).is_some()
+        && let Some(length) = length
+    {
+        headers.insert(header::CONTENT_LENGTH, length.into());
     }
     if has_body && !headers.contains_key(header::CONTENT_LENGTH) {
         // Without either, hyper sends no body for methods that seldom have one.

@@ -8,6 +8,7 @@ pub(crate) mod raw;
 pub(crate) mod fabric;
 pub(crate) mod frames;
 pub(crate) mod process;
+pub(crate) mod record;
 pub(crate) mod service;
 pub(crate) mod websocket;
 
