@@ -14,7 +14,9 @@ mod node;
 
 use std::{io, path::PathBuf, time::Duration};
 
-pub use agent::{AgentArgs, EndpointArgs, EndpointKind, RunAgentArgs, ServeArgs, UpstreamArgs};
+pub use agent::{
+    AgentArgs, EndpointArgs, EndpointKind, RunAgentArgs, ServeArgs, ServeHttpArgs, UpstreamArgs,
+};
 pub use connect::ConnectArgs;
 pub use forward::{ForwardArgs, ForwardTcpArgs, PortArgs, RunForwardArgs};
 pub use layers::{ParseError, from_words, parse};
@@ -127,6 +129,12 @@ pub enum ConfigError {
         /// The endpoint.
         endpoint: EndpointId,
     },
+    /// An option for cleartext HTTP/2 and a service that cannot have it.
+    #[error(
+        "--h2c is for web services without TLS, and {0}'s is none: leave it out; a service with TLS says itself whether it \
+         speaks HTTP/2"
+    )]
+    NoH2c(EndpointId),
     /// The file has nothing to do.
     #[error("{} has no [[{table}]]: add one for each {table}", path.display())]
     Nothing {

@@ -32,7 +32,7 @@ impl Error {
     /// What sending a request failed with; `max_body` is the limit that its body had.
     pub(super) fn of_send(error: SendError, max_body: Option<u64>) -> Self {
         match (&error, max_body) {
-            (SendError::Body(source), Some(max)) if is_length_limit(source) => Self::BodyTooLarge { max },
+            (SendError::Body(source), Some(max)) if is_length_limit(&**source) => Self::BodyTooLarge { max },
             _ => Self::Send(error),
         }
     }

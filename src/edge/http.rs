@@ -74,7 +74,7 @@ async fn forward<B: RequestBody>(
     });
     let mut response = shared
         .upstreams
-        .send(&name, request, shared.limits.request_timeout)
+        .send(&name, request, Some(shared.limits.request_timeout))
         .await
         .map_err(|error| Error::of_send(error, max_body))?;
 

@@ -10,7 +10,7 @@ use super::{
     registry::{InFlight, Name, Tried, Upstream, Upstreams, Via},
 };
 use crate::{
-    protocol::{AgentId, Code, Hop, Kind, Open, Refusal},
+    protocol::{AgentId, Code, Hop, Open, Refusal},
     transport::{self, AskError, FlowError, OpenError, Stream, Waiting},
 };
 
@@ -28,7 +28,7 @@ const LOOK_AGAIN: Duration = Duration::from_millis(250);
 pub(super) const TRY: Duration = Duration::from_secs(10);
 
 /// How long an agent whose service refused a flow is passed over, and one that gave no answer.
-const SHUN_REFUSED: Duration = Duration::from_secs(1);
+pub(super) const SHUN_REFUSED: Duration = Duration::from_secs(1);
 const SHUN_SILENT: Duration = Duration::from_secs(5);
 
 /// A flow that an agent has joined to its service.
@@ -170,7 +170,7 @@ impl Upstreams {
     async fn join(&self, upstream: &Arc<Upstream>, open: &Open) -> Result<OpenFlow, OpenFlowError> {
         let in_flight = upstream.begin();
         let (stream, hold) = self.open_at(upstream, open.clone()).await?;
-        let waiting = (open.kind == Kind::Http).then(|| upstream.via.vitals().wait());
+        let waiting = open.kind.is_http().then(|| upstream.via.vitals().wait());
         Ok(OpenFlow { stream, in_use: InUse { _in_flight: in_flight, _hold: hold, _waiting: waiting } })
     }
 

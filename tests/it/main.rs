@@ -12,6 +12,7 @@ mod drain;
 mod health;
 mod hostile;
 mod http;
+mod http2;
 mod layers;
 mod links;
 mod reuse;

@@ -3,6 +3,7 @@
 pub(crate) mod body;
 pub(crate) mod client;
 pub(crate) mod cluster;
+pub(crate) mod http2;
 pub(crate) mod middle;
 pub(crate) mod raw;
 pub(crate) mod fabric;

@@ -202,8 +202,17 @@ impl Web {
         Self::through(Fabric::start().await, service).await
     }
 
+    /// The same for a service that speaks HTTP/2.
+    pub(crate) async fn to_http2(service: SocketAddr) -> Self {
+        Self::of(Fabric::start().await, Kind::Http2, service).await
+    }
+
     pub(crate) async fn through(fabric: Fabric, service: SocketAddr) -> Self {
-        let agent = fabric.agent("web", Kind::Http, service).await;
+        Self::of(fabric, Kind::Http, service).await
+    }
+
+    async fn of(fabric: Fabric, kind: Kind, service: SocketAddr) -> Self {
+        let agent = fabric.agent("web", kind, service).await;
         Self { edge: fabric.addresses.edge, agent, fabric }
     }
 }

@@ -172,23 +172,25 @@ pub(crate) async fn http<F: Future<Output = Response<Body>> + Send + 'static>(
 
 /// An HTTP service that answers with the request's line, fields and body.
 pub(crate) async fn mirror() -> Running {
-    http(|request| async move {
-        let (head, body) = request.into_parts();
-        let mut text = format!("{} {} {:?}\n", head.method, head.uri, head.version);
-        let mut fields: Vec<_> = head
-            .headers
-            .iter()
-            .map(|(name, value)| format!("{name}: {}", String::from_utf8_lossy(value.as_bytes())))
-            .collect();
-        fields.sort();
-        text += &fields.join("\n");
-        text += "\n\n";
-        let body = body.collect().await.map(|body| body.to_bytes()).unwrap_or_default();
-        let mut all = text.into_bytes();
-        all.extend_from_slice(&body);
-        Response::new(full(all))
-    })
-    .await
+    http(reflect).await
+}
+
+/// The request's line, fields and body.
+pub(crate) async fn reflect(request: Request<Incoming>) -> Response<Body> {
+    let (head, body) = request.into_parts();
+    let mut text = format!("{} {} {:?}\n", head.method, head.uri, head.version);
+    let mut fields: Vec<_> = head
+        .headers
+        .iter()
+        .map(|(name, value)| format!("{name}: {}", String::from_utf8_lossy(value.as_bytes())))
+        .collect();
+    fields.sort();
+    text += &fields.join("\n");
+    text += "\n\n";
+    let body = body.collect().await.map(|body| body.to_bytes()).unwrap_or_default();
+    let mut all = text.into_bytes();
+    all.extend_from_slice(&body);
+    Response::new(full(all))
 }
 
 /// A message's line and fields, and not a byte of what follows. Nothing when the connection ends.
