@@ -19,7 +19,7 @@ use hyper_util::{
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 
-use super::{Shared, http};
+use super::{Shared, body::Received, http};
 use crate::{
     drain::Tasks,
     net::{self, Connection},
@@ -117,7 +117,7 @@ async fn serve(io: Connection, client: Client, shared: Arc<Shared>) {
     let service = service_fn(move |request| {
         let shared = Arc::clone(&shared);
         first.store(true, Relaxed);
-        async move { Ok::<_, Infallible>(http::serve(&shared, client, request).await) }
+        async move { Ok::<_, Infallible>(http::serve(&shared, client, Received::new(request)).await) }
     });
     let connection = builder.serve_connection_with_upgrades(TokioIo::new(io), service);
     tokio::pin!(connection);

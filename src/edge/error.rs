@@ -18,6 +18,8 @@ pub(super) enum Error {
     Connect,
     #[error("a request of HTTP/1.1 has one Host field, no more and no less")]
     Host,
+    #[error("the host is neither a name nor an address, with or without a port")]
+    InvalidHost,
     #[error("the request's header fields have {size} bytes, at most {max} are allowed")]
     HeadersTooLarge { size: usize, max: usize },
     #[error("the request's body is larger than the {max} bytes that are allowed")]
@@ -43,7 +45,7 @@ impl Error {
             Self::Endpoint(EndpointError::Missing) => (StatusCode::BAD_REQUEST, "missing_endpoint"),
             Self::Endpoint(EndpointError::Invalid(_)) => (StatusCode::BAD_REQUEST, "invalid_endpoint"),
             Self::Connect => (StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed"),
-            Self::Host => (StatusCode::BAD_REQUEST, "invalid_host"),
+            Self::Host | Self::InvalidHost => (StatusCode::BAD_REQUEST, "invalid_host"),
             Self::HeadersTooLarge { .. } => {
                 (StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "headers_too_large")
             }

@@ -3,7 +3,7 @@
 use std::sync::{Arc, atomic::Ordering::Relaxed};
 
 use bytes::Bytes;
-use http::{HeaderValue, Method, Request, Response, StatusCode, Uri, Version, header};
+use http::{HeaderValue, Method, Request, Response, StatusCode, Uri, Version, header, uri::Authority};
 use http_body_util::{BodyExt, Limited};
 use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::{rt::TokioIo, server::conn::auto};
@@ -58,7 +58,7 @@ async fn forward<B: RequestBody>(
     mut request: Request<B>,
 ) -> Result<Response<Body>, Error> {
     check(shared, &request)?;
-    let host = host(&request);
+    let host = host(&request)?;
     let name = Name {
         tenant: TenantId::default(),
         endpoint: endpoint(request.headers(), host.as_ref().and_then(|host| host.to_str().ok()))?,
@@ -114,16 +114,21 @@ fn check<B: RequestBody>(shared: &Shared, request: &Request<B>) -> Result<(), Er
 
 /// The host that the request is for: that of an absolute target before the `Host` field (RFC 9112 §3.2.2); in HTTP/2 it
 /// comes as `:authority`.
-fn host<B>(request: &Request<B>) -> Option<HeaderValue> {
-    match request.uri().authority() {
+fn host<B>(request: &Request<B>) -> Result<Option<HeaderValue>, Error> {
+    if let Some(authority) = request.uri().authority() {
         // Whoever has a password in the target does not want it passed on.
-        Some(authority) => {
-            let authority = authority.as_str();
-            let host = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
-            HeaderValue::from_str(host).ok()
-        }
-        None => request.headers().get(header::HOST).cloned(),
+        let authority = authority.as_str();
+        let host = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
+        return HeaderValue::from_str(host).map(Some).map_err(|_| Error::InvalidHost);
     }
+    let host = request.headers().get(header::HOST);
+    // An empty one is valid (RFC 9110 §7.2).
+    let valid = host.is_none_or(|host| host.is_empty() || is_host(host.as_bytes()));
+    if valid { Ok(host.cloned()) } else { Err(Error::InvalidHost) }
+}
+
+fn is_host(host: &[u8]) -> bool {
+    !host.contains(&b'@') && Authority::try_from(host).is_ok()
 }
 
 /// Makes of the client's request the one that the service gets.

@@ -84,8 +84,9 @@ impl Upstreams {
     ) -> Result<Response<ResponseBody>, SendError> {
         let mut tried = Tried::default();
         let mut failed: Option<SendError> = None;
-        // A flow that was open may have been closed by its service meanwhile, which says nothing about the agent: such a
-        // failure does not count against it, but happens once, since the next flow is one that was opened after it.
+        // A flow that was open may have been closed by its service meanwhile, and a service that leaves processes no more
+        // requests; neither says anything about the agent. Such a failure does not count against it, once: the next flow is
+        // one that is opened after it.
         let mut after: Option<Instant> = None;
         let began = Instant::now();
         let until = began + self.inner.wait;
@@ -135,6 +136,7 @@ impl Upstreams {
                 }
             };
             tracing::debug!(via = %upstream.via, %error, reused, "a request failed before its response");
+            let unprocessed = unsent.is_some();
             request = match unsent {
                 Some(request) => request,
                 None => {
@@ -146,7 +148,7 @@ impl Upstreams {
                     }
                 }
             };
-            if reused && !upstream.is_silent() {
+            if after.is_none() && (reused || unprocessed) && !upstream.is_silent() {
                 after = Some(Instant::now());
                 tried.again();
             } else if matches!(error, SendError::Broken(_)) || upstream.is_silent() {

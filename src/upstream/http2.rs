@@ -275,8 +275,8 @@ impl Place {
 /// A request's head as HTTP/2 has it (RFC 9113 §8.3.1).
 fn head(parts: &request::Parts, scheme: Scheme, name: &Name) -> Result<Request<()>, http::Error> {
     let mut headers = parts.headers.clone();
-    // One of HTTP/1.0 need not name a host.
-    let authority = match headers.remove(HOST) {
+    // One of HTTP/1.0 need not name a host, and an empty one is none.
+    let authority = match headers.remove(HOST).filter(|host| !host.is_empty()) {
         Some(host) => Authority::try_from(host.as_bytes())?,
         None => Authority::try_from(name.endpoint.to_string())?,
     };
@@ -426,6 +426,12 @@ impl Future for Upload {
     }
 }
 
+/// The error of a response's stream, which the edge passes on as it is. One that says that there is none would look like a
+/// clean end there, which it is only behind a complete response (RFC 9113 §8.1).
+fn broken(error: h2::Error) -> h2::Error {
+    if error.reason() == Some(Reason::NO_ERROR) { Reason::INTERNAL_ERROR.into() } else { error }
+}
+
 /// A response's body. Dropped before its end, it resets the stream, and with it the request's body.
 #[derive(Debug)]
 pub(super) struct ResponseBody {
@@ -489,11 +495,11 @@ impl http_body::Body for ResponseBody {
                     }
                     return Poll::Ready(Some(Ok(Frame::data(data))));
                 }
-                Some(Err(error)) => return Poll::Ready(Some(Err(error))),
+                Some(Err(error)) => return Poll::Ready(Some(Err(broken(error)))),
                 None => self.data_ended = true,
             }
         }
-        let trailers = ready!(self.stream.poll_trailers(cx))?;
+        let trailers = ready!(self.stream.poll_trailers(cx)).map_err(broken)?;
         self.finish();
         Poll::Ready(trailers.map(|trailers| Ok(Frame::trailers(trailers))))
     }

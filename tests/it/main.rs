@@ -24,3 +24,4 @@ mod tcp;
 mod timeouts;
 mod trust;
 mod upgrade;
+mod versions;

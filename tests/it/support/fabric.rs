@@ -204,14 +204,19 @@ impl Web {
 
     /// The same for a service that speaks HTTP/2.
     pub(crate) async fn to_http2(service: SocketAddr) -> Self {
-        Self::of(Fabric::start().await, Kind::Http2, service).await
+        Self::of(true, service).await
+    }
+
+    /// The same for a service of either version.
+    pub(crate) async fn of(http2: bool, service: SocketAddr) -> Self {
+        Self::with(Fabric::start().await, if http2 { Kind::Http2 } else { Kind::Http }, service).await
     }
 
     pub(crate) async fn through(fabric: Fabric, service: SocketAddr) -> Self {
-        Self::of(fabric, Kind::Http, service).await
+        Self::with(fabric, Kind::Http, service).await
     }
 
-    async fn of(fabric: Fabric, kind: Kind, service: SocketAddr) -> Self {
+    async fn with(fabric: Fabric, kind: Kind, service: SocketAddr) -> Self {
         let agent = fabric.agent("web", kind, service).await;
         Self { edge: fabric.addresses.edge, agent, fabric }
     }

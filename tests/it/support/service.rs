@@ -59,7 +59,14 @@ pub(crate) async fn tcp_at<F: Future<Output = ()> + Send + 'static>(
     address: &str,
     serve: impl Fn(TcpStream) -> F + Send + 'static,
 ) -> Running {
-    let listener = ok(TcpListener::bind(address).await);
+    tcp_on(ok(TcpListener::bind(address).await), serve)
+}
+
+/// The same on a port that listens already.
+pub(crate) fn tcp_on<F: Future<Output = ()> + Send + 'static>(
+    listener: TcpListener,
+    serve: impl Fn(TcpStream) -> F + Send + 'static,
+) -> Running {
     let running =
         Running { address: ok(listener.local_addr()), connections: Arc::default(), tasks: Tasks::new() };
     let (connections, tasks) = (Arc::clone(&running.connections), running.tasks.clone());
@@ -151,23 +158,26 @@ pub(crate) fn refusing() -> SocketAddr {
 pub(crate) async fn http<F: Future<Output = Response<Body>> + Send + 'static>(
     serve: impl Fn(Request<Incoming>) -> F + Clone + Send + Sync + 'static,
 ) -> Running {
-    tcp(move |stream| {
-        let serve = serve.clone();
-        async move {
-            let service = service_fn(move |request| {
-                let response = serve(request);
-                async move { Ok::<_, Infallible>(response.await) }
-            });
-            drop(
-                hyper::server::conn::http1::Builder::new()
-                    .half_close(true)
-                    .serve_connection(TokioIo::new(stream), service)
-                    .with_upgrades()
-                    .await,
-            );
-        }
-    })
-    .await
+    tcp(move |stream| connection(stream, serve.clone())).await
+}
+
+/// One of its connections, until it ends.
+pub(crate) async fn connection<S, F>(stream: S, serve: impl Fn(Request<Incoming>) -> F)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    F: Future<Output = Response<Body>>,
+{
+    let service = service_fn(move |request| {
+        let response = serve(request);
+        async move { Ok::<_, Infallible>(response.await) }
+    });
+    drop(
+        hyper::server::conn::http1::Builder::new()
+            .half_close(true)
+            .serve_connection(TokioIo::new(stream), service)
+            .with_upgrades()
+            .await,
+    );
 }
 
 /// An HTTP service that answers with the request's line, fields and body.
