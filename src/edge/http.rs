@@ -34,15 +34,16 @@ pub(super) async fn serve<B: RequestBody>(
 ) -> Response<Body> {
     let started = Instant::now();
     let (version, method, uri) = (request.version(), request.method().clone(), request.uri().clone());
+    let grpc = headers::grpc(request.headers());
     let _in_flight = shared.counters.begin();
-    let mut response = match forward(shared, client, request).await {
-        Ok(response) => response,
+    let (status, mut response) = match forward(shared, client, request).await {
+        Ok(response) => (response.status(), response),
         Err(error) => {
             tracing::debug!(client = %client.address, %method, %uri, %error, "a request failed");
-            error.response()
+            (error.status().0, error.response(grpc))
         }
     };
-    shared.counters.answered(version, response.status(), started.elapsed());
+    shared.counters.answered(version, status, started.elapsed());
     if shared.closing.load(Relaxed)
         && version < Version::HTTP_2
         && response.status() != StatusCode::SWITCHING_PROTOCOLS
@@ -67,6 +68,9 @@ async fn forward<B: RequestBody>(
     let client_side = switching.then(|| hyper::upgrade::on(&mut request));
 
     rewrite(&mut request, client, host, switching);
+    // A call of gRPC has the deadline that its client gives it and keeps itself, and its response may begin with its first
+    // message, whenever that is.
+    let timeout = headers::grpc(request.headers()).is_none().then_some(shared.limits.request_timeout);
     let max_body = shared.limits.max_body_bytes;
     let request = request.map(|body| match max_body {
         Some(max) => upstream::Body::new(Limited::new(body, usize::try_from(max).unwrap_or(usize::MAX))),
@@ -74,7 +78,7 @@ async fn forward<B: RequestBody>(
     });
     let mut response = shared
         .upstreams
-        .send(&name, request, Some(shared.limits.request_timeout))
+        .send(&name, request, timeout)
         .await
         .map_err(|error| Error::of_send(error, max_body))?;
 

@@ -329,7 +329,18 @@ struct Kept {
 impl Upload {
     fn new(body: Body, stream: SendStream<Bytes>) -> Self {
         let ended = body.is_end_stream();
-        Self { body, stream, chunk: None, ended, kept: Some(Kept { whole: ended, ..Kept::default() }) }
+        let kept = Some(Kept { whole: ended, ..Kept::default() });
+        let mut this = Self { body, stream, chunk: None, ended, kept };
+        if ended {
+            this.end();
+        }
+        this
+    }
+
+    /// Lets go of the body, whose end others wait for.
+    fn end(&mut self) {
+        self.ended = true;
+        self.body = Body::default();
     }
 
     /// The body as it was, if all that has been taken from it was kept.
@@ -418,7 +429,7 @@ impl Future for Upload {
             return Poll::Ready(Ok(()));
         }
         let end = ready!(self.poll_all(cx));
-        self.ended = true;
+        self.end();
         if let Err(Failure::Body(_)) = end {
             self.stream.send_reset(Reason::CANCEL);
         }

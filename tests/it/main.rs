@@ -7,6 +7,7 @@ mod cli;
 mod cluster;
 mod errors;
 mod failover;
+mod grpc;
 mod half_close;
 mod drain;
 mod health;

@@ -255,12 +255,18 @@ async fn a_service_sees_that_its_client_has_gone_in_mid_response() {
     ok(http2.send(get("/")).await);
 }
 
-/// What a service does that reports how each request's body goes on after its first piece, and tells when that is there.
-fn reporting() -> (
-    impl Fn(Request<Incoming>) -> BoxFuture<'static, Response<Body>> + Clone + Send + Sync + 'static,
-    Arc<Notify>,
-    mpsc::Receiver<Option<Result<Bytes, hyper::Error>>>,
-) {
+/// How the bodies of requests go on at a service.
+struct Reports {
+    /// Told when the first piece is there.
+    begun: Arc<Notify>,
+    /// What comes after it.
+    ended: mpsc::Receiver<Option<Result<Bytes, hyper::Error>>>,
+}
+
+/// What a service does that reports on each request.
+fn reporting()
+-> (impl Fn(Request<Incoming>) -> BoxFuture<'static, Response<Body>> + Clone + Send + Sync + 'static, Reports)
+{
     let (ends, ended) = mpsc::channel(8);
     let begun = Arc::new(Notify::new());
     let arrived = Arc::clone(&begun);
@@ -275,13 +281,13 @@ fn reporting() -> (
         };
         response.boxed()
     };
-    (serve, begun, ended)
+    (serve, Reports { begun, ended })
 }
 
 #[tokio::test]
 async fn a_request_that_breaks_in_the_middle_ends_in_an_error_at_the_service() {
     for http2 in [false, true] {
-        let (serve, begun, mut ended) = reporting();
+        let (serve, mut reports) = reporting();
         let service = if http2 { http2::http(serve).await } else { service::http(serve).await };
         let web = Web::of(http2, service.address).await;
         for with_length in [false, true] {
@@ -293,13 +299,13 @@ async fn a_request_that_breaks_in_the_middle_ends_in_an_error_at_the_service() {
                 }
                 let sending = async {
                     sender.data("half").await;
-                    soon(begun.notified()).await;
+                    soon(reports.begun.notified()).await;
                     sender.fail().await;
                 };
                 let (response, ()) = tokio::join!(client.send(request), sending);
                 assert!(response.is_err());
                 drop(client);
-                let end = soon(ended.recv()).await.expect("the service reports");
+                let end = soon(reports.ended.recv()).await.expect("the service reports");
                 assert!(matches!(end, Some(Err(_))), "the request seems complete: {end:?}");
             }
         }
@@ -309,7 +315,7 @@ async fn a_request_that_breaks_in_the_middle_ends_in_an_error_at_the_service() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_request_whose_stream_is_reset_is_never_complete_whatever_the_reason() {
     for http2 in [false, true] {
-        let (serve, begun, mut ended) = reporting();
+        let (serve, mut reports) = reporting();
         let service = if http2 { http2::http(serve).await } else { service::http(serve).await };
         let web = Web::of(http2, service.address).await;
         let (client, connection) = ok(h2::client::handshake(ok(TcpStream::connect(web.edge).await)).await);
@@ -323,9 +329,9 @@ async fn a_request_whose_stream_is_reset_is_never_complete_whatever_the_reason()
             let mut client = ok(client.clone().ready().await);
             let (_response, mut upload) = ok(client.send_request(request, false));
             ok(upload.send_data(Bytes::from_static(b"half"), false));
-            soon(begun.notified()).await;
+            soon(reports.begun.notified()).await;
             upload.send_reset(reason);
-            let end = soon(ended.recv()).await.expect("the service reports");
+            let end = soon(reports.ended.recv()).await.expect("the service reports");
             assert!(matches!(end, Some(Err(_))), "the request seems complete after {reason}: {end:?}");
         }
         tasks.abort();
