@@ -328,7 +328,13 @@ async fn cleartext_http2_is_not_asked_of_a_service() {
 #[tokio::test]
 async fn a_request_has_one_host() {
     let fabric = Fabric::start().await;
-    for hosts in ["", "host: web.test\r\nhost: other.test\r\n"] {
+    for hosts in [
+        "",
+        "host: web.test\r\nhost: other.test\r\n",
+        "host: a b\r\n",
+        "host: a@web.test\r\n",
+        "host: web/\r\n",
+    ] {
         let asked = format!("GET / HTTP/1.1\r\n{hosts}connection: close\r\nx-adit-endpoint: web\r\n\r\n");
         let answer = raw(fabric.addresses.edge, asked.as_bytes()).await;
         assert!(answer.starts_with("HTTP/1.1 400") && answer.contains("invalid_host"), "{answer}");
