@@ -9,6 +9,7 @@ mod cluster;
 mod errors;
 mod failover;
 mod grpc;
+mod floods;
 mod half_close;
 mod downgrade;
 mod drain;
