@@ -113,9 +113,12 @@ pub enum InvalidMessage {
     /// It is longer than any message.
     #[error("message of {0} bytes, at most {MAX_DATAGRAM} are allowed")]
     TooLong(usize),
-    /// It does not say what a message says, or claims to come from this node.
+    /// It does not say what a message says.
     #[error("malformed message")]
     Malformed,
+    /// It claims to come from another node than that of its link.
+    #[error("a message of {0}, which is another node")]
+    Foreign(NodeId),
     /// It names further members when there are as many as there may be.
     #[error("more than {MAX_MEMBERS} members")]
     TooManyMembers,
@@ -254,12 +257,13 @@ impl Membership {
         self.run(now, |foca, handle| foca.announce(to.clone(), handle));
     }
 
-    /// Takes in a datagram of a peer link.
+    /// Takes in a datagram of the link to a node. Nobody passes on what another has said: an indirect probe is a message of
+    /// its own at each hop.
     ///
     /// # Errors
-    /// When it is not a message, or names more members than there may be. It has then changed nothing.
-    pub fn receive(&mut self, data: &[u8], now: Instant) -> Result<(), InvalidMessage> {
-        self.check(data)?;
+    /// When it is not a message of that node, or names more members than there may be. It has then changed nothing.
+    pub fn receive(&mut self, from: &NodeId, data: &[u8], now: Instant) -> Result<(), InvalidMessage> {
+        self.check(from, data)?;
         let mut result = Ok(());
         self.run(now, |foca, handle| {
             result = foca.handle_data(data, handle).map_err(|_| InvalidMessage::Malformed);
@@ -366,13 +370,16 @@ impl Membership {
     }
 
     /// Refuses what is not exactly a message, and what would make the list of members grow beyond its bound.
-    fn check(&self, data: &[u8]) -> Result<(), InvalidMessage> {
+    fn check(&self, from: &NodeId, data: &[u8]) -> Result<(), InvalidMessage> {
         if data.len() > MAX_DATAGRAM {
             return Err(InvalidMessage::TooLong(data.len()));
         }
         let malformed = |_| InvalidMessage::Malformed;
         let mut rest = data;
         let header: Header<Member> = PostcardCodec.decode_header(&mut rest).map_err(malformed)?;
+        if header.src.node != *from {
+            return Err(InvalidMessage::Foreign(header.src.node));
+        }
         let mut named = vec![header.src];
         for _ in 0..if rest.len() < 2 { 0 } else { rest.get_u16() } {
             let member: foca::Member<Member> = PostcardCodec.decode_member(&mut rest).map_err(malformed)?;
@@ -441,13 +448,14 @@ mod tests {
                 message(&other, &me, &[foca::Member::alive(named(&"a".repeat(262)))]),
                 InvalidMessage::Malformed,
             ),
-            (message(&member("me", 9), &me, &[]), InvalidMessage::Malformed),
+            (message(&member("me", 9), &me, &[]), InvalidMessage::Foreign(me.node.clone())),
+            (message(&member("third", 1), &me, &[]), InvalidMessage::Foreign(member("third", 1).node)),
         ];
         for (data, error) in cases {
-            assert_eq!(membership.receive(&data, now), Err(error));
+            assert_eq!(membership.receive(&other.node, &data, now), Err(error));
             assert!(membership.members().is_empty() && membership.effects().is_empty());
         }
-        membership.receive(&good, now).unwrap();
+        membership.receive(&other.node, &good, now).unwrap();
         assert_eq!(membership.members(), [other, named("host:1")]);
     }
 
@@ -461,7 +469,7 @@ mod tests {
                     (first..first + 16).map(|number| member(&format!("{kind}{number}"), 1)).collect();
                 let state = if down { foca::Member::down } else { foca::Member::alive };
                 let named: Vec<_> = named.into_iter().map(state).collect();
-                membership.receive(&message(&other, &me, &named), now)
+                membership.receive(&other.node, &message(&other, &me, &named), now)
             })
         };
         assert_eq!(flood(&mut membership, "dead", true), Ok(()));
@@ -469,7 +477,10 @@ mod tests {
         assert_eq!(membership.members().len(), 1);
         assert_eq!(flood(&mut membership, "live", false), Err(InvalidMessage::TooManyMembers));
         assert!(membership.foca.iter_membership_state().len() <= MAX_MEMBERS);
-        assert_eq!(membership.receive(&message(&member("other", 1), &member("me", 1), &[]), now), Ok(()));
+        assert_eq!(
+            membership.receive(&other.node, &message(&member("other", 1), &member("me", 1), &[]), now),
+            Ok(())
+        );
     }
 
     #[test]
@@ -484,14 +495,14 @@ mod tests {
         nodes[0].announce(&long("2"), now);
         for turn in 0..4 {
             for data in sent(&mut nodes[turn % 2]) {
-                nodes[(turn + 1) % 2].receive(&data, now).unwrap();
+                nodes[(turn + 1) % 2].receive(&long(["1", "2"][turn % 2]).node, &data, now).unwrap();
             }
         }
         assert_eq!(nodes[0].members(), [long("2")]);
         assert_eq!(nodes[1].members(), [long("1")]);
         // Nobody answers: a third is asked for help, which takes three names in one message.
         let help = foca::Member::alive(long("3"));
-        nodes[0].receive(&message(&long("2"), &long("1"), &[help]), now).unwrap();
+        nodes[0].receive(&long("2").node, &message(&long("2"), &long("1"), &[help]), now).unwrap();
         for second in 1..9 {
             nodes[0].tick(now + Duration::from_millis(second * 500));
             assert!(sent(&mut nodes[0]).iter().all(|data| data.len() <= MAX_DATAGRAM));
@@ -502,11 +513,13 @@ mod tests {
     fn after_goodbye_nothing_is_said_or_due() {
         let (now, me, other) = (Instant::now(), member("me", 1), member("other", 1));
         let mut membership = Membership::new(me.clone(), 1);
-        membership.receive(&message(&other, &me, &[]), now).unwrap();
+        membership.receive(&other.node, &message(&other, &me, &[]), now).unwrap();
         membership.effects();
         membership.leave(now);
         assert_eq!(sent(&mut membership).len(), 1);
-        membership.receive(&message(&other, &me, &[foca::Member::down(me.clone())]), now).unwrap();
+        membership
+            .receive(&other.node, &message(&other, &me, &[foca::Member::down(me.clone())]), now)
+            .unwrap();
         membership.announce(&other, now);
         membership.tick(now + Duration::from_secs(60));
         assert_eq!((membership.effects(), membership.next_tick()), (vec![], None));
@@ -519,7 +532,11 @@ mod tests {
         let mut membership = Membership::new(me.clone(), 1);
         let former = foca::Member::down(member("me", 1));
         membership
-            .receive(&message(&other, &me, &[former, foca::Member::down(member("dead", 1))]), now)
+            .receive(
+                &other.node,
+                &message(&other, &me, &[former, foca::Member::down(member("dead", 1))]),
+                now,
+            )
             .unwrap();
         membership.effects();
         membership.tick(now + RECALL_PERIOD);
@@ -547,7 +564,7 @@ mod tests {
         PostcardCodec.encode_header(&told, &mut turn_undead).unwrap();
         for data in [message(&other, &me, &[foca::Member::down(me.clone())]), turn_undead] {
             let mut membership = Membership::new(me.clone(), 1);
-            membership.receive(&data, now).unwrap();
+            membership.receive(&other.node, &data, now).unwrap();
             assert_eq!(membership.me(), member("me", 2));
             assert!(membership.effects().contains(&Effect::Renewed(member("me", 2))));
             membership.tick(now + Duration::from_secs(1));
@@ -563,10 +580,10 @@ mod tests {
         ) {
             let (now, me, other) = (Instant::now(), member("me", 1), member("other", 1));
             let mut membership = Membership::new(me.clone(), 1);
-            let _ = membership.receive(&noise, now);
+            let _ = membership.receive(&other.node, &noise, now);
             let mut data = message(&other, &me, &[foca::Member::alive(member("x", 3)), foca::Member::down(me.clone())]);
             edits.iter().for_each(|(at, byte)| { let at = at.index(data.len()); data[at] = *byte; });
-            let _ = membership.receive(&data, now);
+            let _ = membership.receive(&other.node, &data, now);
             membership.tick(now + Duration::from_secs(1));
             membership.tick(now + Duration::from_secs(9));
             prop_assert_eq!(membership.me().node, me.node);

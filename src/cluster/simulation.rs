@@ -415,7 +415,7 @@ impl World {
             Event::Datagram { link, from, to, data } => {
                 let lost = self.rng.random_range(0..100) < self.loss;
                 if !lost && self.has_link(to, from, link) && self.reach(from, to) {
-                    self.nodes[to].membership.receive(&data, now).unwrap();
+                    self.nodes[to].membership.receive(&name(from), &data, now).unwrap();
                     self.settle(to);
                 }
             }

@@ -3,7 +3,9 @@
 pub(crate) mod body;
 pub(crate) mod client;
 pub(crate) mod cluster;
+pub(crate) mod log;
 pub(crate) mod middle;
+pub(crate) mod peer;
 pub(crate) mod raw;
 pub(crate) mod fabric;
 pub(crate) mod process;
