@@ -4,10 +4,11 @@
 //! links and the time go in, [`Effect`]s come out. It opens no link, reads no clock and draws chance from one seed.
 //!
 //! Who was declared down is never forgotten by time, only beyond [`MAX_MEMBERS`] names: a node that was away for long comes
-//! back with the dead still alive in its list, and who had forgotten them would take them in again and pass them on.
+//! back with the dead still alive in its list, and who had forgotten them would take them in again and pass them on. But they
+//! are called for a day and no longer.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashMap},
     mem::discriminant,
     num::{NonZeroU8, NonZeroUsize},
     time::Duration,
@@ -35,6 +36,10 @@ const MAX_ADDRESS: usize = 261;
 
 /// How often some of those that are down are called, in case they are back.
 const RECALL_PERIOD: Duration = Duration::from_secs(5);
+
+/// For how long they are. In a cluster whose nodes have a new name with each start the dead would be dialled for ever; a split
+/// that lasts longer heals through the seeds, which are.
+const RECALL_FOR: Duration = Duration::from_secs(24 * 3600);
 
 /// A node in one of its lives. Of two with the same name the one of the higher incarnation is the later life.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -210,9 +215,10 @@ type Swim = Foca<Member, PostcardCodec, SmallRng, NoCustomBroadcast>;
 pub struct Membership {
     foca: Swim,
     outbox: Outbox,
-    /// When those that are down are called next, and where in the list that is.
+    /// When those that are down are called next, where in the list that is, and since when each has been on it.
     recall: Option<Instant>,
     recalled: usize,
+    recalling: HashMap<NodeId, Instant>,
     /// When this node was last renewed, and how often in quick succession.
     renewal: Option<Instant>,
     renewals: u32,
@@ -227,6 +233,7 @@ impl Membership {
             outbox: Outbox::default(),
             recall: None,
             recalled: 0,
+            recalling: HashMap::new(),
             renewal: None,
             renewals: 0,
             left: false,
@@ -254,6 +261,12 @@ impl Membership {
 
     /// Makes this node known to one that a link has been made to, whatever was thought of it before.
     pub fn announce(&mut self, to: &Member, now: Instant) {
+        // Whoever holds the other to be down may go on silently under a new incarnation until it is called.
+        self.recalling.insert(to.node.clone(), now);
+        self.call(to, now);
+    }
+
+    fn call(&mut self, to: &Member, now: Instant) {
         self.run(now, |foca, handle| foca.announce(to.clone(), handle));
     }
 
@@ -359,13 +372,17 @@ impl Membership {
 
     /// Calls three of those that are down, each in its turn.
     fn recall(&mut self, now: Instant) {
+        let since = |member: &Member| self.recalling.get(&member.node).copied().unwrap_or(now);
         let mut down: Vec<_> = self.down().cloned().collect();
+        self.recalling = down.iter().map(|member| (member.node.clone(), since(member))).collect();
+        let recalling = &self.recalling;
+        down.retain(|member| recalling.get(&member.node).is_some_and(|since| now < *since + RECALL_FOR));
         down.sort_by(|a, b| a.node.cmp(&b.node));
         let count = down.len().min(3);
         let turn = self.recalled % down.len().max(1);
         self.recalled = turn + count;
         for member in down.iter().cycle().skip(turn).take(count) {
-            self.announce(member, now);
+            self.call(member, now);
         }
     }
 
@@ -549,6 +566,32 @@ mod tests {
             })
             .collect();
         assert_eq!(called, [member("dead", 1)]);
+    }
+
+    #[test]
+    fn the_dead_are_called_for_a_day_and_stay_dead() {
+        let (mut now, me, dead) = (Instant::now(), member("me", 1), member("dead", 1));
+        let mut membership = Membership::new(me.clone(), 1);
+        let hear = |membership: &mut Membership, from: &Member, named, now| {
+            membership.receive(&from.node, &message(from, &me, &[named]), now).unwrap();
+        };
+        hear(&mut membership, &member("other", 1), foca::Member::down(dead.clone()), now);
+        let mut called = |membership: &mut Membership, hours: u64| {
+            membership.effects();
+            let until = now + Duration::from_secs(hours * 3600);
+            while let Some(next) = membership.next_tick().filter(|next| *next <= until) {
+                membership.tick(next);
+            }
+            now = until;
+            let calls = membership.effects().into_iter();
+            calls.filter(|effect| matches!(effect, Effect::Send { to, .. } if *to == dead)).count()
+        };
+        assert!(called(&mut membership, 23) > 23 * 3600 / 10);
+        assert!(called(&mut membership, 2) > 0);
+        assert_eq!(called(&mut membership, 24), 0);
+        let back = member("away", 1);
+        hear(&mut membership, &back, foca::Member::alive(member("dead", 1)), now);
+        assert_eq!(membership.members(), [back]);
     }
 
     #[test]

@@ -710,6 +710,18 @@ fn a_partition_of_hours_heals_within_seconds() {
 }
 
 #[test]
+fn a_split_that_outlasts_all_calls_heals_through_the_seeds() {
+    let mut world = cluster(3, 3);
+    world.seeds = vec![1];
+    world.converge(secs(15));
+    world.cut(|node| node as u8);
+    world.run_for(secs(48 * 3600));
+    world.mend();
+    let time = world.converge(secs(15));
+    report!("healed after {time:?}");
+}
+
+#[test]
 fn a_split_cluster_finds_itself_again_without_any_seed() {
     for seed in 0..20 {
         let mut world = cluster(seed, 4);
