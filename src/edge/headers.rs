@@ -5,8 +5,8 @@ use std::net::SocketAddr;
 use http::{
     HeaderMap, HeaderName, HeaderValue,
     header::{
-        CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, FORWARDED, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE,
-        TRANSFER_ENCODING, UPGRADE,
+        CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, COOKIE, FORWARDED, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION,
+        TE, TRANSFER_ENCODING, UPGRADE,
     },
 };
 
@@ -122,6 +122,16 @@ fn append(headers: &mut HeaderMap, name: HeaderName, element: &str) {
     list.push_str(element);
     if let Ok(value) = HeaderValue::from_str(&list) {
         headers.insert(name, value);
+    }
+}
+
+/// Makes one field of the cookies that HTTP/2 and HTTP/3 let a client send apart (RFC 9113 §8.2.3).
+pub(super) fn join_cookies(headers: &mut HeaderMap) {
+    let cookies: Vec<_> = headers.get_all(COOKIE).iter().map(HeaderValue::as_bytes).collect();
+    if cookies.len() > 1
+        && let Ok(one) = HeaderValue::from_bytes(&cookies.join(&b"; "[..]))
+    {
+        headers.insert(COOKIE, one);
     }
 }
 

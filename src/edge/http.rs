@@ -142,6 +142,9 @@ fn rewrite<B: RequestBody>(
     host: Option<HeaderValue>,
     switching: bool,
 ) {
+    if request.version() >= Version::HTTP_2 {
+        headers::join_cookies(request.headers_mut());
+    }
     *request.version_mut() = Version::HTTP_11;
     let target = request.uri().path_and_query().cloned().map_or_else(Uri::default, Uri::from);
     *request.uri_mut() = target;

@@ -24,5 +24,6 @@ mod support;
 mod tcp;
 mod timeouts;
 mod trust;
+mod unchanged;
 mod upgrade;
 mod versions;
