@@ -154,6 +154,16 @@ async fn repeated_fields_keep_their_number_and_order_both_ways() {
 }
 
 #[tokio::test]
+async fn cookies_that_http2_has_taken_apart_are_one_field_again() {
+    let service = verbatim("HTTP/1.1 200 OK\r\n{head}").await;
+    let web = Web::to(service.address).await;
+    let request = Request::get("http://web.example.com/");
+    let request = request.header("cookie", "a=1").header("x-other", "1").header("cookie", "b=2; c=3");
+    let answer = Http2::connect(web.edge).await.ask(ok(request.body(body("")))).await;
+    assert_eq!(fields(answer.text(), "cookie"), ["a=1; b=2; c=3"]);
+}
+
+#[tokio::test]
 async fn a_client_that_waits_for_100_continue_gets_it_before_its_body() {
     let service = service::mirror().await;
     let web = Web::to(service.address).await;

@@ -39,5 +39,6 @@ mod tcp;
 mod timeouts;
 mod trust;
 mod udp;
+mod unchanged;
 mod upgrade;
 mod versions;
