@@ -14,7 +14,7 @@ use bytes::Bytes;
 use http::{Request, header};
 use http_body::{Frame, SizeHint};
 use http_body_util::combinators::UnsyncBoxBody;
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::{oneshot, watch};
 
 use super::{
     http1::{self, Upgrade},
@@ -31,13 +31,46 @@ pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 /// A request's body on its way to a service.
 pub type Body = UnsyncBoxBody<Bytes, BoxError>;
 
-/// Said when a service asks for the body of a request that expects it to. It travels in the request's extensions.
-#[derive(Debug, Clone, Default)]
-pub(super) struct GoOn(Arc<Notify>);
+/// Whether a body that was announced with `Expect: 100-continue` is wanted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Wanted {
+    Unknown,
+    Yes,
+    No,
+}
 
-impl GoOn {
-    pub(super) fn say(&self) {
-        self.0.notify_one();
+/// Says whether a request's body is wanted, by which it is held back until then. It travels in the request's extensions.
+#[derive(Debug, Clone)]
+pub(super) struct Expectation(Arc<watch::Sender<Wanted>>);
+
+impl Expectation {
+    fn answer(&self, answer: Wanted) -> bool {
+        self.0.send_if_modified(|wanted| {
+            let unknown = *wanted == Wanted::Unknown;
+            if unknown {
+                *wanted = answer;
+            }
+            unknown
+        })
+    }
+
+    /// The service has asked for the body.
+    pub(super) fn go_on(&self) {
+        self.answer(Wanted::Yes);
+    }
+
+    /// The service has responded. True when that was in place of asking: the request is never completed.
+    pub(super) fn responded(&self) -> bool {
+        self.answer(Wanted::No)
+    }
+
+    /// Waits until it is known whether the body is wanted, or time is up.
+    async fn wanted(self) -> Wanted {
+        let mut wanted = self.0.subscribe();
+        // It is this that keeps the sender, so only the time can end the wait.
+        drop(tokio::time::timeout(EXPECT, wanted.wait_for(|wanted| *wanted != Wanted::Unknown)).await);
+        self.go_on();
+        *wanted.borrow()
     }
 }
 
@@ -50,14 +83,16 @@ pub(super) struct Track {
     pub(super) broken: Arc<AtomicBool>,
 }
 
-/// A request's body that tells when it has ended, by being dropped, and whether it broke; one that is expected to wait is
-/// not asked for before the service wants it.
+/// A request's body that tells when it has ended, by being dropped, and whether it broke.
 struct Tracked {
     body: Body,
     broken: Arc<AtomicBool>,
-    held: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
+    /// Until which it is held back.
+    held: Option<Held>,
     _sent: oneshot::Sender<()>,
 }
+
+type Held = Pin<Box<dyn Future<Output = Wanted> + Send>>;
 
 /// Tracks a request's body.
 pub(super) fn track(mut request: Request<Body>) -> (Request<Body>, Track) {
@@ -69,12 +104,9 @@ pub(super) fn track(mut request: Request<Body>) -> (Request<Body>, Track) {
         expect.as_bytes().eq_ignore_ascii_case(b"100-continue")
     });
     let held = expects.then(|| {
-        let go_on = GoOn::default();
-        request.extensions_mut().insert(go_on.clone());
-        Box::pin(async move {
-            // Either way the body goes out.
-            drop(tokio::time::timeout(EXPECT, go_on.0.notified()).await);
-        }) as Pin<Box<dyn Future<Output = ()> + Send>>
+        let expectation = Expectation(Arc::new(watch::Sender::new(Wanted::Unknown)));
+        request.extensions_mut().insert(expectation.clone());
+        Box::pin(expectation.wanted()) as Held
     });
     (request.map(|body| Body::new(Tracked { body, broken, held, _sent: sent })), track)
 }
@@ -88,8 +120,15 @@ impl http_body::Body for Tracked {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         if let Some(held) = &mut self.held {
-            ready!(held.as_mut().poll(cx));
-            self.held = None;
+            match ready!(held.as_mut().poll(cx)) {
+                Wanted::No => {
+                    // The client learns by this that nobody reads it. It has no end, which would make the request complete.
+                    self.body = Body::default();
+                    self.held = Some(Box::pin(std::future::pending()));
+                    return Poll::Pending;
+                }
+                Wanted::Yes | Wanted::Unknown => self.held = None,
+            }
         }
         let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
         if let Some(Err(_)) = &frame {

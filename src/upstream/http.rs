@@ -185,7 +185,7 @@ impl Upstreams {
             }
             None => self.connect(upstream, name).await?,
         };
-        Ok((Lease::Http1(http1::Lease { connection, in_flight }), reused))
+        Ok((Lease::Http1(http1::Lease::new(connection, in_flight)), reused))
     }
 }
 

@@ -15,7 +15,7 @@ use hyper_util::rt::TokioIo;
 use tokio::time::Instant;
 
 use super::{
-    body::{self, Body, BoxError, GoOn},
+    body::{self, Body, BoxError, Expectation},
     flow::OpenFlowError,
     http::open,
     idle::{Connection, GivenUp},
@@ -67,26 +67,34 @@ impl Upstreams {
 /// A flow that carries one request. Unless it is given back, it is reset.
 #[derive(Debug)]
 pub(super) struct Lease {
-    pub(super) connection: Connection,
-    pub(super) in_flight: InFlight,
+    connection: Connection,
+    in_flight: InFlight,
+    /// Its request has been responded to and is never completed.
+    spent: bool,
 }
 
 impl Lease {
+    pub(super) fn new(connection: Connection, in_flight: InFlight) -> Self {
+        Self { connection, in_flight, spent: false }
+    }
+
     /// Sends a request; when it was never sent, the error has it.
     pub(super) async fn send(
         mut self,
         mut request: Request<Body>,
     ) -> Result<Response<body::ResponseBody>, (BoxError, Option<Request<Body>>)> {
-        if let Some(go_on) = request.extensions().get::<GoOn>().cloned() {
+        let expectation = request.extensions().get::<Expectation>().cloned();
+        if let Some(expectation) = expectation.clone() {
             hyper::ext::on_informational(&mut request, move |interim| {
                 if interim.status() == StatusCode::CONTINUE {
-                    go_on.say();
+                    expectation.go_on();
                 }
             });
         }
         match self.connection.sender.try_send_request(request).await {
             Ok(response) => {
                 let switching = response.status() == StatusCode::SWITCHING_PROTOCOLS;
+                self.spent = expectation.is_some_and(|expectation| expectation.responded());
                 Ok(response.map(|body| ResponseBody::new(body, self, switching).into()))
             }
             Err(mut error) => {
@@ -98,7 +106,10 @@ impl Lease {
 
     /// The response is complete: the flow may carry the next request.
     fn give_back(self) {
-        let Self { connection, in_flight } = self;
+        let Self { connection, in_flight, spent } = self;
+        if spent {
+            return;
+        }
         let upstream = Arc::clone(&in_flight.0);
         if upstream.idle.give_back(Instant::now(), connection) {
             let tasks = upstream.via.flows().clone();

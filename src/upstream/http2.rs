@@ -33,7 +33,7 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::task_tracker::TaskTrackerToken};
 
 use super::{
-    body::{self, Body, BoxError, GoOn},
+    body::{self, Body, BoxError, Expectation},
     flow::{OpenFlowError, SHUN_REFUSED},
     http::open,
     registry::{InFlight, Name, Upstream, Upstreams},
@@ -235,13 +235,13 @@ impl Place {
             }
         };
         let mut upload = Upload::new(body, stream);
-        let go_on = parts.extensions.get::<GoOn>();
+        let expectation = parts.extensions.get::<Expectation>();
         let response = poll_fn(|cx| {
             while let Poll::Ready(Some(Ok(interim))) = response.poll_informational(cx) {
-                if let Some(go_on) = go_on
+                if let Some(expectation) = expectation
                     && interim.status() == StatusCode::CONTINUE
                 {
-                    go_on.say();
+                    expectation.go_on();
                 }
             }
             if let Poll::Ready(response) = response.poll_unpin(cx) {
@@ -255,7 +255,11 @@ impl Place {
         })
         .await;
         match response {
-            Ok(response) => Ok(response.map(|body| ResponseBody::new(body, self, upload).into())),
+            Ok(response) => {
+                let unwanted = expectation.is_some_and(Expectation::responded);
+                let upload = Some(upload).filter(|upload| !upload.ended && !unwanted);
+                Ok(response.map(|body| ResponseBody::new(body, self, upload).into()))
+            }
             Err(Failure::Stream(error)) if is_unprocessed(&error) => {
                 self.retire();
                 let unsent = upload.take_back().map(|body| Request::from_parts(parts, body));
@@ -455,10 +459,10 @@ pub(super) struct ResponseBody {
 }
 
 impl ResponseBody {
-    fn new(stream: RecvStream, place: Place, mut upload: Upload) -> Self {
+    fn new(stream: RecvStream, place: Place, upload: Option<Upload>) -> Self {
         let place = Arc::new(place);
         let mut this = Self { stream, data_ended: false, place: Some(Arc::clone(&place)), upload: None };
-        if !upload.ended {
+        if let Some(mut upload) = upload {
             // Nothing can be refused as unprocessed from here on.
             upload.kept = None;
             let (go_on, end) = oneshot::channel();
