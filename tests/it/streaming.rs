@@ -1,12 +1,8 @@
 //! Bodies stream, both ways at once, at the pace of whoever reads them, and their ends are told apart from their breaks.
 
-use std::{
-    io,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering::Relaxed},
-    },
-    time::Duration,
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering::Relaxed},
 };
 
 use adit::drain::Tasks;
@@ -18,17 +14,16 @@ use hyper::body::Incoming;
 use tokio::{
     io::AsyncWriteExt,
     sync::{Notify, mpsc},
-    time::sleep,
 };
 
 use crate::support::{
     body::{self, Body, channel},
     client::{Http1, Http2, request, request_of},
-    eventually,
     fabric::Web,
-    ok, random, reset,
+    ok, random,
     service::{self, Running, read_request},
     soon,
+    streams::{breaking, endless, mirror_bodies, standing},
 };
 
 const MIB: u64 = 1 << 20;
@@ -58,19 +53,6 @@ impl Client {
 
 fn get(path: &str) -> Request<Body> {
     request("GET", "web", path, "")
-}
-
-/// Sends each request's body back as it comes, trailers too.
-async fn mirror_bodies() -> Running {
-    service::http(|request: Request<Incoming>| async move {
-        let trailer = request.headers().get(header::TRAILER).cloned();
-        let mut response = Response::new(Body::new(request.into_body().map_err(io::Error::other)));
-        if let Some(trailer) = trailer {
-            response.headers_mut().insert(header::TRAILER, trailer);
-        }
-        response
-    })
-    .await
 }
 
 #[tokio::test]
@@ -111,42 +93,6 @@ async fn trailers_pass_both_ways() {
         assert_eq!(all.trailers(), Some(&trailers));
         assert_eq!(all.to_bytes(), "content");
     }
-}
-
-/// Waits until a count stands still, and gives it.
-async fn standing(count: &AtomicU64) -> u64 {
-    let mut last = (u64::MAX, 0);
-    eventually("the count stands still", async || {
-        sleep(Duration::from_millis(50)).await;
-        let now = count.load(Relaxed);
-        last = (now, if now == last.0 { last.1 + 1 } else { 0 });
-        // As long as anything flows, it does so many times a second.
-        now > 0 && last.1 == 20
-    })
-    .await;
-    last.0
-}
-
-/// A service that answers with an endless body and counts what is taken of it; tells when writing has failed.
-async fn endless() -> (Running, Arc<AtomicU64>, mpsc::Receiver<io::Error>) {
-    let (taken, (ends, ended)) = (Arc::new(AtomicU64::new(0)), mpsc::channel(8));
-    let counted = Arc::clone(&taken);
-    let running = service::tcp(move |mut stream| {
-        let (taken, ends) = (Arc::clone(&counted), ends.clone());
-        async move {
-            read_request(&mut stream).await;
-            ok(stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n").await);
-            let chunk = random(16 * 1024);
-            let error = loop {
-                match stream.write(&chunk).await {
-                    Ok(len) => taken.fetch_add(len as u64, Relaxed),
-                    Err(error) => break error,
-                };
-            };
-            drop(ends.send(error).await);
-        }
-    });
-    (running.await, taken, ended)
 }
 
 #[tokio::test]
@@ -192,31 +138,6 @@ async fn a_service_that_does_not_read_stops_the_client() {
         }
         tasks.abort();
     }
-}
-
-/// Sends half a response, framed as the path says, and breaks it off when told to.
-async fn breaking() -> (Running, Arc<Notify>) {
-    let now = Arc::new(Notify::new());
-    let told = Arc::clone(&now);
-    let running = service::tcp(move |mut stream| {
-        let now = Arc::clone(&told);
-        async move {
-            let request = read_request(&mut stream).await.expect("there is a request");
-            let path = request.split(' ').nth(1).unwrap_or_default();
-            let fields = match path {
-                "/length" => "content-length: 100\r\n\r\n",
-                "/chunked" => "transfer-encoding: chunked\r\n\r\n100\r\n",
-                _ => "\r\n",
-            };
-            ok(stream.write_all(format!("HTTP/1.1 200 OK\r\n{fields}half").as_bytes()).await);
-            now.notified().await;
-            // Without a length, the end of the connection is that of the response; only a reset is a break.
-            if path == "/until-close" {
-                reset(stream);
-            }
-        }
-    });
-    (running.await, now)
 }
 
 #[tokio::test]

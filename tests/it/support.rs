@@ -8,6 +8,8 @@ pub(crate) mod raw;
 pub(crate) mod fabric;
 pub(crate) mod process;
 pub(crate) mod service;
+pub(crate) mod streams;
+pub(crate) mod switch;
 pub(crate) mod websocket;
 
 use std::{fmt::Debug, future::Future, time::Duration};

@@ -1,10 +1,11 @@
 //! The real binary, as users run it.
 
 use std::{
-    io::{BufRead, BufReader},
+    io::{BufRead, BufReader, Read},
     net::SocketAddr,
     path::Path,
     process::{Child, Command, Stdio},
+    sync::mpsc::{self, Receiver},
 };
 
 use super::ok;
@@ -13,7 +14,8 @@ use super::ok;
 #[derive(Debug)]
 pub(crate) struct Process {
     child: Child,
-    lines: std::sync::mpsc::Receiver<String>,
+    lines: Receiver<String>,
+    log: Receiver<String>,
 }
 
 impl Process {
@@ -24,31 +26,21 @@ impl Process {
             .current_dir(folder)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
-            .stderr(Stdio::null())
+            .stderr(Stdio::piped())
             .spawn());
-        let stdout = child.stdout.take().expect("it is piped");
-        let (sender, lines) = std::sync::mpsc::channel();
-        std::thread::spawn(move || {
-            for line in BufReader::new(stdout).lines().map_while(Result::ok) {
-                if sender.send(line).is_err() {
-                    return;
-                }
-            }
-        });
-        Self { child, lines }
+        let lines = lines_of(child.stdout.take().expect("it is piped"));
+        let log = lines_of(child.stderr.take().expect("it is piped"));
+        Self { child, lines, log }
     }
 
     /// The next line of standard output that has a text in it.
     pub(crate) fn line_with(&self, text: &str) -> String {
-        let end = std::time::Instant::now() + super::SOON;
-        loop {
-            let left = end.saturating_duration_since(std::time::Instant::now());
-            let line = self.lines.recv_timeout(left);
-            let line = line.unwrap_or_else(|error| panic!("no line with {text:?}: {error}"));
-            if line.contains(text) {
-                return line;
-            }
-        }
+        next_with(&self.lines, text)
+    }
+
+    /// The next line of the log that has a text in it.
+    pub(crate) fn log_with(&self, text: &str) -> String {
+        next_with(&self.log, text)
     }
 
     /// The address in the next line that begins with a name, such as `edge   http://127.0.0.1:8000`.
@@ -98,5 +90,30 @@ impl Drop for Process {
         // It may have ended by itself.
         drop(self.child.kill());
         drop(self.child.wait());
+    }
+}
+
+fn lines_of(output: impl Read + Send + 'static) -> Receiver<String> {
+    let (sender, lines) = mpsc::channel();
+    // What nobody waits for is read all the same, or the process would stand still.
+    std::thread::spawn(move || {
+        for line in BufReader::new(output).lines().map_while(Result::ok) {
+            if sender.send(line).is_err() {
+                return;
+            }
+        }
+    });
+    lines
+}
+
+fn next_with(lines: &Receiver<String>, text: &str) -> String {
+    let end = std::time::Instant::now() + super::SOON;
+    loop {
+        let left = end.saturating_duration_since(std::time::Instant::now());
+        let line = lines.recv_timeout(left);
+        let line = line.unwrap_or_else(|error| panic!("no line with {text:?}: {error}"));
+        if line.contains(text) {
+            return line;
+        }
     }
 }
