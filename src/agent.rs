@@ -1,16 +1,22 @@
 //! An agent process: serves endpoints from local services.
 //!
 //! Owns one listener an endpoint; each flow that arrives becomes a connection to the service, joined byte for byte. Built on
-//! `client`, which keeps the links. It never parses what it carries.
+//! `client`, which keeps the links. It parses what it carries only where an endpoint's options ask for that.
 
+mod access;
+mod connection;
 mod health;
+mod http;
+mod rewrite;
 mod service;
 
 use std::{sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 
+pub use self::http::HttpOptions;
 pub use health::{HealthCheck, InvalidProbe, Probe};
+pub use rewrite::{Field, FieldName, InvalidField, Rewrite};
 pub use service::{InvalidService, Service, ServiceAddress, ServiceTls};
 
 use health::{Change, Watch};
@@ -42,6 +48,8 @@ pub struct Endpoint {
     pub service: Service,
     /// How to know that the service is up. Without, it is taken to be.
     pub health: Option<HealthCheck>,
+    /// What is done with requests, where the kind is HTTP. Without, flows are passed on unread.
+    pub http: Option<HttpOptions>,
 }
 
 /// Why an agent does not start.
@@ -201,6 +209,9 @@ async fn join(incoming: Incoming, endpoint: Arc<Endpoint>) {
             return tracing::debug!(endpoint = %endpoint.name, %error, "a flow went away before it began");
         }
     };
+    if let (Kind::Http, Some(options)) = (endpoint.kind, &endpoint.http) {
+        return http::serve(flow, connection, &endpoint.name, options).await;
+    }
     let counts = Counts::default();
     let end = splice(flow, connection, &counts).await;
     tracing::debug!(

@@ -19,7 +19,7 @@ use clap::{CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
 
 use crate::config::{
-    self, EndpointKind, ForwardTcpArgs, NodeArgs, ParseError, RunAgentArgs, RunForwardArgs, ServeArgs,
+    self, ForwardTcpArgs, NodeArgs, ParseError, RunAgentArgs, RunForwardArgs, ServeArgs, ServeHttpArgs,
 };
 use failure::Failure;
 
@@ -48,6 +48,7 @@ Example of a file:
   [[endpoint]]
   name = \"web\"
   address = 3000
+  header = [\"x-tenant=7\"]  # any flag for requests of `adit agent http`
 
   [[endpoint]]
   name = \"db\"
@@ -96,7 +97,7 @@ enum Command {
 enum AgentCommand {
     /// Serve a local web service
     #[command(after_help = ENVIRONMENT)]
-    Http(Box<ServeArgs>),
+    Http(Box<ServeHttpArgs>),
     /// Serve a local TCP service
     #[command(after_help = ENVIRONMENT)]
     Tcp(Box<ServeArgs>),
@@ -137,8 +138,8 @@ fn execute(command: Command) -> Result<(), Failure> {
     match command {
         Command::Demo(args) => demo::run(args),
         Command::Node(args) => node::run(*args),
-        Command::Agent(AgentCommand::Http(args)) => agent::serve(*args, EndpointKind::Http),
-        Command::Agent(AgentCommand::Tcp(args)) => agent::serve(*args, EndpointKind::Tcp),
+        Command::Agent(AgentCommand::Http(args)) => agent::http(*args),
+        Command::Agent(AgentCommand::Tcp(args)) => agent::tcp(*args),
         Command::Agent(AgentCommand::Run(args)) => agent::run(*args),
         Command::Forward(ForwardCommand::Tcp(args)) => forward::tcp(*args),
         Command::Forward(ForwardCommand::Run(args)) => forward::run(*args),

@@ -5,6 +5,7 @@
 //! makes development certificates, and never opens a socket.
 
 mod agent;
+mod agent_http;
 mod connect;
 mod forward;
 mod layers;
@@ -14,7 +15,10 @@ mod node;
 
 use std::{io, path::PathBuf, time::Duration};
 
-pub use agent::{AgentArgs, EndpointArgs, EndpointKind, RunAgentArgs, ServeArgs, UpstreamArgs};
+pub use agent::{
+    AgentArgs, EndpointArgs, EndpointKind, RunAgentArgs, ServeArgs, ServeHttpArgs, UpstreamArgs,
+};
+pub use agent_http::HttpArgs;
 pub use connect::ConnectArgs;
 pub use forward::{ForwardArgs, ForwardTcpArgs, PortArgs, RunForwardArgs};
 pub use layers::{ParseError, from_words, parse};
@@ -122,6 +126,14 @@ pub enum ConfigError {
         "{option} is for services with TLS, and {endpoint}'s address is without: begin it with https:// or tls://"
     )]
     NoTls {
+        /// The option.
+        option: &'static str,
+        /// The endpoint.
+        endpoint: EndpointId,
+    },
+    /// Options for requests of a service that has none.
+    #[error("{option} is for services that speak HTTP/1.1, and {endpoint}'s does not: leave it out")]
+    NotHttp {
         /// The option.
         option: &'static str,
         /// The endpoint.

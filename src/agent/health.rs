@@ -9,7 +9,7 @@ use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use tokio::time::Instant;
 
-use super::service::{ConnectError, Service};
+use super::service::{ConnectError, InvalidService, Service};
 
 /// How long a service has to pass one check.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -63,6 +63,8 @@ enum Failure {
     Http(#[from] hyper::Error),
     #[error("the request cannot be made: {0}")]
     Request(#[from] http::Error),
+    #[error(transparent)]
+    Host(#[from] InvalidService),
     #[error("status {0}")]
     Status(http::StatusCode),
     #[error("no answer within {PATIENCE:?}")]
@@ -76,7 +78,7 @@ impl Probe {
             let Self::Get(path) = self else { return Ok(()) };
             let (mut sender, connection) = http1::handshake(TokioIo::new(connection)).await?;
             let request = Request::get(path.as_str())
-                .header(header::HOST, service.authority())
+                .header(header::HOST, service.host_header()?)
                 .header(header::USER_AGENT, concat!("adit/", env!("CARGO_PKG_VERSION")))
                 .body(Empty::<Bytes>::new())?;
             let response = sender.send_request(request);

@@ -12,15 +12,22 @@ use super::{
 use crate::{
     agent::{self, Agent, Endpoint},
     client::State,
-    config::{EndpointKind, RunAgentArgs, ServeArgs},
+    config::{EndpointKind, RunAgentArgs, ServeArgs, ServeHttpArgs},
     protocol::Kind,
 };
 
-/// `adit agent http|tcp`.
-pub(super) fn serve(args: ServeArgs, kind: EndpointKind) -> Result<(), Failure> {
+/// `adit agent http`.
+pub(super) fn http(args: ServeHttpArgs) -> Result<(), Failure> {
+    process::log(&args.serve.agent.log)?;
+    let grace = args.serve.agent.grace_period;
+    start(args.into_config()?, grace)
+}
+
+/// `adit agent tcp`.
+pub(super) fn tcp(args: ServeArgs) -> Result<(), Failure> {
     process::log(&args.agent.log)?;
     let grace = args.agent.grace_period;
-    start(args.into_config(kind)?, grace)
+    start(args.into_config(EndpointKind::Tcp)?, grace)
 }
 
 /// `adit agent run`.

@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, path::PathBuf, sync::Arc, time::Duration};
 
 use clap::{Args, ValueEnum};
 
-use super::{ConfigError, ConnectArgs, LogArgs, duration, layers::table};
+use super::{ConfigError, ConnectArgs, LogArgs, agent_http::HttpArgs, duration, layers::table};
 use crate::{
     agent::{self, HealthCheck, Probe, Service, ServiceAddress},
     client,
@@ -28,7 +28,7 @@ pub struct AgentArgs {
     pub log: LogArgs,
 }
 
-/// `adit agent http|tcp`: one endpoint.
+/// `adit agent tcp`, and the better part of `adit agent http`: one endpoint.
 #[derive(Debug, Clone, Args)]
 pub struct ServeArgs {
     /// The name that clients ask for.
@@ -43,6 +43,15 @@ pub struct ServeArgs {
     health: HealthArgs,
     #[command(flatten)]
     pub agent: AgentArgs,
+}
+
+/// `adit agent http`: one endpoint whose requests can be looked at.
+#[derive(Debug, Clone, Args)]
+pub struct ServeHttpArgs {
+    #[command(flatten)]
+    http: HttpArgs,
+    #[command(flatten)]
+    pub serve: ServeArgs,
 }
 
 /// `adit agent run`: the endpoints of a file.
@@ -70,6 +79,8 @@ pub struct EndpointArgs {
     upstream: UpstreamArgs,
     #[command(flatten)]
     health: HealthArgs,
+    #[command(flatten)]
+    http: HttpArgs,
 }
 
 /// How the agent knows that a service is up.
@@ -79,7 +90,7 @@ pub(super) struct HealthArgs {
     #[arg(long, value_name = "PATH|tcp")]
     health_check: Option<Probe>,
     /// Check so often.
-    #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = interval)]
+    #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = some_time)]
     health_interval: Duration,
 }
 
@@ -115,8 +126,8 @@ impl HealthArgs {
     }
 }
 
-/// How often something is done.
-fn interval(text: &str) -> Result<Duration, String> {
+/// A duration that is not nothing.
+pub(super) fn some_time(text: &str) -> Result<Duration, String> {
     match duration(text) {
         Ok(Duration::ZERO) => Err("expected more than nothing".into()),
         read => read.map_err(|error| error.to_string()),
@@ -136,14 +147,29 @@ impl ServeArgs {
     /// # Errors
     /// See [`ConfigError`].
     pub fn into_config(self, kind: EndpointKind) -> Result<agent::Config, ConfigError> {
+        self.with(kind, HttpArgs::default())
+    }
+
+    fn with(self, kind: EndpointKind, http: HttpArgs) -> Result<agent::Config, ConfigError> {
         let endpoint = EndpointArgs {
             name: self.endpoint,
             kind,
             address: self.address,
             upstream: self.upstream,
             health: self.health,
+            http,
         };
         Ok(agent::Config { endpoints: vec![endpoint.into_endpoint()?], client: self.agent.client()? })
+    }
+}
+
+impl ServeHttpArgs {
+    /// The agent for this endpoint.
+    ///
+    /// # Errors
+    /// See [`ConfigError`].
+    pub fn into_config(self) -> Result<agent::Config, ConfigError> {
+        self.serve.with(EndpointKind::Http, self.http)
     }
 }
 
@@ -179,12 +205,9 @@ impl EndpointArgs {
         };
         let trust = self.upstream.trust(&self.name, self.address.is_tls())?;
         let tls = Arc::new(tls::client_config(&trust, None, alpn)?);
-        Ok(agent::Endpoint {
-            name: self.name,
-            kind,
-            service: Service::new(self.address, &tls)?,
-            health: self.health.into_config(),
-        })
+        let service = Service::new(self.address, &tls)?;
+        let http = self.http.into_options(&self.name, kind, &service)?;
+        Ok(agent::Endpoint { name: self.name, kind, service, health: self.health.into_config(), http })
     }
 }
 

@@ -3,6 +3,7 @@
 //! One file a promise. Ports are always 0, and tests wait for what must become true, never for time to pass.
 
 mod admin;
+mod agent_http;
 mod cli;
 mod cluster;
 mod errors;
