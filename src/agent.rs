@@ -1,9 +1,14 @@
 //! An agent process: serves endpoints from local services.
 //!
 //! Owns one listener an endpoint; each flow that arrives becomes a connection to the service, joined byte for byte, or for
-//! UDP a socket, joined packet for packet. Built on `client`, which keeps the links. It never parses what it carries.
+//! UDP a socket, joined packet for packet. Built on `client`, which keeps the links. It parses what it carries only where an
+//! endpoint's options ask for that.
 
+mod access;
+mod connection;
 mod health;
+mod http;
+mod rewrite;
 mod service;
 mod udp;
 
@@ -11,7 +16,9 @@ use std::{sync::Arc, time::Duration};
 
 use tokio::{sync::Notify, time::Instant};
 
+pub use self::http::HttpOptions;
 pub use health::{HealthCheck, InvalidProbe, Probe};
+pub use rewrite::{Field, FieldName, InvalidField, Rewrite};
 pub use service::{InvalidService, Service, ServiceAddress, ServiceTls};
 
 use health::{Change, Watch};
@@ -48,6 +55,8 @@ pub struct Endpoint {
     pub health: Option<HealthCheck>,
     /// After how long without a packet an association ends, where the kind is UDP.
     pub udp_idle: Duration,
+    /// What is done with requests, where the kind is HTTP. Without, flows are passed on unread.
+    pub http: Option<HttpOptions>,
 }
 
 /// Why an agent does not start.
@@ -154,7 +163,7 @@ impl Server {
     async fn listen(&self) -> Result<Serving, ListenError> {
         let Endpoint { name, service, .. } = &*self.endpoint;
         let mut kind = self.endpoint.kind;
-        if kind == Kind::Http && service.chooses() {
+        if self.may_choose() {
             match service.negotiate(kind).await {
                 Ok((_, chosen)) => kind = chosen,
                 Err(_) => self.doubt.notify_one(),
@@ -163,6 +172,12 @@ impl Server {
         let listener = self.client.listen(name.clone(), kind).await?;
         tracing::info!(endpoint = %name, %service, kind = kind.name(), "serving");
         Ok(Serving { listener, kind })
+    }
+
+    /// Whether the service chooses the version of HTTP. What is to be done with requests is done in the older one.
+    fn may_choose(&self) -> bool {
+        let Endpoint { kind, service, http, .. } = &*self.endpoint;
+        *kind == Kind::Http && http.is_none() && service.chooses()
     }
 
     /// Takes flows until the listener is closed. Cancel safe.
@@ -224,6 +239,9 @@ impl Server {
     /// something makes that likely, and then until it answers.
     async fn chooses_otherwise(&self, kind: Kind) {
         let Endpoint { service, .. } = &*self.endpoint;
+        if !self.may_choose() {
+            return std::future::pending().await;
+        }
         loop {
             self.doubt.notified().await;
             let chosen = loop {
@@ -266,6 +284,9 @@ async fn join(incoming: Incoming, endpoint: Arc<Endpoint>, doubt: Arc<Notify>) {
             return tracing::debug!(endpoint = %endpoint.name, %error, "a flow went away before it began");
         }
     };
+    if let (Kind::Http, Some(options)) = (endpoint.kind, &endpoint.http) {
+        return http::serve(flow, connection, &endpoint.name, options).await;
+    }
     let counts = Counts::default();
     let end = splice(flow, connection, &counts).await;
     tracing::debug!(

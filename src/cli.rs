@@ -49,6 +49,7 @@ Example of a file:
   [[endpoint]]
   name = \"web\"
   address = 3000
+  header = [\"x-tenant=7\"]  # any flag for requests of `adit agent http`
 
   [[endpoint]]
   name = \"db\"

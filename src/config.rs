@@ -5,6 +5,7 @@
 //! makes development certificates, and never opens a socket.
 
 mod agent;
+mod agent_http;
 mod connect;
 mod forward;
 mod layers;
@@ -19,6 +20,7 @@ use std::{io, path::PathBuf, time::Duration};
 pub use agent::{
     AgentArgs, EndpointArgs, EndpointKind, RunAgentArgs, ServeArgs, ServeHttpArgs, ServeUdpArgs, UpstreamArgs,
 };
+pub use agent_http::HttpArgs;
 pub use connect::ConnectArgs;
 pub use forward::{ForwardArgs, ForwardTcpArgs, ForwardUdpArgs, PortArgs, PortKind, RunForwardArgs};
 pub use layers::{ParseError, from_words, parse};
@@ -138,6 +140,14 @@ pub enum ConfigError {
     #[error("{option} is not for UDP: leave it out for {endpoint}, and give its address as host:port")]
     NotForUdp {
         /// What it is.
+        option: &'static str,
+        /// The endpoint.
+        endpoint: EndpointId,
+    },
+    /// Options for requests of a service that has none.
+    #[error("{option} is for services that speak HTTP/1.1, and {endpoint}'s does not: leave it out")]
+    NotHttp {
+        /// The option.
         option: &'static str,
         /// The endpoint.
         endpoint: EndpointId,

@@ -9,7 +9,7 @@ use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use tokio::time::Instant;
 
-use super::service::{ConnectError, Service};
+use super::service::{ConnectError, InvalidService, Service};
 use crate::{net::Connection, protocol::Kind};
 
 /// How long a service has to pass one check.
@@ -66,6 +66,8 @@ enum Failure {
     Http2(#[from] h2::Error),
     #[error("the request cannot be made: {0}")]
     Request(#[from] http::Error),
+    #[error(transparent)]
+    Host(#[from] InvalidService),
     #[error("status {0}")]
     Status(StatusCode),
     #[error("no answer within {PATIENCE:?}")]
@@ -77,11 +79,12 @@ impl Probe {
         let checked = async {
             let (connection, kind) = service.negotiate(kind).await?;
             let Self::Get(path) = self else { return Ok(()) };
-            let authority = service.authority();
+            let authority = service.host_header()?;
+            let authority = authority.to_str().unwrap_or_default();
             let status = match kind {
                 Kind::Http2 => get_http2(connection, &format!("http://{authority}{path}")).await?,
                 Kind::Http2Tls => get_http2(connection, &format!("https://{authority}{path}")).await?,
-                _ => get_http1(connection, path, &authority).await?,
+                _ => get_http1(connection, path, authority).await?,
             };
             if status.is_success() || status.is_redirection() { Ok(()) } else { Err(Failure::Status(status)) }
         };

@@ -2,6 +2,7 @@
 
 use std::{fmt, io, str::FromStr, sync::Arc, time::Duration};
 
+use http::HeaderValue;
 use rustls::pki_types::ServerName;
 use tokio_rustls::TlsConnector;
 
@@ -114,9 +115,17 @@ impl Service {
         Ok(Self { address, tls })
     }
 
-    /// How requests to it name it.
-    pub(super) fn authority(&self) -> String {
-        self.address.to_string()
+    /// How requests to it name it: without its port where that is the usual one (RFC 9110 §7.2).
+    ///
+    /// # Errors
+    /// When the host cannot be in a request.
+    pub fn host_header(&self) -> Result<HeaderValue, InvalidService> {
+        let mut host = self.address.to_string();
+        let usual = if self.tls.is_some() { ":443" } else { ":80" };
+        if let Some(bare) = host.strip_suffix(usual) {
+            host.truncate(bare.len());
+        }
+        HeaderValue::try_from(host).map_err(|_| InvalidService::Host(self.address.host.clone()))
     }
 
     /// Whether it chooses the version of HTTP that is spoken with it.
@@ -227,6 +236,22 @@ impl ConnectError {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::tls::{self, Trust};
+
+    #[test]
+    fn requests_name_the_service_without_the_usual_port() {
+        let tls = Arc::new(tls::client_config(&Trust::Insecure, None, &[]).unwrap());
+        for (address, host) in [
+            ("3000", "127.0.0.1:3000"),
+            ("http://app", "app"),
+            ("https://app:80", "app:80"),
+            ("https://[::1]", "[::1]"),
+            ("http://[::1]:443", "[::1]:443"),
+        ] {
+            let service = Service::new(address.parse().unwrap(), &tls).unwrap();
+            assert_eq!(service.host_header().unwrap(), host, "{address}");
+        }
+    }
 
     #[test]
     fn a_service_is_a_port_a_host_and_port_or_a_url() {

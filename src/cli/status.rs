@@ -17,7 +17,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// Show the links and endpoints of a node.
 #[derive(Debug, Args)]
 pub(super) struct StatusArgs {
-    /// The node's admin port.
+    /// The admin port of the node to ask: what it was given as --admin-bind.
     #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:8002")]
     admin: HostPort,
     /// Print what the node answers, for programs.

@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, path::PathBuf, sync::Arc, time::Duration};
 
 use clap::{Args, ValueEnum};
 
-use super::{ConfigError, ConnectArgs, LogArgs, UdpArgs, duration, layers::table};
+use super::{ConfigError, ConnectArgs, LogArgs, UdpArgs, agent_http::HttpArgs, duration, layers::table};
 use crate::{
     agent::{self, HealthCheck, Probe, Service, ServiceAddress},
     client,
@@ -28,7 +28,7 @@ pub struct AgentArgs {
     pub log: LogArgs,
 }
 
-/// `adit agent http|tcp`: one endpoint.
+/// `adit agent tcp`, and the better part of `adit agent http`: one endpoint.
 #[derive(Debug, Clone, Args)]
 pub struct ServeArgs {
     /// The name that clients ask for.
@@ -48,6 +48,8 @@ pub struct ServeArgs {
 /// `adit agent http`: one endpoint of a web service.
 #[derive(Debug, Clone, Args)]
 pub struct ServeHttpArgs {
+    #[command(flatten)]
+    version: VersionArgs,
     #[command(flatten)]
     http: HttpArgs,
     #[command(flatten)]
@@ -91,18 +93,20 @@ pub struct EndpointArgs {
     #[arg(long)]
     address: ServiceAddress,
     #[command(flatten)]
-    http: HttpArgs,
-    #[command(flatten)]
     upstream: UpstreamArgs,
     #[command(flatten)]
     health: HealthArgs,
+    #[command(flatten)]
+    version: VersionArgs,
+    #[command(flatten)]
+    http: HttpArgs,
     #[command(flatten)]
     udp: UdpArgs,
 }
 
 /// How HTTP is spoken with a service.
 #[derive(Debug, Clone, Default, Args)]
-pub(super) struct HttpArgs {
+pub(super) struct VersionArgs {
     /// The service speaks HTTP/2 without TLS, as most gRPC servers do. One that has TLS chooses the version itself.
     #[arg(long, help_heading = "HTTP")]
     h2c: bool,
@@ -115,7 +119,7 @@ pub(super) struct HealthArgs {
     #[arg(long, value_name = "PATH|tcp")]
     health_check: Option<Probe>,
     /// Check so often.
-    #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = interval)]
+    #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = some_time)]
     health_interval: Duration,
 }
 
@@ -153,8 +157,8 @@ impl HealthArgs {
     }
 }
 
-/// How often something is done.
-fn interval(text: &str) -> Result<Duration, String> {
+/// A duration that is not nothing.
+pub(super) fn some_time(text: &str) -> Result<Duration, String> {
     match duration(text) {
         Ok(Duration::ZERO) => Err("expected more than nothing".into()),
         read => read.map_err(|error| error.to_string()),
@@ -174,14 +178,20 @@ impl ServeArgs {
     /// # Errors
     /// See [`ConfigError`].
     pub fn into_config(self, kind: EndpointKind) -> Result<agent::Config, ConfigError> {
-        self.with_http(kind, HttpArgs::default())
+        self.with_http(kind, VersionArgs::default(), HttpArgs::default())
     }
 
-    fn with_http(self, kind: EndpointKind, http: HttpArgs) -> Result<agent::Config, ConfigError> {
+    fn with_http(
+        self,
+        kind: EndpointKind,
+        version: VersionArgs,
+        http: HttpArgs,
+    ) -> Result<agent::Config, ConfigError> {
         let endpoint = EndpointArgs {
             name: self.endpoint,
             kind,
             address: self.address,
+            version,
             http,
             upstream: self.upstream,
             health: self.health,
@@ -201,6 +211,7 @@ impl ServeUdpArgs {
             name: self.endpoint,
             kind: EndpointKind::Udp,
             address: self.address,
+            version: VersionArgs::default(),
             http: HttpArgs::default(),
             upstream: UpstreamArgs::default(),
             health: HealthArgs::default(),
@@ -216,7 +227,7 @@ impl ServeHttpArgs {
     /// # Errors
     /// See [`ConfigError`].
     pub fn into_config(self) -> Result<agent::Config, ConfigError> {
-        self.serve.with_http(EndpointKind::Http, self.http)
+        self.serve.with_http(EndpointKind::Http, self.version, self.http)
     }
 }
 
@@ -249,7 +260,7 @@ impl EndpointArgs {
         if self.kind == EndpointKind::Udp {
             self.check_udp()?;
         }
-        let kind = match (self.kind, self.http.h2c) {
+        let kind = match (self.kind, self.version.h2c) {
             (EndpointKind::Http, false) => Kind::Http,
             (EndpointKind::Http, true) if !self.address.is_tls() => Kind::Http2,
             (EndpointKind::Tcp, false) => Kind::Tcp,
@@ -258,11 +269,14 @@ impl EndpointArgs {
         };
         let trust = self.upstream.trust(&self.name, self.address.is_tls())?;
         let tls = Arc::new(tls::client_config(&trust, None, &[])?);
+        let service = Service::new(self.address, &tls)?;
+        let http = self.http.into_options(&self.name, kind, &service)?;
         Ok(agent::Endpoint {
             name: self.name,
             kind,
-            service: Service::new(self.address, &tls)?,
+            service,
             health: self.health.into_config(),
+            http,
             udp_idle: self.udp.udp_idle,
         })
     }

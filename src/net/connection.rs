@@ -33,6 +33,14 @@ impl Connection {
         }
     }
 
+    /// The TCP connection itself.
+    pub fn tcp(&self) -> &TcpStream {
+        match self {
+            Self::Tcp(stream) => stream,
+            Self::Tls(stream) => stream.get_ref().0,
+        }
+    }
+
     /// The TCP connection itself, what is buffered above it given up.
     pub fn into_tcp(self) -> TcpStream {
         match self {

@@ -12,8 +12,12 @@ use std::{
     time::Duration,
 };
 
-use adit::config::{self, NodeArgs, ParseError, RunAgentArgs};
+use adit::{
+    agent::{HttpOptions, Rewrite},
+    config::{self, NodeArgs, ParseError, RunAgentArgs},
+};
 use clap::Parser;
+use http::HeaderValue;
 
 /// The program, in `folder`, with logs of errors alone.
 fn adit(folder: &Path, words: &[&str]) -> Command {
@@ -120,6 +124,12 @@ fn mistakes_on_the_line_name_the_thing_and_the_fix() {
         ("agent http web ftp://host", ""),
         ("agent http web http://host/path", ""),
         ("agent http web 3000 --upstream-ca text.pem", ""),
+        ("agent http web 3000 --header x-tenant:7", ""),
+        ("agent http web 3000 --header host=app", ""),
+        ("agent http web 3000 --strip-header Transfer-Encoding", ""),
+        ("agent http web 3000 --host-header http://app", ""),
+        ("agent http web 3000 --response-header-timeout 0s", ""),
+        ("agent tcp web 3000 --access-log", ""),
         ("agent tcp web 3000 --pin sha256:abcd", ""),
         ("agent tcp web 3000 --pin abcd", ""),
         ("agent tcp web 3000 --connect localhost", ""),
@@ -165,6 +175,14 @@ fn mistakes_in_the_file_name_the_file_and_the_key() {
         (
             "agent run --config adit.toml",
             "[[endpoint]]\nname = \"dns\"\naddress = 53\nkind = \"udp\"\nhealth-check = \"tcp\"",
+        ),
+        (
+            "agent run --config adit.toml",
+            "[[endpoint]]\nname = \"db\"\nkind = \"tcp\"\naddress = 5432\nstrip-header = \"cookie\"",
+        ),
+        (
+            "agent run --config adit.toml",
+            "[[endpoint]]\nname = \"web\"\naddress = 3000\nheader = [\"x-tenant=7\", \"te=trailers\"]",
         ),
         (
             "agent run --config adit.toml",
@@ -344,6 +362,39 @@ fn endpoints_of_the_file_are_read_as_their_command_would() {
     assert_eq!(shown.collect::<Vec<_>>(), ["web Http 127.0.0.1:3000", "db Tcp tls://[::1]:5432"]);
     assert_eq!(config.client.connect.to_string(), "node.example:1");
     assert_eq!(config.client.settings.keep_alive, Duration::from_secs(1));
+}
+
+#[test]
+fn options_for_requests_are_keys_of_an_endpoint() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("agent.toml");
+    fs::write(
+        &file,
+        "insecure = true\n[[endpoint]]\nname = 'plain'\naddress = 3000\n[[endpoint]]\nname = 'web'\n\
+         address = 'http://app'\nhost-header = 'service'\nheader = ['x-a=1,2', 'x-b=3']\nstrip_header = 'cookie'\n\
+         access-log = true\nresponse-header-timeout = '5s'\n",
+    )
+    .unwrap();
+    let words = ["adit", "--config", file.to_str().unwrap()].map(OsString::from);
+    let line: AgentLine = config::parse(words, |_| None, &[]).unwrap();
+    let config = line.agent.into_config().unwrap();
+    assert_eq!(config.endpoints[0].http, None, "nothing to look at");
+    let rewrite = Rewrite {
+        strip: vec!["cookie".parse().unwrap()],
+        set: vec!["x-a=1,2".parse().unwrap(), "x-b=3".parse().unwrap()],
+        host: Some(HeaderValue::from_static("app")),
+    };
+    let response_timeout = Some(Duration::from_secs(5));
+    let options = HttpOptions { rewrite, access_log: true, response_timeout };
+    assert_eq!(config.endpoints[1].http, Some(options));
+}
+
+#[test]
+fn a_header_of_the_environment_is_never_shown() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut command = adit(folder.path(), &["agent", "http", "--help"]);
+    let help = told(&output(command.env("ADIT_HEADER", "authorization=hunter2")));
+    assert!(help.contains("--header <NAME=VALUE>") && !help.contains("hunter2"), "{help}");
 }
 
 #[test]

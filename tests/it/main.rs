@@ -4,6 +4,7 @@
 
 mod across;
 mod admin;
+mod agent_http;
 mod cli;
 mod cluster;
 mod errors;

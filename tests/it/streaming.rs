@@ -1,12 +1,8 @@
 //! Bodies stream, both ways at once, at the pace of whoever reads them, and their ends are told apart from their breaks.
 
-use std::{
-    io,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering::Relaxed},
-    },
-    time::Duration,
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering::Relaxed},
 };
 
 use adit::drain::Tasks;
@@ -20,17 +16,16 @@ use tokio::{
     io::AsyncWriteExt,
     net::TcpStream,
     sync::{Notify, mpsc},
-    time::sleep,
 };
 
 use crate::support::{
     body::{self, Body, channel},
     client::{Client, Http1, request, request_of},
-    eventually,
     fabric::{Web, impatient},
-    http2, ok, random, reset,
+    http2, ok, random,
     service::{self, Running, read_request},
     soon,
+    streams::{breaking, endless, mirror_bodies, mirror_http2_bodies, standing},
 };
 
 const MIB: u64 = 1 << 20;
@@ -39,25 +34,12 @@ fn get(path: &str) -> Request<Body> {
     request("GET", "web", path, "")
 }
 
-/// Sends each request's body back as it comes, trailers too.
-async fn mirror_bodies(http2: bool) -> Running {
-    let serve = |request: Request<Incoming>| async move {
-        let trailer = request.headers().get(header::TRAILER).cloned();
-        let mut response = Response::new(Body::new(request.into_body().map_err(io::Error::other)));
-        if let Some(trailer) = trailer {
-            response.headers_mut().insert(header::TRAILER, trailer);
-        }
-        response
-    };
-    if http2 { http2::http(serve).await } else { service::http(serve).await }
-}
-
-/// A service that does that and a way to it by each version of HTTP, for services of each version.
+/// A service that sends bodies back and a way to it by each version of HTTP, for services of each version.
 async fn mirrors(nodes: usize) -> Vec<(Running, Web, Client)> {
     let mut all = Vec::new();
     for http2 in [false, true] {
         for number in 0..2 {
-            let service = mirror_bodies(http2).await;
+            let service = if http2 { mirror_http2_bodies().await } else { mirror_bodies().await };
             let web = Web::of(nodes, http2, service.address).await;
             let client = Client::both(web.edge).await.into_iter().nth(number).expect("there are two");
             all.push((service, web, client));
@@ -108,42 +90,6 @@ pub(crate) async fn trailers_pass(nodes: usize) {
         assert_eq!(all.trailers(), Some(&trailers));
         assert_eq!(all.to_bytes(), "content");
     }
-}
-
-/// Waits until a count stands still, and gives it.
-async fn standing(count: &AtomicU64) -> u64 {
-    let mut last = (u64::MAX, 0);
-    eventually("the count stands still", async || {
-        sleep(Duration::from_millis(50)).await;
-        let now = count.load(Relaxed);
-        last = (now, if now == last.0 { last.1 + 1 } else { 0 });
-        // As long as anything flows, it does so many times a second.
-        now > 0 && last.1 == 20
-    })
-    .await;
-    last.0
-}
-
-/// A service that answers with an endless body and counts what is taken of it; tells when writing has failed.
-async fn endless() -> (Running, Arc<AtomicU64>, mpsc::Receiver<io::Error>) {
-    let (taken, (ends, ended)) = (Arc::new(AtomicU64::new(0)), mpsc::channel(8));
-    let counted = Arc::clone(&taken);
-    let running = service::tcp(move |mut stream| {
-        let (taken, ends) = (Arc::clone(&counted), ends.clone());
-        async move {
-            read_request(&mut stream).await;
-            ok(stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n").await);
-            let chunk = random(16 * 1024);
-            let error = loop {
-                match stream.write(&chunk).await {
-                    Ok(len) => taken.fetch_add(len as u64, Relaxed),
-                    Err(error) => break error,
-                };
-            };
-            drop(ends.send(error).await);
-        }
-    });
-    (running.await, taken, ended)
 }
 
 #[tokio::test]
@@ -197,31 +143,6 @@ pub(crate) async fn an_unread_request_stops_the_client(nodes: usize) {
         }
         tasks.abort();
     }
-}
-
-/// Sends half a response, framed as the path says, and breaks it off when told to.
-async fn breaking() -> (Running, Arc<Notify>) {
-    let now = Arc::new(Notify::new());
-    let told = Arc::clone(&now);
-    let running = service::tcp(move |mut stream| {
-        let now = Arc::clone(&told);
-        async move {
-            let request = read_request(&mut stream).await.expect("there is a request");
-            let path = request.split(' ').nth(1).unwrap_or_default();
-            let fields = match path {
-                "/length" => "content-length: 100\r\n\r\n",
-                "/chunked" => "transfer-encoding: chunked\r\n\r\n100\r\n",
-                _ => "\r\n",
-            };
-            ok(stream.write_all(format!("HTTP/1.1 200 OK\r\n{fields}half").as_bytes()).await);
-            now.notified().await;
-            // Without a length, the end of the connection is that of the response; only a reset is a break.
-            if path == "/until-close" {
-                reset(stream);
-            }
-        }
-    });
-    (running.await, now)
 }
 
 #[tokio::test]

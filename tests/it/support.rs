@@ -17,6 +17,8 @@ pub(crate) mod process;
 pub(crate) mod record;
 pub(crate) mod service;
 pub(crate) mod udp;
+pub(crate) mod streams;
+pub(crate) mod switch;
 pub(crate) mod websocket;
 
 use std::{fmt::Debug, future::Future, time::Duration};

@@ -7,9 +7,8 @@ use std::{
 };
 
 use adit::{
-    agent::{self, Agent, HealthCheck, Service},
-    protocol::{EndpointId, Kind},
-    tls::{self, Trust},
+    agent::{self, Agent, HealthCheck},
+    protocol::Kind,
 };
 use http::StatusCode;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
@@ -18,9 +17,7 @@ use tokio_rustls::{TlsAcceptor, server::TlsStream};
 use crate::support::{
     Fabric,
     client::{get, sentence},
-    eventually,
-    fabric::UDP_IDLE,
-    http2, ok,
+    eventually, http2, ok,
     service::{self, Running, reflect},
     soon,
 };
@@ -110,15 +107,8 @@ async fn a_service_that_is_down_at_first_is_asked_when_it_is_up() {
 }
 
 fn checked(fabric: &Fabric, kind: Kind, address: &str) -> Agent {
-    let trust = Trust::Roots(vec![fabric.authority.certificate().clone()]);
-    let tls = Arc::new(ok(tls::client_config(&trust, None, &[])));
-    let endpoint = agent::Endpoint {
-        name: ok(EndpointId::new("web")),
-        kind,
-        service: ok(Service::new(ok(address.parse()), &tls)),
-        udp_idle: UDP_IDLE,
-        health: Some(HealthCheck { probe: ok("/health".parse()), interval: Duration::from_millis(50) }),
-    };
+    let mut endpoint = fabric.endpoint("web", kind, address);
+    endpoint.health = Some(HealthCheck { probe: ok("/health".parse()), interval: Duration::from_millis(50) });
     ok(Agent::start(agent::Config { client: fabric.client(), endpoints: vec![endpoint] }))
 }
 

@@ -119,19 +119,22 @@ impl Fabric {
 
     /// An agent that has not linked yet.
     pub(crate) fn start_agent(&self, client: client::Config, endpoints: &[(&str, Kind, String)]) -> Agent {
-        let tls = Arc::new(ok(tls::client_config(
-            &Trust::Roots(vec![self.authority.certificate().clone()]),
-            None,
-            &[],
-        )));
-        let endpoints = endpoints.iter().map(|(name, kind, address)| agent::Endpoint {
-            name: ok(EndpointId::new(name)),
-            kind: *kind,
-            service: ok(Service::new(ok(address.parse()), &tls)),
-            health: None,
-            udp_idle: UDP_IDLE,
-        });
+        let endpoints = endpoints.iter().map(|(name, kind, address)| self.endpoint(name, *kind, address));
         ok(Agent::start(agent::Config { client, endpoints: endpoints.collect() }))
+    }
+
+    /// An endpoint for an agent to serve.
+    pub(crate) fn endpoint(&self, name: &str, kind: Kind, service: impl ToString) -> agent::Endpoint {
+        let trust = Trust::Roots(vec![self.authority.certificate().clone()]);
+        let tls = Arc::new(ok(tls::client_config(&trust, None, &[])));
+        agent::Endpoint {
+            name: ok(EndpointId::new(name)),
+            kind,
+            service: ok(Service::new(ok(service.to_string().parse()), &tls)),
+            health: None,
+            http: None,
+            udp_idle: UDP_IDLE,
+        }
     }
 
     /// A forwarder of one port, and its address.
