@@ -18,7 +18,7 @@ use health::{Change, Watch};
 use crate::{
     client::{self, Client, FlowsCut, Incoming, ListenError, Listener},
     drain::Tasks,
-    protocol::{EndpointId, Kind, Refusal},
+    protocol::{EndpointId, Kind, ListenOptions, Refusal},
     splice::{Counts, splice},
 };
 
@@ -38,6 +38,8 @@ pub struct Endpoint {
     pub name: EndpointId,
     /// What the service speaks.
     pub kind: Kind,
+    /// What else nodes are told of it.
+    pub options: ListenOptions,
     /// Where the service is.
     pub service: Service,
     /// How to know that the service is up. Without, it is taken to be.
@@ -137,8 +139,8 @@ struct Server {
 
 impl Server {
     async fn listen(&self) -> Result<Listener, ListenError> {
-        let Endpoint { name, kind, service, .. } = &*self.endpoint;
-        let listener = self.client.listen(name.clone(), *kind).await?;
+        let Endpoint { name, kind, options, service, .. } = &*self.endpoint;
+        let listener = self.client.listen_with(name.clone(), *kind, options.clone()).await?;
         tracing::info!(endpoint = %name, %service, "serving");
         Ok(listener)
     }

@@ -5,10 +5,12 @@
 
 mod choice;
 mod flow;
+mod hosts;
 mod http;
 mod metrics;
 mod pool;
 mod registry;
+mod routes;
 mod session;
 
 pub use flow::{InUse, OpenFlow, OpenFlowError};

@@ -6,7 +6,7 @@
 //! waits.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque, btree_map::Entry},
     ops::Bound,
 };
 
@@ -140,9 +140,13 @@ impl Sender {
         let mut outgoing = self.snapshot.take()?;
         let begins = outgoing.after.is_none();
         let from = outgoing.after.as_ref().map_or(Bound::Unbounded, Bound::Excluded);
-        let mut rest = outgoing.routes.range((from, Bound::Unbounded));
-        let added: Vec<_> = rest.by_ref().take(RouteUpdate::MAX_ROUTES).cloned().collect();
-        let more = rest.next().is_some();
+        let mut rest = outgoing.routes.range((from, Bound::Unbounded)).peekable();
+        let (mut added, mut room) = (Vec::new(), RouteUpdate::MAX_ROUTES);
+        while let Some(route) = rest.next_if(|route| route.weight() <= room) {
+            room -= route.weight();
+            added.push(route.clone());
+        }
+        let more = rest.peek().is_some();
         let sequence = outgoing.sequence;
         if more {
             outgoing.after = added.last().cloned();
@@ -159,11 +163,16 @@ impl Sender {
         // A route's first and last change in this batch. Adds and removes of one route take turns: when the two differ,
         // the peer's view of it is right as it is.
         let mut batch: BTreeMap<&PeerRoute, (Change, Change)> = BTreeMap::new();
+        let mut room = RouteUpdate::MAX_ROUTES;
         for (route, change) in log.since(sent)? {
-            if batch.len() == RouteUpdate::MAX_ROUTES && !batch.contains_key(route) {
-                break;
+            match batch.entry(route) {
+                Entry::Occupied(mut ends) => ends.get_mut().1 = *change,
+                Entry::Vacant(vacant) => {
+                    let Some(left) = room.checked_sub(route.weight()) else { break };
+                    room = left;
+                    vacant.insert((*change, *change));
+                }
             }
-            batch.entry(route).and_modify(|(_, last)| *last = *change).or_insert((*change, *change));
             sent += 1;
         }
         self.sent = Some(sent);
@@ -308,7 +317,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::protocol::{AgentId, EndpointId, Kind, TenantId};
+    use crate::protocol::{AgentId, EndpointId, HostPattern, Kind, ListenOptions, TenantId};
 
     fn route(number: usize) -> PeerRoute {
         PeerRoute {
@@ -316,7 +325,14 @@ mod tests {
             endpoint: EndpointId::new(&format!("endpoint-{number:06}")).unwrap(),
             agent: AgentId::from_bits(number as u128),
             kind: Kind::Http,
+            options: ListenOptions::default(),
         }
+    }
+
+    /// A route with as many hosts as its number is from a multiple of eight.
+    fn mapped(number: usize) -> PeerRoute {
+        let host = |label| HostPattern::new(&format!("h{label}.e{number}.example")).unwrap();
+        PeerRoute { options: ListenOptions { hosts: (0..number % 8).map(host).collect() }, ..route(number) }
     }
 
     fn log_of(numbers: std::ops::Range<usize>) -> RouteLog {
@@ -356,6 +372,20 @@ mod tests {
             assert_eq!(exchange(&log, &mut sender, &mut receiver), frames, "{routes}");
             assert!(same(&log, &receiver));
         }
+    }
+
+    #[test]
+    fn hosts_take_the_room_of_routes() {
+        let most = ListenOptions::MAX_HOSTS;
+        let host = |label| HostPattern::new(&format!("h{label}.example")).unwrap();
+        let options = ListenOptions { hosts: (0..most).map(host).collect() };
+        let heavy = |number| PeerRoute { options: options.clone(), ..route(number) };
+        let (mut log, mut sender, mut receiver) = (RouteLog::new(), Sender::new(), Receiver::new());
+        (0..31).for_each(|number| assert!(log.add(heavy(number))));
+        assert_eq!(exchange(&log, &mut sender, &mut receiver), 3, "15 are 495 routes and hosts");
+        (31..62).for_each(|number| assert!(log.add(heavy(number))));
+        assert_eq!(exchange(&log, &mut sender, &mut receiver), 3, "changes too");
+        assert!(same(&log, &receiver));
     }
 
     #[test]
@@ -456,14 +486,15 @@ mod tests {
             burst in 0_usize..2, limit in 1_usize..200,
         ) {
             let mut log = RouteLog { limit, ..RouteLog::new() };
-            (0..burst * 600).for_each(|number| assert!(log.add(route(number))));
+            (0..burst * 600).for_each(|number| assert!(log.add(mapped(number))));
             let (mut sender, mut receiver) = (Sender::new(), Receiver::new());
             let mut told = BTreeSet::new();
             let mut versions = BTreeMap::from([(log.sequence(), log.routes.clone())]);
             let mut take = |sender: &mut Sender, log: &RouteLog, versions: &BTreeMap<u64, RedBlackTreeSetSync<_>>| {
                 let Some(update) = sender.next(log) else { return false };
                 let ends = (!update.more).then_some(update.sequence);
-                assert!(update.added.len() + update.removed.len() <= RouteUpdate::MAX_ROUTES);
+                let weight = update.added.iter().chain(&update.removed).map(PeerRoute::weight).sum::<usize>();
+                assert!(weight <= RouteUpdate::MAX_ROUTES);
                 let changes = receiver.apply(update).unwrap();
                 for gone in &changes.removed {
                     assert!(told.remove(gone));
@@ -480,8 +511,8 @@ mod tests {
             for (step, number) in steps {
                 match step {
                     0 => { take(&mut sender, &log, &versions); }
-                    1..6 => { log.add(route(number)); }
-                    _ => { log.remove(&route(number)); }
+                    1..6 => { log.add(mapped(number)); }
+                    _ => { log.remove(&mapped(number)); }
                 }
                 versions.insert(log.sequence(), log.routes.clone());
             }

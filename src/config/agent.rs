@@ -8,7 +8,7 @@ use super::{ConfigError, ConnectArgs, LogArgs, duration, layers::table};
 use crate::{
     agent::{self, HealthCheck, Probe, Service, ServiceAddress},
     client,
-    protocol::{EndpointId, Kind},
+    protocol::{EndpointId, HostPattern, Kind, ListenOptions},
     tls::{self, Trust},
 };
 
@@ -37,6 +37,8 @@ pub struct ServeArgs {
     /// The service: a port of this machine, host:port, or a URL (http, https, tcp, tls).
     #[arg(value_name = "ADDR")]
     address: ServiceAddress,
+    #[command(flatten, next_help_heading = "Clients of the endpoint")]
+    clients: ClientArgs,
     #[command(flatten, next_help_heading = "TLS towards the service")]
     upstream: UpstreamArgs,
     #[command(flatten, next_help_heading = "Health of the service")]
@@ -67,9 +69,19 @@ pub struct EndpointArgs {
     #[arg(long)]
     address: ServiceAddress,
     #[command(flatten)]
+    clients: ClientArgs,
+    #[command(flatten)]
     upstream: UpstreamArgs,
     #[command(flatten)]
     health: HealthArgs,
+}
+
+/// What nodes are told of an endpoint's clients.
+#[derive(Debug, Clone, Args)]
+pub(super) struct ClientArgs {
+    /// Let a whole host name stand for the endpoint (repeatable): NAME, or *.NAME for all names below it.
+    #[arg(long, value_name = "NAME")]
+    host: Vec<HostPattern>,
 }
 
 /// How the agent knows that a service is up.
@@ -140,6 +152,7 @@ impl ServeArgs {
             name: self.endpoint,
             kind,
             address: self.address,
+            clients: self.clients,
             upstream: self.upstream,
             health: self.health,
         };
@@ -182,6 +195,7 @@ impl EndpointArgs {
         Ok(agent::Endpoint {
             name: self.name,
             kind,
+            options: ListenOptions { hosts: self.clients.host },
             service: Service::new(self.address, &tls)?,
             health: self.health.into_config(),
         })

@@ -12,10 +12,9 @@ use tokio::time::Instant;
 use super::{Shared, body::Body, connection::Client, endpoint::endpoint, error::Error, headers};
 use crate::{
     net::Connection,
-    protocol::TenantId,
     splice::{Counts, Prefixed, splice},
     transport::Stream,
-    upstream::{self, Name, ResponseBody, Upgrade},
+    upstream::{self, ResponseBody, Upgrade},
 };
 
 /// The body of a request, whichever version of HTTP it came by.
@@ -59,10 +58,9 @@ async fn forward<B: RequestBody>(
 ) -> Result<Response<Body>, Error> {
     check(shared, &request)?;
     let host = host(&request);
-    let name = Name {
-        tenant: TenantId::default(),
-        endpoint: endpoint(request.headers(), host.as_ref().and_then(|host| host.to_str().ok()))?,
-    };
+    let name = endpoint(request.headers(), host.as_ref().and_then(|host| host.to_str().ok()), |host| {
+        shared.upstreams.of_host(host)
+    })?;
     let switching = request.version() == Version::HTTP_11 && headers::upgrade(request.headers()).is_some();
     let client_side = switching.then(|| hyper::upgrade::on(&mut request));
 

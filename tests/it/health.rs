@@ -4,7 +4,7 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use adit::{
     agent::{self, Agent, HealthCheck, Probe, Service},
-    protocol::{EndpointId, Kind},
+    protocol::{EndpointId, Kind, ListenOptions},
     tls::{self, Trust},
 };
 use http::{Response, StatusCode};
@@ -24,6 +24,7 @@ fn agent(fabric: &Fabric, address: SocketAddr, probe: &str) -> Agent {
     let endpoint = agent::Endpoint {
         name: ok(EndpointId::new("web")),
         kind: Kind::Http,
+        options: ListenOptions::default(),
         service: ok(Service::new(ok(address.to_string().parse()), &tls)),
         health: Some(HealthCheck { probe, interval: Duration::from_millis(50) }),
     };

@@ -10,6 +10,7 @@ mod failover;
 mod half_close;
 mod drain;
 mod health;
+mod hosts;
 mod hostile;
 mod http;
 mod layers;

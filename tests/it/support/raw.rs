@@ -1,7 +1,9 @@
 //! A link spoken by hand, frame by frame: an agent or forwarder that does what the SDK never would.
 
 use adit::{
-    protocol::{AgentId, Control, EndpointId, Hello, Kind, Listen, OLDEST_VERSION, Role, VERSION},
+    protocol::{
+        AgentId, Control, EndpointId, Hello, Kind, Listen, ListenOptions, OLDEST_VERSION, Role, VERSION,
+    },
     tls::{self, Trust},
     transport::{ControlReader, ControlWriter, FrameError, Link, Settings, quic::Dialer},
 };
@@ -34,7 +36,7 @@ pub(crate) fn hello(role: Role, agent: u128, endpoints: &[&str]) -> Hello {
 }
 
 pub(crate) fn listen(id: u64, endpoint: &str) -> Listen {
-    Listen { id, endpoint: ok(EndpointId::new(endpoint)), kind: Kind::Tcp }
+    Listen { id, endpoint: ok(EndpointId::new(endpoint)), kind: Kind::Tcp, options: ListenOptions::default() }
 }
 
 impl Raw {

@@ -1,0 +1,43 @@
+//! Whole host names that stand for endpoints: looked up for clients, and kept to one endpoint each.
+
+use super::{
+    registry::{Name, Upstream, Upstreams},
+    routes::Route,
+};
+use crate::protocol::{Code, Refusal};
+
+impl Upstreams {
+    /// The endpoint that a whole host name is mapped to, before its first label is looked at. Reads without a lock.
+    pub fn of_host(&self, host: &str) -> Option<Name> {
+        let routes = self.inner.routes.load();
+        if routes.maps_hosts() { routes.of_host(&host.to_ascii_lowercase()).cloned() } else { None }
+    }
+
+    /// Says when a host is mapped to two endpoints, by agents of two nodes or by an agent and this node's configuration.
+    pub(super) fn warn_of_contested(&self, upstream: &Upstream) {
+        let routes = self.inner.routes.load();
+        for host in upstream.hosts() {
+            if let Some(counts) = routes.contested(host, upstream) {
+                let (endpoint, via) = (&upstream.name.endpoint, &upstream.via);
+                tracing::warn!(%host, %endpoint, %via, counts = %counts.endpoint, "two endpoints claim a host");
+            }
+        }
+    }
+
+    /// Refuses hosts that are mapped to another endpoint here already.
+    pub(super) fn check_hosts(&self, upstream: &Upstream) -> Result<(), Refusal> {
+        for host in upstream.hosts() {
+            if let Some(other) = self.inner.routes.load().taken(host, &upstream.name) {
+                let other = match other.tenant == upstream.name.tenant {
+                    true => format!("the endpoint {}", other.endpoint),
+                    false => "an endpoint of another tenant".into(),
+                };
+                return Err(Refusal::new(
+                    Code::Invalid,
+                    format!("the host {host} is mapped to {other} already"),
+                ));
+            }
+        }
+        Ok(())
+    }
+}
