@@ -1,5 +1,5 @@
-//! The front doors of a node: HTTP/1.1 and HTTP/2, in the clear and with TLS; TLS that is passed on unopened; and
-//! plain ports for single endpoints.
+//! The front doors of a node: HTTP/1.1 and HTTP/2, in the clear and with TLS; HTTP/3; TLS that is passed on unopened; and
+//! plain ports for single endpoints, TCP or UDP.
 //!
 //! Owns the listeners, the clients' connections, and what clients are told when something fails. It parses HTTP, the only
 //! time on the way; requests and connections go on through `upstream`.
@@ -8,12 +8,14 @@ mod body;
 mod connection;
 mod endpoint;
 mod error;
+mod h3;
 mod headers;
 mod http;
 mod metrics;
 mod postgres;
 mod sni;
 mod tcp;
+pub mod udp;
 
 use std::{
     io,
@@ -25,6 +27,7 @@ use std::{
     time::Duration,
 };
 
+use ::http::HeaderValue;
 use tokio::{net::TcpListener, sync::Semaphore};
 use tokio_rustls::TlsAcceptor;
 
@@ -33,6 +36,7 @@ use crate::{
     protocol::EndpointId,
     telemetry::Metrics,
     tls,
+    transport::quic,
     upstream::Upstreams,
 };
 use connection::Door;
@@ -63,6 +67,19 @@ pub struct TlsConfig {
     pub bind: SocketAddr,
     /// Its certificates, chosen by the name that the client asks for; the first for all other names.
     pub identities: Vec<tls::Identity>,
+    /// HTTP/3, on the UDP port of the same number.
+    pub http3: Http3,
+}
+
+/// Whether there is HTTP/3, and on which port clients are told to find it (`Alt-Svc`, RFC 7838).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Http3 {
+    /// There is none.
+    Off,
+    /// On the port that is bound.
+    Bound,
+    /// On another, which something in between maps to it.
+    Port(u16),
 }
 
 /// A port whose connections are all for one endpoint.
@@ -87,6 +104,9 @@ pub enum BindError {
         /// Why.
         source: io::Error,
     },
+    /// The UDP port of HTTP/3 cannot be bound.
+    #[error("the port of HTTP/3 does not open; --edge-http3-port 0 does without HTTP/3")]
+    Http3(#[from] quic::BindError),
     /// The certificates cannot be used.
     #[error("the edge's certificates cannot be used")]
     Tls(#[from] tls::ConfigError),
@@ -101,6 +121,8 @@ struct Shared {
     /// Tells clients to open their next connection elsewhere.
     closing: AtomicBool,
     connections: Tasks,
+    /// What clients that come by TCP are told of HTTP/3.
+    alt_svc: Option<HeaderValue>,
     /// TLS handshakes that may be made at once: they cost far more than the connections that send nothing.
     handshakes: Semaphore,
 }
@@ -128,10 +150,12 @@ impl Edge {
         let (plain, address) = bind(config.bind, "--edge-bind").await?;
         let mut doors = vec![(plain, Door::Http)];
         let mut tls_address = None;
+        let mut http3 = None;
         if let Some(tls) = &config.tls {
             let server = tls::server_config(&tls.identities, tls::ClientAuth::None, &[b"h2", b"http/1.1"])?;
             let (listener, address) = bind(tls.bind, "--edge-tls-bind").await?;
             tls_address = Some(address);
+            http3 = bind_http3(tls, address)?;
             doors.push((listener, Door::Https(TlsAcceptor::from(Arc::new(server)))));
         }
         let mut sni_address = None;
@@ -148,6 +172,7 @@ impl Edge {
         }
         let shared = Arc::new(Shared {
             upstreams,
+            alt_svc: http3.as_ref().map(|(_, alt_svc)| alt_svc.clone()),
             limits: config,
             counters: metrics::Counters::new(metrics),
             closing: AtomicBool::new(false),
@@ -157,6 +182,9 @@ impl Edge {
         let accepting = Tasks::new();
         for (listener, door) in doors {
             accepting.spawn(connection::accept(listener, door, Arc::clone(&shared), accepting.clone()));
+        }
+        if let Some((listener, _)) = http3 {
+            accepting.spawn(h3::accept(listener, Arc::clone(&shared), accepting.clone()));
         }
         Ok(Self { shared, accepting, address, tls_address, sni_address, ports })
     }
@@ -186,8 +214,8 @@ impl Edge {
         self.shared.closing.store(true, Relaxed);
     }
 
-    /// Stops accepting and finishes what is under way: HTTP/1.1 connections end with their request, HTTP/2 ones with
-    /// GOAWAY and their last stream, upgraded and plain ones when they end, all at the deadline.
+    /// Stops accepting and finishes what is under way: HTTP/1.1 connections end with their request, HTTP/2 and HTTP/3
+    /// ones with GOAWAY and their last stream, upgraded and plain ones when they end, all at the deadline.
     ///
     /// # Errors
     /// When something was left at the deadline.
@@ -203,6 +231,24 @@ impl Drop for Edge {
         self.accepting.abort();
         self.shared.connections.abort();
     }
+}
+
+/// The port of HTTP/3 beside that of TLS, and what clients of that are told of it.
+fn bind_http3(
+    config: &TlsConfig,
+    tls: SocketAddr,
+) -> Result<Option<(quic::Listener, HeaderValue)>, BindError> {
+    let port = match config.http3 {
+        Http3::Off => return Ok(None),
+        Http3::Bound => tls.port(),
+        Http3::Port(port) => port,
+    };
+    let server = tls::server_config(&config.identities, tls::ClientAuth::None, &[b"h3"])?;
+    let secret = config.identities.first().ok_or(tls::ConfigError::NoIdentity)?.derive_key(b"adit edge");
+    let listener = quic::Listener::bind_http3(tls, server, &secret, connection::STREAMS)?;
+    // RFC 7838 §3; a day is what it would last without saying so.
+    let alt_svc = HeaderValue::from_str(&format!("h3=\":{port}\"; ma=86400"));
+    Ok(alt_svc.ok().map(|alt_svc| (listener, alt_svc)))
 }
 
 async fn bind(address: SocketAddr, flag: &'static str) -> Result<(TcpListener, SocketAddr), BindError> {

@@ -11,6 +11,7 @@ mod frame;
 mod host;
 mod id;
 mod listen;
+mod packet;
 mod peer;
 #[cfg(test)]
 mod tests;
@@ -22,6 +23,7 @@ pub use frame::{DecodeError, Frame, HEADER_LEN, decode, encode};
 pub use host::{HostPattern, InvalidHost};
 pub use id::{AgentId, EndpointId, InvalidId, LinkId, NodeId, Secret, TenantId};
 pub use listen::{Listen, ListenOptions};
+pub use packet::{MAX_PACKET, encode_datagram, encode_packet, split_datagram, split_packet};
 pub use peer::{Load, Peer, PeerHello, PeerRoute, RouteUpdate};
 
 /// The version of the protocol that this crate speaks.

@@ -10,7 +10,7 @@ use std::time::{Duration, SystemTime};
 use anyhow::{Context as _, bail, ensure};
 use clap::{Args, Subcommand};
 
-use crate::tls::{Authority, NODE_NAME, Request, Summary, Usage, day, load_certificates};
+use crate::tls::{ANY_NODE, Authority, NODE_NAME, Request, Summary, Usage, day, load_certificates};
 
 /// Make certificates, and show what is in them.
 #[derive(Debug, Args)]
@@ -46,8 +46,8 @@ struct NodeArgs {
     /// DNS names and IP addresses by which others reach the node.
     #[arg(value_name = "NAME|IP", required = true)]
     names: Vec<String>,
-    /// Name of the node, which its peers hold it to; * for any node.
-    #[arg(long, value_name = "NAME", default_value = "*")]
+    /// Name of the node, which its peers hold it to; @any for any node.
+    #[arg(long, value_name = "NAME", default_value = ANY_NODE)]
     node_id: String,
     /// Folder with ca.pem and ca.key, to write to as well.
     #[arg(long, value_name = "DIR", default_value = "certs")]
@@ -245,7 +245,7 @@ mod tests {
         let node = Summary::of(&load_certificates(&dir.join("node.pem")).unwrap()[0]).unwrap();
         for expected in [
             "  subject  CN=Test CA (an authority)\n",
-            "  subject  CN=node.example.com\n  names    node.example.com, 192.0.2.1, adit:node:*\n  issuer   CN=Test CA\n",
+            "  subject  CN=node.example.com\n  names    node.example.com, 192.0.2.1, adit-node:@any\n  issuer   CN=Test CA\n",
             "(10 days left)\n",
             &format!("  pin      {}\n\n", node.fingerprint),
             "  subject  CN=press-7\n",

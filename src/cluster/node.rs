@@ -13,7 +13,7 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch};
 
 use super::{
     Handler, Shared,
@@ -22,12 +22,15 @@ use super::{
 };
 use crate::{
     drain::{Aborted, Tasks},
-    protocol::{AgentId, Close, DecodeError, LinkId, Load, Peer, PeerHello, Phase},
-    transport::{FrameError, FrameReader, FrameWriter, Link, Monitor, Vitals, Waiting},
+    protocol::{AgentId, Close, DecodeError, LinkId, Load, Peer, PeerHello, Phase, Retire},
+    transport::{Datagrams, FrameError, FrameReader, FrameWriter, Inbox, Link, Monitor, Vitals, Waiting},
 };
 
 /// Frames that wait for the control stream. While it is full, what is due is kept and not queued.
 const CONTROL_QUEUE: usize = 4;
+
+/// The stream that the control stream of a peer link is, on both sides: the first that the dialler opens.
+pub(super) const CONTROL_STREAM: u64 = 0;
 
 /// How often a node tells how busy it is, while that changes.
 const LOAD_EVERY: Duration = Duration::from_millis(200);
@@ -40,6 +43,8 @@ pub struct Node {
     pub member: Member,
     /// The link itself.
     pub link: Link,
+    /// Its datagrams.
+    pub datagrams: Datagrams,
     /// Whether it answers.
     pub vitals: Arc<Vitals>,
     /// Its flows: everything that must end before it may be closed.
@@ -54,6 +59,10 @@ pub struct Node {
     agent_links: AtomicU32,
     agents: ArcSwap<HashMap<AgentId, u32>>,
     complete: AtomicBool,
+    /// Flows of its that are to carry no further request, of which it has still to be told: each once, and all within the
+    /// time that it has to read a frame.
+    retired: Mutex<Vec<u64>>,
+    retiring: Notify,
     /// Peer links are always watched: whoever would use one must know beforehand whether it answers.
     _watched: Waiting,
 }
@@ -65,7 +74,7 @@ impl fmt::Debug for Node {
 }
 
 impl Node {
-    pub(super) fn new(id: LinkId, hello: &PeerHello, link: Link, dialled: bool) -> Arc<Self> {
+    pub(super) fn new(id: LinkId, hello: &PeerHello, datagrams: Datagrams, dialled: bool) -> Arc<Self> {
         let vitals = Arc::<Vitals>::default();
         let node = Self {
             id,
@@ -74,7 +83,8 @@ impl Node {
                 incarnation: hello.incarnation,
                 address: hello.peer_address.clone(),
             },
-            link,
+            link: datagrams.link().clone(),
+            datagrams,
             flows: Tasks::new(),
             link_address: hello.link_address.clone(),
             dialled,
@@ -83,6 +93,8 @@ impl Node {
             agent_links: AtomicU32::new(0),
             agents: ArcSwap::default(),
             complete: AtomicBool::new(false),
+            retired: Mutex::default(),
+            retiring: Notify::new(),
             _watched: vitals.wait(),
             vitals,
         };
@@ -107,6 +119,16 @@ impl Node {
     /// Whether its first snapshot of routes has come.
     pub fn is_complete(&self) -> bool {
         self.complete.load(Relaxed)
+    }
+
+    /// Asks it to put no further request on a flow that it has opened.
+    pub fn retire(&self, flow: u64) {
+        self.retired().push(flow);
+        self.retiring.notify_one();
+    }
+
+    fn retired(&self) -> MutexGuard<'_, Vec<u64>> {
+        self.retired.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// What it shows of itself.
@@ -196,6 +218,7 @@ struct Due {
     pong: Option<u64>,
     ping: Option<u64>,
     unsupported: Option<u8>,
+    retire: bool,
     phase: bool,
     load: bool,
     routes: bool,
@@ -206,6 +229,7 @@ impl Due {
         self.pong.is_some()
             || self.ping.is_some()
             || self.unsupported.is_some()
+            || self.retire
             || self.phase
             || self.load
             || self.routes
@@ -268,6 +292,10 @@ impl ControlLoop {
                     due.ping = Some(number);
                     Ok(())
                 }
+                () = node.retiring.notified() => {
+                    due.retire = true;
+                    Ok(())
+                }
                 Ok(()) = phase.changed() => {
                     due.phase = true;
                     Ok(())
@@ -307,6 +335,13 @@ impl ControlLoop {
         }
         if let Some(kind) = due.unsupported.take() {
             return Some(Peer::Unsupported(kind));
+        }
+        if std::mem::take(&mut due.retire) {
+            let mut retired = self.node.retired();
+            let first = retired.len().min(Retire::MAX_FLOWS);
+            let flows = retired.drain(..first).collect();
+            due.retire = !retired.is_empty();
+            return Some(Peer::Retire(Retire { flows }));
         }
         if std::mem::take(&mut due.phase) {
             return Some(Peer::Phase(*self.shared.phase.borrow()));
@@ -372,9 +407,18 @@ impl Drop for ControlLoop {
     }
 }
 
-/// Passes the peer's datagrams on to membership, until the link ends.
+/// Hands out the peer's datagrams, those of the control stream to membership, until the link ends.
 pub(super) async fn datagrams(node: Arc<Node>, shared: Arc<Shared>) {
-    while let Ok(data) = node.link.datagram().await {
+    let membership = membership(node.datagrams.inbox(CONTROL_STREAM), &node, &shared);
+    tokio::select! {
+        () = node.datagrams.clone().run() => {}
+        () = membership => {}
+    }
+}
+
+async fn membership(mut messages: Inbox, node: &Node, shared: &Shared) {
+    loop {
+        let data = messages.recv().await;
         // When membership cannot keep up, what it misses is said again: SWIM is made for loss.
         if shared.membership.try_send(super::Event::Heard(data)).is_err() {
             tracing::debug!(peer = %node.member.node, "a membership message was dropped");
@@ -385,7 +429,7 @@ pub(super) async fn datagrams(node: Arc<Node>, shared: Arc<Shared>) {
 /// Hands the peer's flows over, until the link ends.
 pub(super) async fn flows(node: Arc<Node>, handler: Arc<dyn Handler>) {
     while let Ok(stream) = node.link.accept().await {
-        let flow = handler.flow(stream);
+        let flow = handler.flow(&node, stream);
         // As many at once as the link permits streams.
         node.flows.spawn(flow);
     }

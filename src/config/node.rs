@@ -4,9 +4,10 @@ use std::{collections::BTreeMap, fs, net::SocketAddr, path::PathBuf, time::Durat
 
 use clap::Args;
 
-use super::{ConfigError, LinkArgs, LogArgs, address, both, bytes, duration, mapping, port};
+use super::{ConfigError, LinkArgs, LogArgs, UdpArgs, address, both, bytes, duration, mapping, port};
 use crate::{
-    cluster, edge,
+    cluster,
+    edge::{self, udp},
     net::HostPort,
     node,
     protocol::{EndpointId, HostPattern, NodeId},
@@ -44,6 +45,9 @@ pub struct NodeArgs {
     /// Private key of an --edge-cert, as PEM (repeatable, in the same order).
     #[arg(long, value_name = "FILE", help_heading = "Clients (the edge)")]
     edge_key: Vec<PathBuf>,
+    /// Tell clients of HTTPS that HTTP/3 is on this UDP port, if not on that of --edge-tls-bind; 0 for no HTTP/3.
+    #[arg(long, value_name = "PORT", help_heading = "Clients (the edge)")]
+    edge_http3_port: Option<u16>,
     /// Listen for TLS that the services end themselves. It is passed on unopened, to the TCP endpoint of the name that the
     /// client asks for (SNI).
     #[arg(long, value_name = "ADDRESS:PORT", value_parser = address, help_heading = "Clients (the edge)")]
@@ -71,6 +75,12 @@ pub struct NodeArgs {
     /// Refuse requests whose body is longer. By default, there is no limit.
     #[arg(long, value_name = "BYTES", value_parser = bytes, help_heading = "Clients (the edge)")]
     max_body_bytes: Option<u64>,
+
+    /// Listen for plain UDP of clients, for one endpoint (repeatable).
+    #[arg(long, value_name = "ADDRESS:PORT=ENDPOINT", help_heading = "Clients (the edge)")]
+    udp: Vec<udp::Port>,
+    #[command(flatten, next_help_heading = "Clients (the edge)")]
+    associations: UdpArgs,
 
     /// Listen for the links of agents and forwarders (UDP).
     #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:8001", value_parser = address)]
@@ -148,12 +158,20 @@ impl NodeArgs {
             Some(identity) => identity,
             None => development()?,
         };
+        let http3 = match self.edge_http3_port {
+            None => edge::Http3::Bound,
+            Some(0) => edge::Http3::Off,
+            Some(port) => edge::Http3::Port(port),
+        };
         let tls = match self.edge_tls_bind {
+            None if self.edge_http3_port.is_some_and(|port| port > 0) => {
+                return Err(ConfigError::Half { given: "--edge-http3-port", missing: "--edge-tls-bind" });
+            }
             None => None,
             Some(bind) if own.edge.is_empty() => {
-                Some(edge::TlsConfig { bind, identities: vec![development()?] })
+                Some(edge::TlsConfig { bind, identities: vec![development()?], http3 })
             }
-            Some(bind) => Some(edge::TlsConfig { bind, identities: own.edge }),
+            Some(bind) => Some(edge::TlsConfig { bind, identities: own.edge, http3 }),
         };
         tracing::info!(pin = %identity.fingerprint(), "agents can pin the link certificate");
         let node = self.node_id.clone().unwrap_or_else(default_id);
@@ -178,6 +196,7 @@ impl NodeArgs {
                 max_header_bytes: self.max_header_bytes as usize,
                 max_body_bytes: self.max_body_bytes,
             },
+            udp: udp::Config { ports: self.udp, idle: self.associations.udp_idle },
             link: node::LinkConfig {
                 bind: self.link_bind,
                 advertise: self.advertise_link,

@@ -27,16 +27,16 @@ use crate::{
 };
 
 /// How long a client has for its TLS handshake.
-const HANDSHAKE: Duration = Duration::from_secs(10);
+pub(super) const HANDSHAKE: Duration = Duration::from_secs(10);
 
 /// How long a client has from one request's end to the next request's complete head.
-const NEXT_HEAD: Duration = Duration::from_secs(60);
+pub(super) const NEXT_HEAD: Duration = Duration::from_secs(60);
 
 /// How many fields a request may have; hyper allows 100 otherwise. Their bytes are what is limited.
 const FIELDS: usize = 256;
 
-/// How many requests one HTTP/2 connection may have open.
-const STREAMS: u32 = 256;
+/// How many requests one HTTP/2 or HTTP/3 connection may have open.
+pub(super) const STREAMS: u32 = 256;
 
 /// How often an HTTP/2 connection is asked whether its client is still there, and how long it has to answer.
 const PING_EVERY: Duration = Duration::from_secs(20);

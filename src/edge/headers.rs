@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use http::{
     HeaderMap, HeaderName, HeaderValue,
     header::{
-        CONNECTION, CONTENT_LENGTH, FORWARDED, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE,
+        CONNECTION, CONTENT_LENGTH, COOKIE, FORWARDED, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE,
         TRANSFER_ENCODING, UPGRADE,
     },
 };
@@ -100,6 +100,21 @@ pub(super) fn forwarded(
     append(headers, FORWARDED, &element);
 }
 
+/// Joins cookies that HTTP/2 and HTTP/3 let a client send in several fields; in HTTP/1.1 there is but one (RFC 9113 §8.2.3,
+/// RFC 9114 §4.2.1).
+pub(super) fn join_cookies(headers: &mut HeaderMap) {
+    let mut cookies = headers.get_all(COOKIE).iter().map(HeaderValue::as_bytes);
+    let (Some(first), Some(second)) = (cookies.next(), cookies.next()) else { return };
+    let mut joined = [first, second].join(&b"; "[..]);
+    for cookie in cookies {
+        joined.extend_from_slice(b"; ");
+        joined.extend_from_slice(cookie);
+    }
+    if let Ok(joined) = HeaderValue::from_bytes(&joined) {
+        headers.insert(COOKIE, joined);
+    }
+}
+
 /// Adds an element to a list field, joining what may stand in several lines.
 fn append(headers: &mut HeaderMap, name: HeaderName, element: &str) {
     let mut list = String::new();
@@ -163,6 +178,17 @@ mod tests {
         let mut headers = map(&[("connection", "keep-alive, Upgrade"), ("upgrade", "websocket")]);
         strip_hop_by_hop(&mut headers);
         assert_eq!(lines(&headers), ["connection: upgrade", "upgrade: websocket"]);
+    }
+
+    #[test]
+    fn cookies_become_one_field() {
+        for (fields, expected) in
+            [(&["a=1"][..], "cookie: a=1"), (&["a=1", "b=2; c=3", "d=4"], "cookie: a=1; b=2; c=3; d=4")]
+        {
+            let mut headers = map(&fields.iter().map(|cookie| ("cookie", *cookie)).collect::<Vec<_>>());
+            join_cookies(&mut headers);
+            assert_eq!(lines(&headers), [expected]);
+        }
     }
 
     #[test]

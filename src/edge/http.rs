@@ -48,6 +48,13 @@ pub(super) async fn serve<B: RequestBody>(
     {
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
+    if let Some(alt_svc) = &shared.alt_svc
+        && client.scheme == "https"
+        && version < Version::HTTP_3
+    {
+        // What a service says of itself is about its own ports, which no client can reach.
+        response.headers_mut().insert(header::ALT_SVC, alt_svc.clone());
+    }
     response
 }
 
@@ -131,6 +138,9 @@ fn rewrite<B: RequestBody>(
     host: Option<HeaderValue>,
     switching: bool,
 ) {
+    if request.version() > Version::HTTP_11 {
+        headers::join_cookies(request.headers_mut());
+    }
     *request.version_mut() = Version::HTTP_11;
     let target = request.uri().path_and_query().cloned().map_or_else(Uri::default, Uri::from);
     *request.uri_mut() = target;

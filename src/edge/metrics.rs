@@ -79,7 +79,11 @@ impl Counters {
     }
 
     pub(super) fn answered(&self, version: Version, status: StatusCode, time: Duration) {
-        let protocol = if version >= Version::HTTP_2 { "h2" } else { "h1" };
+        let protocol = match version {
+            Version::HTTP_3 => "h3",
+            Version::HTTP_2 => "h2",
+            _ => "h1",
+        };
         let status = match status.as_u16() / 100 {
             1 => "1xx",
             2 => "2xx",

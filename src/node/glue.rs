@@ -33,9 +33,9 @@ impl Handler for Glue {
         self.upstreams.peer_retired(peer, flows);
     }
 
-    fn flow(&self, stream: Stream) -> BoxFuture {
-        let relay = self.relay.clone();
-        Box::pin(async move { relay.serve_node(stream).await })
+    fn flow(&self, peer: &Arc<cluster::Node>, stream: Stream) -> BoxFuture {
+        let (relay, peer) = (self.relay.clone(), Arc::clone(peer));
+        Box::pin(async move { relay.serve_node(stream, &peer).await })
     }
 
     fn settled(&self) {

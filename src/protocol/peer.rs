@@ -21,9 +21,9 @@ pub struct PeerHello {
     pub cluster: String,
     /// Which of the lives of that name this is: higher is later.
     pub incarnation: u64,
-    /// Where peers reach it, `host:port`, at most 261 bytes.
+    /// Where peers reach it, `host:port`, 1 to 261 bytes.
     pub peer_address: String,
-    /// Where agents and forwarders reach it, `host:port`, at most 261 bytes.
+    /// Where agents and forwarders reach it, `host:port`, 1 to 261 bytes.
     pub link_address: String,
     /// Where it is in its life.
     pub phase: Phase,
@@ -179,6 +179,14 @@ fn phase(number: u32) -> Result<Phase, String> {
     Phase::from_number(number).ok_or_else(|| format!("phase {number} is not known"))
 }
 
+/// Who is nowhere cannot be linked to.
+fn address(what: &str, address: String) -> Result<String, String> {
+    if address.is_empty() {
+        return Err(format!("{what} is empty"));
+    }
+    text(what, address, super::NodeAddress::MAX_ADDRESS)
+}
+
 #[derive(Message)]
 struct WireHello {
     #[prost(uint32, tag = "1")]
@@ -222,8 +230,8 @@ impl WireHello {
             node: NodeId::new(&self.node).map_err(|error| error.to_string())?,
             cluster: text("cluster name", self.cluster, NodeId::MAX_LEN)?,
             incarnation: self.incarnation,
-            peer_address: text("peer address", self.peer_address, super::NodeAddress::MAX_ADDRESS)?,
-            link_address: text("link address", self.link_address, super::NodeAddress::MAX_ADDRESS)?,
+            peer_address: address("peer address", self.peer_address)?,
+            link_address: address("link address", self.link_address)?,
             phase: phase(self.phase)?,
         })
     }

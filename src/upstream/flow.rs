@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use tokio::time::Instant;
-use tokio_util::task::task_tracker::TaskTrackerToken;
+use tokio_util::{sync::CancellationToken, task::task_tracker::TaskTrackerToken};
 
 use super::{
     metrics::CodeLabel,
@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     protocol::{AgentId, Code, Hop, Kind, Open, Refusal},
-    transport::{self, AskError, FlowError, OpenError, Stream, Waiting},
+    transport::{self, AskError, Datagrams, FlowError, OpenError, Stream, Waiting},
 };
 
 /// How long to wait for room on a link.
@@ -36,6 +36,8 @@ const SHUN_SILENT: Duration = Duration::from_secs(5);
 pub struct OpenFlow {
     /// Its bytes.
     pub stream: Stream,
+    /// The datagrams of its link.
+    pub datagrams: Datagrams,
     /// Counted as in use until this is dropped.
     pub in_use: InUse,
 }
@@ -43,10 +45,36 @@ pub struct OpenFlow {
 /// Keeps a flow counted, on its upstream and on its link.
 #[derive(Debug)]
 pub struct InUse {
-    _in_flight: InFlight,
+    in_flight: InFlight,
     _hold: TaskTrackerToken,
-    /// Another node's clients may wait on it, which this node cannot see.
-    _waiting: Option<Waiting>,
+    http: Option<Http>,
+}
+
+/// A flow on which another node puts requests, which this one cannot see.
+#[derive(Debug)]
+struct Http {
+    flow: u64,
+    retired: CancellationToken,
+    /// Somebody may wait for a response at any time.
+    _waiting: Waiting,
+}
+
+impl InUse {
+    /// Waits until the flow is to carry no further request. Cancel safe.
+    pub async fn retired(&self) {
+        match &self.http {
+            Some(http) => http.retired.cancelled().await,
+            None => std::future::pending().await,
+        }
+    }
+}
+
+impl Drop for InUse {
+    fn drop(&mut self) {
+        if let Some(http) = &self.http {
+            self.in_flight.0.pool.gone(http.flow);
+        }
+    }
 }
 
 /// Why no flow could be opened.
@@ -170,8 +198,13 @@ impl Upstreams {
     async fn join(&self, upstream: &Arc<Upstream>, open: &Open) -> Result<OpenFlow, OpenFlowError> {
         let in_flight = upstream.begin();
         let (stream, hold) = self.open_at(upstream, open.clone()).await?;
-        let waiting = (open.kind == Kind::Http).then(|| upstream.via.vitals().wait());
-        Ok(OpenFlow { stream, in_use: InUse { _in_flight: in_flight, _hold: hold, _waiting: waiting } })
+        let http = (open.kind == Kind::Http).then(|| Http {
+            flow: stream.id(),
+            retired: upstream.pool.joined(stream.id()),
+            _waiting: upstream.via.vitals().wait(),
+        });
+        let datagrams = upstream.via.datagrams().clone();
+        Ok(OpenFlow { stream, datagrams, in_use: InUse { in_flight, _hold: hold, http } })
     }
 
     /// Waits until an upstream's link has become suspect while another agent, one that answers, can be asked instead. Never
@@ -227,7 +260,11 @@ impl Upstreams {
             }
             Ok(Err(AskError::Refused(refusal))) => {
                 self.inner.counters.refusals.get_or_create(&CodeLabel { code: refusal.code.name() }).inc();
-                if !matches!(refusal.code, Code::Busy | Code::Draining | Code::NotListening) {
+                // An agent that does not know what is asked for is as good as before for everything else.
+                if !matches!(
+                    refusal.code,
+                    Code::Busy | Code::Draining | Code::NotListening | Code::Unsupported
+                ) {
                     self.shun(upstream, SHUN_REFUSED);
                 }
                 Err(OpenFlowError::Refused(refusal))

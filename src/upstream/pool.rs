@@ -4,7 +4,7 @@
 //! idle for long, since services close idle connections; not at all once it is retired.
 
 use std::{
-    collections::HashSet,
+    collections::{HashMap, HashSet},
     sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -62,6 +62,8 @@ struct Inner {
     retired: HashSet<u64>,
     /// Flows in use.
     used: HashSet<u64>,
+    /// Flows on which another node puts its requests. That node closes them, once the token has told it to.
+    joined: HashMap<u64, CancellationToken>,
     all_retired: bool,
 }
 
@@ -92,6 +94,18 @@ impl Pool {
         self.inner().used.insert(flow);
     }
 
+    /// Takes note of a flow that is joined to one of another node. What is answered tells when it is retired.
+    pub(super) fn joined(&self, flow: u64) -> CancellationToken {
+        let mut inner = self.inner();
+        let retired = CancellationToken::new();
+        if inner.all_retired {
+            retired.cancel();
+        } else {
+            inner.joined.insert(flow, retired.clone());
+        }
+        retired
+    }
+
     /// Takes a flow back after a request; says whether it is the only idle one, for which nobody sweeps yet.
     pub(super) fn give_back(&self, now: Instant, mut connection: Connection) -> bool {
         connection.given_up.idle = true;
@@ -110,6 +124,7 @@ impl Pool {
         let mut inner = self.inner();
         inner.used.remove(&flow);
         inner.retired.remove(&flow);
+        inner.joined.remove(&flow);
     }
 
     /// Closes what has been idle for too long; says whether anything is left.
@@ -127,6 +142,8 @@ impl Pool {
         let inner = &mut *inner;
         inner.idle.retain(|(connection, _)| !flows.contains(&connection.flow));
         inner.retired.extend(flows.iter().filter(|flow| inner.used.contains(*flow)));
+        let joined = flows.iter().filter_map(|flow| inner.joined.remove(flow));
+        joined.for_each(|retired| retired.cancel());
     }
 
     /// The same for all flows, present and future.
@@ -134,5 +151,6 @@ impl Pool {
         let mut inner = self.inner();
         inner.all_retired = true;
         inner.idle.clear();
+        inner.joined.drain().for_each(|(_, retired)| retired.cancel());
     }
 }

@@ -31,7 +31,7 @@ use crate::{
         AgentId, GoAway, HostPattern, Kind, LinkId, Listen, ListenOptions, Load, PeerRoute, Refusal, Role,
     },
     telemetry::Metrics,
-    transport::{Link, Vitals},
+    transport::{Datagrams, Link, PacketCounters, Vitals},
 };
 
 /// One agent's service for one endpoint, and the way to it.
@@ -96,6 +96,13 @@ impl Via {
         match self {
             Self::Agent(session) => &session.link,
             Self::Node(node) => &node.link,
+        }
+    }
+
+    pub(super) fn datagrams(&self) -> &Datagrams {
+        match self {
+            Self::Agent(session) => &session.datagrams,
+            Self::Node(node) => &node.datagrams,
         }
     }
 
@@ -232,6 +239,11 @@ impl Upstreams {
         }
     }
 
+    /// What has become of UDP packets on this node.
+    pub fn packets(&self) -> &PacketCounters {
+        &self.inner.counters.packets
+    }
+
     /// The number for the next link.
     pub fn next_link(&self) -> LinkId {
         LinkId(self.inner.last_link.fetch_add(1, Relaxed) + 1)
@@ -331,11 +343,17 @@ impl Upstreams {
         let _mapping = (!upstream.hosts().is_empty())
             .then(|| self.inner.mapping.lock().unwrap_or_else(PoisonError::into_inner));
         self.check_hosts(&upstream)?;
+        let of_agent = |other: &Upstream| match &other.via {
+            Via::Agent(session) if other.agent == agent => Some(session.id),
+            _ => None,
+        };
+        for other in self.inner.routes.load().get(&upstream.name) {
+            // Requests of other nodes that find an idle flow would go on over the older link.
+            if of_agent(other).is_some_and(|link| link < session.id) {
+                other.pool.retire_all();
+            }
+        }
         self.change(&upstream.name, |upstreams| {
-            let of_agent = |other: &Upstream| match &other.via {
-                Via::Agent(session) if other.agent == agent => Some(session.id),
-                _ => None,
-            };
             // A link that a newer one has replaced may still say what it was told before that.
             if upstreams.iter().filter_map(|other| of_agent(other)).any(|other| other > session.id) {
                 return upstreams.to_vec();

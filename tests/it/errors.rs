@@ -248,7 +248,7 @@ async fn a_request_that_waits_when_its_agent_is_lost_is_told_so() {
         std::future::pending::<()>().await;
     })
     .await;
-    let Web { edge, agent, fabric: _fabric } = Web::to(service.address).await;
+    let Web { edge, agent, fabric: _fabric, .. } = Web::to(service.address).await;
     let waiting = get(edge, "web", "/");
     let lose = async {
         crate::support::eventually("the request is at the service", async || service.accepted() > 0).await;

@@ -13,7 +13,7 @@ use crate::support::{
     Fabric,
     client::{Http1, assert_counted, request},
     eventually,
-    fabric::TcpPath,
+    fabric::{TcpPath, impatient},
     kind, ok, random, reset,
     service::{self, drain},
     soon,
@@ -31,8 +31,12 @@ async fn write_endlessly(stream: &mut TcpStream) -> std::io::Error {
 
 #[tokio::test]
 async fn a_client_that_ends_first_still_gets_the_whole_answer() {
+    a_client_may_end_first(1).await;
+}
+
+pub(crate) async fn a_client_may_end_first(nodes: usize) {
     let service = service::count().await;
-    let path = TcpPath::to(service.address).await;
+    let path = TcpPath::over(nodes, service.address).await;
     for size in [0, 1, 1 << 20] {
         assert_counted(path.connect().await, size).await;
     }
@@ -40,6 +44,10 @@ async fn a_client_that_ends_first_still_gets_the_whole_answer() {
 
 #[tokio::test]
 async fn a_service_that_ends_first_still_gets_all_that_the_client_sends() {
+    a_service_may_end_first(1).await;
+}
+
+pub(crate) async fn a_service_may_end_first(nodes: usize) {
     let (counts, mut counted) = mpsc::channel(1);
     let service = service::tcp(move |mut stream| {
         let counts = counts.clone();
@@ -50,7 +58,7 @@ async fn a_service_that_ends_first_still_gets_all_that_the_client_sends() {
         }
     })
     .await;
-    let path = TcpPath::to(service.address).await;
+    let path = TcpPath::over(nodes, service.address).await;
     let mut client = path.connect().await;
     let mut greeting = String::new();
     ok(soon(client.read_to_string(&mut greeting)).await);
@@ -64,8 +72,12 @@ async fn a_service_that_ends_first_still_gets_all_that_the_client_sends() {
 
 #[tokio::test]
 async fn a_reset_by_the_client_reaches_the_service_as_a_reset() {
+    a_client_may_reset(1).await;
+}
+
+pub(crate) async fn a_client_may_reset(nodes: usize) {
     let (service, mut reports) = service::report().await;
-    let path = TcpPath::to(service.address).await;
+    let path = TcpPath::over(nodes, service.address).await;
     let mut client = path.connect().await;
     ok(client.write_all(b"hello").await);
     eventually("the service has the connection", async || service.accepted() == 1).await;
@@ -83,13 +95,17 @@ async fn a_reset_by_the_client_reaches_the_service_as_a_reset() {
 
 #[tokio::test]
 async fn a_client_that_resets_while_it_is_sent_to_stops_the_service() {
+    a_reset_stops_the_service(1).await;
+}
+
+pub(crate) async fn a_reset_stops_the_service(nodes: usize) {
     let (ends, mut ended) = mpsc::channel(1);
     let service = service::tcp(move |mut stream| {
         let ends = ends.clone();
         async move { drop(ends.send(write_endlessly(&mut stream).await).await) }
     })
     .await;
-    let path = TcpPath::to(service.address).await;
+    let path = TcpPath::over(nodes, service.address).await;
     let mut client = path.connect().await;
     ok(soon(client.read_exact(&mut vec![0; 1 << 20])).await);
     reset(client);
@@ -98,13 +114,17 @@ async fn a_client_that_resets_while_it_is_sent_to_stops_the_service() {
 
 #[tokio::test]
 async fn a_reset_by_the_service_reaches_the_client_as_a_reset() {
+    a_service_may_reset(1).await;
+}
+
+pub(crate) async fn a_service_may_reset(nodes: usize) {
     let service = service::tcp(|mut stream| async move {
         let wanted = ok(stream.read_u32().await);
         ok(stream.write_all(&random(wanted as usize)).await);
         reset(stream);
     })
     .await;
-    let path = TcpPath::to(service.address).await;
+    let path = TcpPath::over(nodes, service.address).await;
     for sent_before in [0, 2 << 20] {
         let mut client = path.connect().await;
         ok(client.write_u32(sent_before).await);
@@ -115,6 +135,10 @@ async fn a_reset_by_the_service_reaches_the_client_as_a_reset() {
 
 #[tokio::test]
 async fn no_bytes_are_lost_at_the_end() {
+    every_byte_arrives(1).await;
+}
+
+pub(crate) async fn every_byte_arrives(nodes: usize) {
     let most = 3 << 20;
     let all = random(most);
     let sent = all.clone();
@@ -126,7 +150,7 @@ async fn no_bytes_are_lost_at_the_end() {
         }
     })
     .await;
-    let path = TcpPath::to(service.address).await;
+    let path = TcpPath::over(nodes, service.address).await;
     let sizes = [0, 1, 2, 1199, 1200, 65_535, 65_536, 65_537, 1 << 20, most].into_iter();
     let sizes = sizes.chain((0..50).map(|_| rand::random_range(0..=most)));
     let transfers = sizes.map(async |size| {
@@ -158,6 +182,10 @@ async fn a_service_that_refuses_resets_the_connection() {
 
 #[tokio::test]
 async fn a_service_that_is_killed_in_mid_stream_never_seems_to_have_finished() {
+    a_killed_service_never_seems_to_have_finished(1).await;
+}
+
+pub(crate) async fn a_killed_service_never_seems_to_have_finished(nodes: usize) {
     let service = service::tcp(|mut stream| async move {
         // There is something that it has not read.
         ok(stream.peek(&mut [0]).await);
@@ -165,7 +193,7 @@ async fn a_service_that_is_killed_in_mid_stream_never_seems_to_have_finished() {
         std::future::pending().await
     })
     .await;
-    let path = TcpPath::to(service.address).await;
+    let path = TcpPath::over(nodes, service.address).await;
     let mut client = path.connect().await;
     ok(client.write_all(&random(100_000)).await);
     ok(soon(client.read_exact(&mut [0; 7])).await);
@@ -176,9 +204,13 @@ async fn a_service_that_is_killed_in_mid_stream_never_seems_to_have_finished() {
 
 #[tokio::test]
 async fn an_agent_or_a_forwarder_that_is_gone_ends_its_flows_with_an_error_on_both_sides() {
+    a_lost_agent_or_forwarder_is_an_error(1).await;
+}
+
+pub(crate) async fn a_lost_agent_or_forwarder_is_an_error(nodes: usize) {
     for gone in ["agent", "forwarder"] {
         let (service, mut reports) = service::report().await;
-        let path = TcpPath::to(service.address).await;
+        let path = TcpPath::over_with(nodes, impatient, service.address).await;
         let mut client = path.connect().await;
         ok(client.write_all(b"hello").await);
         eventually("the service has the connection", async || service.accepted() == 1).await;
@@ -198,8 +230,12 @@ async fn an_agent_or_a_forwarder_that_is_gone_ends_its_flows_with_an_error_on_bo
 
 #[tokio::test]
 async fn both_directions_run_at_once() {
+    both_directions_run(1).await;
+}
+
+pub(crate) async fn both_directions_run(nodes: usize) {
     let service = service::echo().await;
-    let path = TcpPath::to(service.address).await;
+    let path = TcpPath::over(nodes, service.address).await;
     let all = random(8 << 20);
     let (mut read, mut write) = path.connect().await.into_split();
     let (sent, tasks) = (all.clone(), Tasks::new());

@@ -8,14 +8,14 @@ use adit::{
 };
 use http::StatusCode;
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
+    io::AsyncWriteExt,
     net::{TcpStream, UdpSocket},
 };
 
 use crate::support::{
     Fabric, SOON,
     client::get,
-    eventually, ok,
+    ok,
     raw::{Raw, hello, listen},
     service, soon,
 };
@@ -223,29 +223,4 @@ async fn packets_of_garbage_and_clients_that_say_nothing_hold_nobody_up() {
         silent.push(ok(TcpStream::connect(fabric.addresses.edge).await));
     }
     still_serves(&fabric).await;
-}
-
-#[tokio::test]
-async fn a_frame_of_flows_to_retire_is_obeyed() {
-    let fabric = Fabric::start().await;
-    let mut raw = Raw::welcomed(&fabric, hello(Role::Agent, 1, &["web"])).await;
-    let edge = fabric.addresses.edge;
-    let request = get(edge, "web", "/");
-    let answer = async {
-        let mut stream = ok(raw.link.accept().await);
-        assert!(matches!(transport::read_flow(&mut stream.recv).await, Ok(Flow::Open(_))));
-        ok(transport::write_flow(&mut stream, &Flow::Opened).await);
-        let mut head = vec![0; 4096];
-        let _ = ok(stream.recv.read(&mut head).await);
-        ok(stream.send.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok").await);
-        stream
-    };
-    let (answered, mut stream) = tokio::join!(request, answer);
-    assert_eq!(answered.text(), "ok");
-    raw.say(Control::Retire(adit::protocol::Retire { flows: vec![stream.id()] })).await;
-    let mut rest = Vec::new();
-    // The node ends a retired flow as soon as it is idle, well before the four seconds of the others.
-    let ended = tokio::time::timeout(Duration::from_secs(3), stream.recv.read_to_end(&mut rest)).await;
-    assert!(ended.is_ok(), "the flow goes on");
-    eventually("the link lives on", async || raw.link.lost().is_none()).await;
 }

@@ -2,6 +2,7 @@
 //!
 //! One file a promise. Ports are always 0, and tests wait for what must become true, never for time to pass.
 
+mod across;
 mod admin;
 mod cli;
 mod cluster;
@@ -13,11 +14,16 @@ mod health;
 mod hosts;
 mod hostile;
 mod http;
+mod http3;
+mod lasting;
 mod layers;
 mod links;
+#[cfg(target_os = "linux")]
+mod partition;
 mod ports;
 mod reuse;
 mod reconnect;
+mod retire;
 mod sdk;
 mod sni;
 mod streaming;
@@ -25,4 +31,5 @@ mod support;
 mod tcp;
 mod timeouts;
 mod trust;
+mod udp;
 mod upgrade;

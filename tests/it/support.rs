@@ -4,11 +4,14 @@ pub(crate) mod body;
 pub(crate) mod client;
 pub(crate) mod cluster;
 pub(crate) mod middle;
+#[cfg(target_os = "linux")]
+pub(crate) mod network;
 pub(crate) mod raw;
 pub(crate) mod fabric;
 pub(crate) mod postgres;
 pub(crate) mod process;
 pub(crate) mod service;
+pub(crate) mod udp;
 pub(crate) mod websocket;
 
 use std::{fmt::Debug, future::Future, time::Duration};

@@ -5,32 +5,27 @@
 
 use std::time::Duration;
 
-use adit::protocol::Kind;
-use futures_util::{SinkExt, StreamExt};
+use adit::node;
 use http::{Request, Response, StatusCode};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
-use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    time::{Instant, sleep},
-};
-use tokio_tungstenite::tungstenite::Message;
+use tokio::time::{Instant, sleep};
 
 use crate::support::{
-    Fabric,
     body::{self, trickle},
-    client::{Answer, Http1, Http2, request, request_of, whole},
-    fabric::{TcpPath, Web},
-    ok, service, soon, websocket,
+    client::{Answer, Http1, Http2, over_http2, request, request_of, whole},
+    fabric::Web,
+    ok, service,
 };
 
 const MS: Duration = Duration::from_millis(1);
 
 /// What all tests here set the time-out to.
-const TIMEOUT: Duration = Duration::from_secs(1);
+pub(crate) const TIMEOUT: Duration = Duration::from_secs(1);
 
-async fn fabric() -> Fabric {
-    Fabric::with(|config| config.edge.request_timeout = TIMEOUT).await
+/// Gives a node that time-out.
+pub(crate) fn short(config: &mut node::Config) {
+    config.edge.request_timeout = TIMEOUT;
 }
 
 /// `/events`, `/download` and `/pause` answer slowly after their head; any other path reads the request to its end, waits
@@ -55,41 +50,19 @@ async fn slow_service() -> service::Running {
 
 #[tokio::test]
 async fn what_has_begun_to_answer_lives_on_however_slow_and_so_does_an_upload() {
-    let fabric = fabric().await;
-    let (echo, echo_websocket) = (service::echo().await, websocket::echo().await);
-    let _socket_agent = fabric.agent("socket", Kind::Http, echo_websocket.address).await;
+    slow_bodies_live_on(1).await;
+}
+
+pub(crate) async fn slow_bodies_live_on(nodes: usize) {
     let service = slow_service().await;
-    let web = Web::through(fabric, service.address).await;
+    let web = Web::over_with(nodes, short, service.address).await;
     tokio::join!(
-        a_silent_tcp_flow(echo.address),
-        a_silent_websocket(&web),
         a_silent_response(&web),
         a_stream_of_events(&web),
         a_slow_download(&web),
         a_slow_upload(&web),
         a_slow_upload_over_http2(&web),
     );
-}
-
-async fn a_silent_tcp_flow(echo: std::net::SocketAddr) {
-    let path = TcpPath::through(fabric().await, echo).await;
-    let mut client = path.connect().await;
-    for _ in 0..2 {
-        ok(client.write_all(b"hello").await);
-        let mut answer = [0; 5];
-        ok(soon(client.read_exact(&mut answer)).await);
-        assert_eq!(&answer, b"hello");
-        sleep(3 * TIMEOUT).await;
-    }
-}
-
-async fn a_silent_websocket(web: &Web) {
-    let (mut socket, _) = ok(websocket::connect(web.edge, "socket").await);
-    for _ in 0..2 {
-        ok(socket.send(Message::text("hello")).await);
-        assert_eq!(ok(soon(socket.next()).await.expect("it is open")), Message::text("hello"));
-        sleep(3 * TIMEOUT).await;
-    }
 }
 
 async fn a_silent_response(web: &Web) {
@@ -130,14 +103,6 @@ async fn a_slow_upload_over_http2(web: &Web) {
     assert_eq!((answer.status, answer.text()), (StatusCode::OK, "100000"));
 }
 
-/// HTTP/2 names the host in the target.
-fn over_http2(mut request: Request<body::Body>) -> Request<body::Body> {
-    let target = format!("http://127.0.0.1{}", request.uri().path());
-    *request.uri_mut() = ok(target.parse());
-    request.headers_mut().remove(http::header::HOST);
-    request
-}
-
 fn assert_late(answer: &Answer) {
     assert_eq!(answer.status, StatusCode::GATEWAY_TIMEOUT);
     let (code, sentence) = answer.error();
@@ -147,8 +112,12 @@ fn assert_late(answer: &Answer) {
 
 #[tokio::test]
 async fn late_response_headers_are_a_504_in_time_and_only_of_their_request() {
+    late_headers_are_a_504(1).await;
+}
+
+pub(crate) async fn late_headers_are_a_504(nodes: usize) {
     let service = slow_service().await;
-    let web = Web::through(fabric().await, service.address).await;
+    let web = Web::over_with(nodes, short, service.address).await;
     let mut client = Http1::connect(web.edge).await;
     let started = Instant::now();
     assert_late(&client.ask(request("GET", "web", "/5000", "")).await);
@@ -161,8 +130,12 @@ async fn late_response_headers_are_a_504_in_time_and_only_of_their_request() {
 
 #[tokio::test]
 async fn the_time_runs_from_the_last_byte_of_the_requests_body() {
+    the_time_runs_from_the_requests_end(1).await;
+}
+
+pub(crate) async fn the_time_runs_from_the_requests_end(nodes: usize) {
     let service = slow_service().await;
-    let web = Web::through(fabric().await, service.address).await;
+    let web = Web::over_with(nodes, short, service.address).await;
     let upload =
         |wait: u32| request_of("POST", "web", &format!("/{wait}"), trickle(25, 100 * MS, "0123456789"));
     let over_http1 = async |wait| Http1::connect(web.edge).await.ask(upload(wait)).await;

@@ -4,7 +4,7 @@ use std::{net::SocketAddr, sync::Arc};
 
 use adit::{
     client::{self, State},
-    edge::TlsConfig,
+    edge::{Http3, TlsConfig},
     protocol::{ALPN_LINK, Kind},
     tls::{self, Authority, Fingerprint, Identity, Trust},
 };
@@ -108,7 +108,11 @@ impl TlsEdge {
     async fn to(service: SocketAddr, names: &[&str]) -> Self {
         let authority = other_authority();
         let identities: Vec<_> = names.iter().map(|name| identity(&authority, &[name])).collect();
-        let edge = TlsConfig { bind: ([127, 0, 0, 1], 0).into(), identities: identities.clone() };
+        let edge = TlsConfig {
+            bind: ([127, 0, 0, 1], 0).into(),
+            identities: identities.clone(),
+            http3: Http3::Bound,
+        };
         let web = Web::through(Fabric::with(|config| config.edge.tls = Some(edge)).await, service).await;
         let address = web.fabric.addresses.edge_tls.expect("it was asked for");
         Self { web, address, authority, identities }

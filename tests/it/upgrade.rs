@@ -16,7 +16,7 @@ use tokio_tungstenite::tungstenite::{
 
 use crate::support::{
     client::{Http1, Http2, assert_counted, body, raw, request, sentence},
-    fabric::Web,
+    fabric::{Web, impatient},
     kind, ok, random, reset,
     service::{self, Running, drain, read_head, read_request},
     soon, websocket,
@@ -24,8 +24,12 @@ use crate::support::{
 
 #[tokio::test]
 async fn websocket_messages_of_any_kind_pass_both_ways_and_so_does_the_closing_handshake() {
+    websocket_messages_pass(1).await;
+}
+
+pub(crate) async fn websocket_messages_pass(nodes: usize) {
     let service = websocket::echo().await;
-    let web = Web::to(service.address).await;
+    let web = Web::over(nodes, service.address).await;
     let (mut socket, response) = ok(websocket::connect(web.edge, "web").await);
     assert_eq!(response.status(), StatusCode::SWITCHING_PROTOCOLS);
     for message in
@@ -43,10 +47,11 @@ async fn websocket_messages_of_any_kind_pass_both_ways_and_so_does_the_closing_h
     assert!(soon(socket.next()).await.is_none(), "and then the connection ends");
 }
 
-const SWITCH: &str = "HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: x-test\r\n\r\n";
+pub(crate) const SWITCH: &str =
+    "HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: x-test\r\n\r\n";
 
 /// A service that switches to a protocol of its own, and goes on with it.
-async fn switching<F: Future<Output = ()> + Send + 'static>(
+pub(crate) async fn switching<F: Future<Output = ()> + Send + 'static>(
     first: &'static str,
     serve: impl Fn(TcpStream) -> F + Clone + Send + 'static,
 ) -> Running {
@@ -67,7 +72,7 @@ async fn switching<F: Future<Output = ()> + Send + 'static>(
 }
 
 /// A connection that has switched to `x-test`, whose first bytes followed the request in the same packet.
-async fn switched(web: &Web, first: &str) -> TcpStream {
+pub(crate) async fn switched(web: &Web, first: &str) -> TcpStream {
     let mut client = ok(TcpStream::connect(web.edge).await);
     let request = "GET / HTTP/1.1\r\nhost: web.example.com\r\nConnection: Upgrade\r\nUpgrade: x-test\r\n\r\n";
     ok(client.write_all(format!("{request}{first}").as_bytes()).await);
@@ -79,12 +84,16 @@ async fn switched(web: &Web, first: &str) -> TcpStream {
 
 #[tokio::test]
 async fn bytes_in_the_same_packet_as_the_switch_arrive() {
+    bytes_right_behind_the_switch_arrive(1).await;
+}
+
+pub(crate) async fn bytes_right_behind_the_switch_arrive(nodes: usize) {
     let service = switching("from service;", |mut stream| async move {
         let (mut read, mut write) = stream.split();
         drop(tokio::io::copy(&mut read, &mut write).await);
     })
     .await;
-    let web = Web::to(service.address).await;
+    let web = Web::over(nodes, service.address).await;
     for _ in 0..20 {
         let mut client = switched(&web, "from client").await;
         let mut got = [0; 24];
@@ -95,13 +104,21 @@ async fn bytes_in_the_same_packet_as_the_switch_arrive() {
 
 #[tokio::test]
 async fn each_direction_of_a_switched_connection_ends_by_itself() {
+    each_direction_ends_by_itself(1).await;
+}
+
+pub(crate) async fn each_direction_ends_by_itself(nodes: usize) {
     let service = switching("", service::tell_count).await;
-    let web = Web::to(service.address).await;
+    let web = Web::over(nodes, service.address).await;
     assert_counted(switched(&web, "").await, 100_000).await;
 }
 
 #[tokio::test]
 async fn a_reset_of_a_switched_connection_is_passed_on() {
+    a_reset_is_passed_on(1).await;
+}
+
+pub(crate) async fn a_reset_is_passed_on(nodes: usize) {
     let (ends, mut ended) = mpsc::channel(1);
     let service = switching("", move |mut stream| {
         let ends = ends.clone();
@@ -115,7 +132,7 @@ async fn a_reset_of_a_switched_connection_is_passed_on() {
         }
     })
     .await;
-    let web = Web::to(service.address).await;
+    let web = Web::over_with(nodes, impatient, service.address).await;
     let mut client = switched(&web, "").await;
     ok(client.write_all(b"r").await);
     assert_eq!(kind(soon(client.read(&mut [0])).await), ConnectionReset);

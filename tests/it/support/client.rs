@@ -121,6 +121,14 @@ pub(crate) fn request_of(method: &str, endpoint: &str, path: &str, body: Body) -
         .body(body))
 }
 
+/// The same over HTTP/2, which names the host in the target.
+pub(crate) fn over_http2(mut request: Request<Body>) -> Request<Body> {
+    let path = request.uri().path_and_query().expect("there is a path");
+    *request.uri_mut() = ok(format!("http://127.0.0.1{path}").parse());
+    request.headers_mut().remove(header::HOST);
+    request
+}
+
 /// A GET over a connection of its own.
 pub(crate) async fn get(edge: SocketAddr, endpoint: &str, path: &str) -> Answer {
     Http1::connect(edge).await.ask(request("GET", endpoint, path, "")).await

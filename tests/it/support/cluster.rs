@@ -3,15 +3,16 @@
 use std::{net::SocketAddr, sync::Arc};
 
 use adit::{
-    cluster,
+    agent::Agent,
+    client, cluster,
     net::HostPort,
     node,
-    protocol::NodeId,
+    protocol::{Kind, NodeId},
     tls::{Authority, NODE_NAME},
 };
 use http::StatusCode;
 
-use super::{Fabric, client::get, eventually, fabric::identity, ok};
+use super::{Fabric, client::get, eventually, fabric::identity, ok, soon};
 
 /// Nodes n1, n2, … of one cluster.
 #[derive(Debug)]
@@ -82,5 +83,31 @@ impl Nodes {
             get(edge, endpoint, "/").await.status == StatusCode::OK
         })
         .await;
+    }
+
+    /// Waits until a node knows of an agent of an endpoint.
+    pub(crate) async fn knows(&self, number: usize, endpoint: &str) {
+        let node = self.all[number].node.as_ref().expect("it runs");
+        eventually(&format!("n{} knows {endpoint}", number + 1), async || node.serves(endpoint)).await;
+    }
+
+    /// An agent with a link to every node but one, and the number of that one, which reaches it through the others.
+    pub(crate) async fn agent_elsewhere(
+        &self,
+        endpoint: &str,
+        kind: Kind,
+        service: impl ToString,
+    ) -> (Agent, usize) {
+        let last = self.all.last().expect("there are nodes");
+        let links = self.all.len() - 1;
+        let client = client::Config { links, ..last.client() };
+        let agent = last.start_agent(client, &[(endpoint, kind, service.to_string())]);
+        ok(soon(agent.serve()).await);
+        let mut state = agent.client().agent_state();
+        let linked = ok(soon(state.wait_for(|state| state.nodes().len() == links)).await).clone();
+        let is_linked = |node: &Fabric| linked.nodes().contains(&&node.config.node);
+        let entry = self.all.iter().position(|node| !is_linked(node)).expect("it has a link too few");
+        self.knows(entry, endpoint).await;
+        (agent, entry)
     }
 }

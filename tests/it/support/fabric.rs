@@ -4,7 +4,8 @@ use std::{net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
 use adit::{
     agent::{self, Agent, Service},
-    client, edge, forward,
+    client, edge,
+    forward::{self, PortKind},
     net::HostPort,
     node::{self, Node},
     protocol::{ALPN_LINK, EndpointId, Kind, ListenOptions, NodeId},
@@ -14,7 +15,10 @@ use adit::{
 
 use tokio::net::TcpStream;
 
-use super::ok;
+use super::{cluster::Nodes, ok};
+
+/// After how long UDP associations end where a test does not say.
+pub(crate) const UDP_IDLE: Duration = Duration::from_secs(60);
 
 /// A node with its authority.
 #[derive(Debug)]
@@ -69,6 +73,7 @@ impl Fabric {
                 max_header_bytes: 64 * 1024,
                 max_body_bytes: None,
             },
+            udp: edge::udp::Config { ports: Vec::new(), idle: UDP_IDLE },
             link: node::LinkConfig {
                 bind: any,
                 advertise: None,
@@ -141,16 +146,27 @@ impl Fabric {
             options: ListenOptions::default(),
             service: ok(Service::new(ok(address.parse()), &tls)),
             health: None,
+            udp_idle: UDP_IDLE,
         }
     }
 
     /// A forwarder of one port, and its address.
     pub(crate) async fn forwarder(&self, endpoint: &str) -> (forward::Forwarder, SocketAddr) {
+        self.forwarder_of(endpoint, PortKind::Tcp).await
+    }
+
+    /// The same for what the port takes.
+    pub(crate) async fn forwarder_of(
+        &self,
+        endpoint: &str,
+        kind: PortKind,
+    ) -> (forward::Forwarder, SocketAddr) {
         let config = forward::Config {
             client: self.client(),
             ports: vec![forward::Port {
                 listen: vec![([127, 0, 0, 1], 0).into()],
                 endpoint: ok(EndpointId::new(endpoint)),
+                kind,
             }],
         };
         let forwarder = ok(forward::Forwarder::start(config).await);
@@ -199,13 +215,13 @@ impl Fabric {
     }
 }
 
-/// A TCP service behind a forwarder, a node and an agent.
+/// A TCP service behind a forwarder, a node or two, and an agent.
 #[derive(Debug)]
 pub(crate) struct TcpPath {
     pub(crate) agent: Agent,
     pub(crate) forwarder: forward::Forwarder,
     port: SocketAddr,
-    _fabric: Fabric,
+    _fabrics: Vec<Fabric>,
 }
 
 impl TcpPath {
@@ -216,7 +232,27 @@ impl TcpPath {
     pub(crate) async fn through(fabric: Fabric, service: impl ToString) -> Self {
         let agent = fabric.agent("tcp", Kind::Tcp, service).await;
         let (forwarder, port) = fabric.forwarder("tcp").await;
-        Self { agent, forwarder, port, _fabric: fabric }
+        Self { agent, forwarder, port, _fabrics: vec![fabric] }
+    }
+
+    /// Over so many nodes: the forwarder is linked to one to which the agent is not, unless there is but one.
+    pub(crate) async fn over(nodes: usize, service: SocketAddr) -> Self {
+        Self::over_with(nodes, |_| {}, service).await
+    }
+
+    /// The same with a changed configuration of all nodes.
+    pub(crate) async fn over_with(
+        nodes: usize,
+        change: impl Fn(&mut node::Config),
+        service: SocketAddr,
+    ) -> Self {
+        if nodes == 1 {
+            return Self::through(Fabric::with(change).await, service).await;
+        }
+        let nodes = Nodes::with(nodes, change).await;
+        let (agent, entry) = nodes.agent_elsewhere("tcp", Kind::Tcp, service).await;
+        let (forwarder, port) = nodes.all[entry].forwarder("tcp").await;
+        Self { agent, forwarder, port, _fabrics: nodes.all }
     }
 
     /// A client's connection to the service.
@@ -225,12 +261,14 @@ impl TcpPath {
     }
 }
 
-/// An HTTP service behind a node and an agent, as the endpoint `web`.
+/// An HTTP service behind a node or two and an agent, as the endpoint `web`.
 #[derive(Debug)]
 pub(crate) struct Web {
     pub(crate) edge: SocketAddr,
     pub(crate) agent: Agent,
+    /// The node of that edge.
     pub(crate) fabric: Fabric,
+    _others: Vec<Fabric>,
 }
 
 impl Web {
@@ -240,8 +278,34 @@ impl Web {
 
     pub(crate) async fn through(fabric: Fabric, service: SocketAddr) -> Self {
         let agent = fabric.agent("web", Kind::Http, service).await;
-        Self { edge: fabric.addresses.edge, agent, fabric }
+        Self { edge: fabric.addresses.edge, agent, fabric, _others: Vec::new() }
     }
+
+    /// Over so many nodes: the edge is that of one to which the agent is not linked, unless there is but one.
+    pub(crate) async fn over(nodes: usize, service: SocketAddr) -> Self {
+        Self::over_with(nodes, |_| {}, service).await
+    }
+
+    /// The same with a changed configuration of all nodes.
+    pub(crate) async fn over_with(
+        nodes: usize,
+        change: impl Fn(&mut node::Config),
+        service: SocketAddr,
+    ) -> Self {
+        if nodes == 1 {
+            return Self::through(Fabric::with(change).await, service).await;
+        }
+        let mut nodes = Nodes::with(nodes, change).await;
+        let (agent, entry) = nodes.agent_elsewhere("web", Kind::Http, service).await;
+        let fabric = nodes.all.swap_remove(entry);
+        Self { edge: fabric.addresses.edge, agent, fabric, _others: nodes.all }
+    }
+}
+
+/// Gives links up after a silence that a test can wait for. A link that is closed while its congestion window is full says
+/// no goodbye (issue 2785 of quinn), and then its other end has only that to go by.
+pub(crate) fn impatient(config: &mut node::Config) {
+    config.link.settings.idle_timeout = Duration::from_secs(8);
 }
 
 /// The ALPN of links, for tests that speak the protocol themselves.

@@ -1,16 +1,18 @@
 //! A link spoken by hand, frame by frame: an agent or forwarder that does what the SDK never would.
 
+use std::net::SocketAddr;
+
 use adit::{
     protocol::{
-        AgentId, Control, EndpointId, Hello, Kind, Listen, ListenOptions, OLDEST_VERSION, Role, VERSION,
+        AgentId, Control, EndpointId, Flow, Hello, Kind, Listen, ListenOptions, OLDEST_VERSION, Role, VERSION,
     },
     tls::{self, Trust},
-    transport::{ControlReader, ControlWriter, FrameError, Link, Settings, quic::Dialer},
+    transport::{self, ControlReader, ControlWriter, FrameError, Link, Settings, Stream, quic::Dialer},
 };
 
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use super::{Fabric, fabric::LINK, ok, soon};
+use super::{Fabric, fabric::LINK, ok, service::OK, soon};
 
 /// A link and its control stream.
 #[derive(Debug)]
@@ -42,9 +44,14 @@ pub(crate) fn listen(id: u64, endpoint: &str) -> Listen {
 impl Raw {
     /// Opens a link and its control stream; nothing is said yet.
     pub(crate) async fn open(fabric: &Fabric) -> Self {
+        Self::open_at(fabric, fabric.addresses.link).await
+    }
+
+    /// The same through something in between.
+    async fn open_at(fabric: &Fabric, address: SocketAddr) -> Self {
         let trust = Trust::Roots(vec![fabric.authority.certificate().clone()]);
         let dialer = ok(Dialer::new(ok(tls::client_config(&trust, None, &[LINK])), &Settings::default()));
-        let link = ok(soon(dialer.dial(fabric.addresses.link, "127.0.0.1")).await);
+        let link = ok(soon(dialer.dial(address, "127.0.0.1")).await);
         let stream = ok(link.open(super::SOON).await);
         Self {
             link,
@@ -56,7 +63,12 @@ impl Raw {
 
     /// Opens a link and has it welcomed, and its listens acknowledged.
     pub(crate) async fn welcomed(fabric: &Fabric, hello: Hello) -> Self {
-        let mut raw = Self::open(fabric).await;
+        Self::welcomed_at(fabric, fabric.addresses.link, hello).await
+    }
+
+    /// The same through something in between.
+    pub(crate) async fn welcomed_at(fabric: &Fabric, address: SocketAddr, hello: Hello) -> Self {
+        let mut raw = Self::open_at(fabric, address).await;
         let listens = hello.listens.len();
         raw.say(Control::Hello(hello)).await;
         assert!(matches!(raw.hear().await, Ok(Control::Welcome(_))));
@@ -83,6 +95,22 @@ impl Raw {
         // Streams that are dropped are reset, and the bytes with them.
         std::mem::forget((reader, writer, _dialer));
         link
+    }
+
+    /// The next flow that the node opens, joined, with the first bytes of its request taken.
+    pub(crate) async fn asked(&self) -> Stream {
+        let mut stream = ok(soon(self.link.accept()).await);
+        assert!(matches!(soon(transport::read_flow(&mut stream.recv)).await, Ok(Flow::Open(_))));
+        ok(transport::write_flow(&mut stream, &Flow::Opened).await);
+        assert!(ok(soon(stream.recv.read(&mut vec![0; 4096])).await) > 0);
+        stream
+    }
+
+    /// The same, answered.
+    pub(crate) async fn answered(&self) -> Stream {
+        let mut stream = self.asked().await;
+        ok(stream.send.write_all(OK).await);
+        stream
     }
 
     /// The next frame.
