@@ -5,6 +5,7 @@
 //! an upstream and never touches a client.
 
 pub mod exchange;
+mod faults;
 mod links;
 pub mod membership;
 mod node;
@@ -114,8 +115,13 @@ impl fmt::Debug for Shared {
 /// What membership is told.
 #[derive(Debug)]
 enum Event {
-    /// A peer's message.
-    Heard(Bytes),
+    /// A datagram of a peer's link.
+    Heard {
+        /// Whose link it is.
+        from: NodeId,
+        /// What should be a message of that node.
+        data: Bytes,
+    },
     /// A link to this member has been made.
     Linked(Member),
     /// This node leaves; answered once it has said so.

@@ -8,6 +8,7 @@ mod agent;
 mod connect;
 mod forward;
 mod layers;
+mod limits;
 mod link;
 mod log;
 mod node;
@@ -19,6 +20,7 @@ pub use agent::{AgentArgs, EndpointArgs, EndpointKind, RunAgentArgs, ServeArgs, 
 pub use connect::ConnectArgs;
 pub use forward::{ForwardArgs, ForwardTcpArgs, ForwardUdpArgs, PortArgs, PortKind, RunForwardArgs};
 pub use layers::{ParseError, from_words, parse};
+pub use limits::LimitArgs;
 pub use link::LinkArgs;
 pub use log::LogArgs;
 pub use node::NodeArgs;

@@ -4,16 +4,22 @@
 //! Owns the listeners, the clients' connections, and what clients are told when something fails. It parses HTTP, the only
 //! time on the way; requests and connections go on through `upstream`.
 
+mod activity;
+mod admission;
 mod body;
 mod connection;
 mod endpoint;
 mod error;
 mod h3;
 mod headers;
+mod heads;
 mod http;
+mod limits;
+mod meaning;
 mod metrics;
 mod postgres;
 mod sni;
+mod socket;
 mod tcp;
 pub mod udp;
 
@@ -31,6 +37,9 @@ use ::http::HeaderValue;
 use tokio::{net::TcpListener, sync::Semaphore};
 use tokio_rustls::TlsAcceptor;
 
+use admission::Admissions;
+pub use limits::Limits;
+
 use crate::{
     drain::{Aborted, Tasks},
     protocol::EndpointId,
@@ -41,7 +50,7 @@ use crate::{
 };
 use connection::Door;
 
-/// How the edge listens, and its limits.
+/// How the edge listens, and what it allows.
 #[derive(Debug, Clone)]
 pub struct Config {
     /// Where HTTP is spoken in the clear.
@@ -52,12 +61,8 @@ pub struct Config {
     pub sni: Option<SocketAddr>,
     /// Plain ports, each for one endpoint.
     pub tcp: Vec<Port>,
-    /// How long a service has to begin its response, from the last byte of the request on.
-    pub request_timeout: Duration,
-    /// The most bytes of names and values of a request's header fields.
-    pub max_header_bytes: usize,
-    /// The most bytes of a request's body; no limit when absent.
-    pub max_body_bytes: Option<u64>,
+    /// What clients may do.
+    pub limits: Limits,
 }
 
 /// The edge with TLS.
@@ -116,7 +121,8 @@ pub enum BindError {
 #[derive(Debug)]
 struct Shared {
     upstreams: Upstreams,
-    limits: Config,
+    limits: Limits,
+    admissions: Admissions,
     counters: metrics::Counters,
     /// Tells clients to open their next connection elsewhere.
     closing: AtomicBool,
@@ -155,7 +161,7 @@ impl Edge {
             let server = tls::server_config(&tls.identities, tls::ClientAuth::None, &[b"h2", b"http/1.1"])?;
             let (listener, address) = bind(tls.bind, "--edge-tls-bind").await?;
             tls_address = Some(address);
-            http3 = bind_http3(tls, address)?;
+            http3 = bind_http3(tls, address, config.limits.max_streams)?;
             doors.push((listener, Door::Https(TlsAcceptor::from(Arc::new(server)))));
         }
         let mut sni_address = None;
@@ -170,11 +176,13 @@ impl Edge {
             ports.push(Port { bind, endpoint: endpoint.clone() });
             doors.push((listener, Door::Tcp(endpoint.clone())));
         }
+        let counters = metrics::Counters::new(metrics);
         let shared = Arc::new(Shared {
             upstreams,
             alt_svc: http3.as_ref().map(|(_, alt_svc)| alt_svc.clone()),
-            limits: config,
-            counters: metrics::Counters::new(metrics),
+            admissions: Admissions::new(config.limits.max_connections, counters.clone()),
+            limits: config.limits,
+            counters,
             closing: AtomicBool::new(false),
             connections: Tasks::new(),
             handshakes: Semaphore::new(HANDSHAKES),
@@ -237,6 +245,7 @@ impl Drop for Edge {
 fn bind_http3(
     config: &TlsConfig,
     tls: SocketAddr,
+    max_streams: u32,
 ) -> Result<Option<(quic::Listener, HeaderValue)>, BindError> {
     let port = match config.http3 {
         Http3::Off => return Ok(None),
@@ -245,7 +254,7 @@ fn bind_http3(
     };
     let server = tls::server_config(&config.identities, tls::ClientAuth::None, &[b"h3"])?;
     let secret = config.identities.first().ok_or(tls::ConfigError::NoIdentity)?.derive_key(b"adit edge");
-    let listener = quic::Listener::bind_http3(tls, server, &secret, connection::STREAMS)?;
+    let listener = quic::Listener::bind_http3(tls, server, &secret, max_streams)?;
     // RFC 7838 §3; a day is what it would last without saying so.
     let alt_svc = HeaderValue::from_str(&format!("h3=\":{port}\"; ma=86400"));
     Ok(alt_svc.ok().map(|alt_svc| (listener, alt_svc)))

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, fs, net::SocketAddr, path::PathBuf, time::Durat
 
 use clap::Args;
 
-use super::{ConfigError, LinkArgs, LogArgs, UdpArgs, address, both, bytes, duration, mapping, port};
+use super::{ConfigError, LimitArgs, LinkArgs, LogArgs, UdpArgs, address, both, duration, mapping, port};
 use crate::{
     cluster,
     edge::{self, udp},
@@ -60,21 +60,12 @@ pub struct NodeArgs {
     /// below it.
     #[arg(long, value_name = "NAME=ENDPOINT", value_parser = mapping, help_heading = "Clients (the edge)")]
     host: Vec<(HostPattern, EndpointId)>,
-    /// Wait so long for a service's response headers, from the end of the request on. Nothing limits what follows.
-    #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = duration)]
-    #[arg(help_heading = "Clients (the edge)")]
-    request_timeout: Duration,
     /// Wait so long for an agent of an endpoint that had one a moment ago.
     #[arg(long, value_name = "DURATION", default_value = "2s", value_parser = duration)]
     #[arg(help_heading = "Clients (the edge)")]
     upstream_wait: Duration,
-    /// Refuse requests whose headers are longer.
-    #[arg(long, value_name = "BYTES", default_value_t = 65536, help_heading = "Clients (the edge)")]
-    #[arg(value_parser = clap::value_parser!(u32).range(8192..))]
-    max_header_bytes: u32,
-    /// Refuse requests whose body is longer. By default, there is no limit.
-    #[arg(long, value_name = "BYTES", value_parser = bytes, help_heading = "Clients (the edge)")]
-    max_body_bytes: Option<u64>,
+    #[command(flatten, next_help_heading = "Clients (the edge)")]
+    limits: LimitArgs,
 
     /// Listen for plain UDP of clients, for one endpoint (repeatable).
     #[arg(long, value_name = "ADDRESS:PORT=ENDPOINT", help_heading = "Clients (the edge)")]
@@ -192,9 +183,7 @@ impl NodeArgs {
                 tls,
                 sni: self.edge_sni_bind,
                 tcp: self.tcp,
-                request_timeout: self.request_timeout,
-                max_header_bytes: self.max_header_bytes as usize,
-                max_body_bytes: self.max_body_bytes,
+                limits: self.limits.limits(),
             },
             udp: udp::Config { ports: self.udp, idle: self.associations.udp_idle },
             link: node::LinkConfig {

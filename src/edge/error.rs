@@ -16,12 +16,24 @@ pub(super) enum Error {
     Endpoint(#[from] EndpointError),
     #[error("the method CONNECT has no meaning here")]
     Connect,
-    #[error("a request of HTTP/1.1 has one Host field, no more and no less")]
+    #[error(
+        "a request of HTTP/1.1 has one Host field, no more and no less, with a host and nothing else in it"
+    )]
     Host,
+    #[error("the target is neither a path nor a URL")]
+    Target,
+    #[error("the only transfer coding that is understood is chunked, once")]
+    TransferCoding,
+    #[error("the request's target has {size} bytes, at most {max} are allowed")]
+    UriTooLong { size: usize, max: usize },
+    #[error("the request has {count} header fields, at most {max} are allowed")]
+    TooManyHeaders { count: usize, max: usize },
     #[error("the request's header fields have {size} bytes, at most {max} are allowed")]
     HeadersTooLarge { size: usize, max: usize },
     #[error("the request's body is larger than the {max} bytes that are allowed")]
     BodyTooLarge { max: u64 },
+    #[error("no byte of the request's body came, or could be passed on, for too long")]
+    Stalled,
     #[error("the service switched protocols, which the request had not asked for")]
     Switched,
     #[error("{}", crate::telemetry::report(.0))]
@@ -44,10 +56,15 @@ impl Error {
             Self::Endpoint(EndpointError::Invalid(_)) => (StatusCode::BAD_REQUEST, "invalid_endpoint"),
             Self::Connect => (StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed"),
             Self::Host => (StatusCode::BAD_REQUEST, "invalid_host"),
+            Self::Target => (StatusCode::BAD_REQUEST, "invalid_target"),
+            Self::TransferCoding => (StatusCode::BAD_REQUEST, "invalid_transfer_coding"),
+            Self::UriTooLong { .. } => (StatusCode::URI_TOO_LONG, "uri_too_long"),
+            Self::TooManyHeaders { .. } => (StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "too_many_headers"),
             Self::HeadersTooLarge { .. } => {
                 (StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "headers_too_large")
             }
             Self::BodyTooLarge { .. } => (StatusCode::PAYLOAD_TOO_LARGE, "body_too_large"),
+            Self::Stalled => (StatusCode::REQUEST_TIMEOUT, "request_stalled"),
             Self::Send(SendError::Timeout(_)) => (StatusCode::GATEWAY_TIMEOUT, "response_timeout"),
             Self::Send(SendError::Body(_)) => (StatusCode::BAD_REQUEST, "request_broken"),
             Self::Switched | Self::Send(SendError::Broken(_)) => (StatusCode::BAD_GATEWAY, "upstream_broken"),
@@ -68,6 +85,10 @@ impl Error {
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
         headers.insert(headers::ERROR, HeaderValue::from_static(code));
+        if matches!(self, Self::TransferCoding) {
+            // Whoever sent it may be of another mind about where the next request begins (RFC 9112 §6.1).
+            headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
         response
     }
 

@@ -7,7 +7,7 @@ mod body;
 mod frames;
 mod quic;
 
-use std::{future::poll_fn, sync::Arc, time::Duration};
+use std::{future::poll_fn, sync::Arc};
 
 use ::http::Response;
 use bytes::Bytes;
@@ -18,11 +18,12 @@ use h3::{
     stream::BufRecvStream,
 };
 use http_body_util::BodyExt;
-use tokio::time::Instant;
 
 use super::{
     Shared,
-    connection::{Client, HANDSHAKE, NEXT_HEAD},
+    activity::{Activity, Exchange, Overdue},
+    admission::Admission,
+    connection::{Client, HANDSHAKE},
     http,
 };
 use crate::{
@@ -32,9 +33,6 @@ use crate::{
 };
 use body::RequestBody;
 
-/// How long a connection may be without a request.
-const IDLE: Duration = Duration::from_secs(5 * 60);
-
 /// Accepts connections until the edge leaves.
 pub(super) async fn accept(listener: Listener, shared: Arc<Shared>, accepting: Tasks) {
     loop {
@@ -42,11 +40,16 @@ pub(super) async fn accept(listener: Listener, shared: Arc<Shared>, accepting: T
             Some(incoming) = listener.accept() => incoming,
             () = accepting.signalled() => return,
         };
-        shared.connections.spawn(connect(incoming, Arc::clone(&shared)));
+        match shared.admissions.admit() {
+            Some(admission) => {
+                shared.connections.spawn(connect(incoming, admission, Arc::clone(&shared)));
+            }
+            None => incoming.refuse(),
+        }
     }
 }
 
-async fn connect(incoming: Incoming, shared: Arc<Shared>) {
+async fn connect(incoming: Incoming, _admission: Admission, shared: Arc<Shared>) {
     let client = Client { address: incoming.remote_address(), scheme: "https" };
     let connection = match incoming.connection(HANDSHAKE).await {
         Ok(connection) => connection,
@@ -67,8 +70,8 @@ async fn serve(
     client: Client,
     shared: &Arc<Shared>,
 ) -> Result<(), ConnectionError> {
-    // Room for a head over the limit, so that the limit is answered with the reason.
-    let head = shared.limits.max_header_bytes.saturating_mul(2) as u64;
+    let (head, _) = shared.limits.head_room();
+    let head = head as u64;
     let mut builder = server::builder();
     builder.max_field_section_size(head).send_grease(false);
     let built = builder.build(quic::Connection::new(connection, head));
@@ -79,21 +82,26 @@ async fn serve(
     let mut connection: server::Connection<_, Bytes> = built?;
     // The requests' tasks are the edge's; this counts those of one connection.
     let requests = Tasks::new();
+    let activity = Activity::new();
     let mut leaving = false;
-    let mut active = Instant::now();
     loop {
         tokio::select! {
             accepted = poll_fn(|cx| connection.poll_accept_request_stream(cx)) => {
                 let Some(stream) = accepted? else { return Ok(()) };
                 let given_up = stream.given_up();
                 let head = connection.create_resolver(FrameStream::new(BufRecvStream::new(stream)));
+                let exchange = Exchange::stream(&activity);
                 let (shared, open) = (Arc::clone(shared), requests.hold());
                 // As many at once as the connection permits streams.
                 shared.connections.clone().spawn(async move {
                     let answered = tokio::select! {
-                        answered = answer(head, client, &shared) => answered,
-                        // Dropping the request resets what carries it to the service.
+                        answered = answer(head, client, &exchange, &shared) => answered,
+                        // Dropping the request resets it, and what carries it to the service.
                         () = given_up => Ok(()),
+                        overdue = exchange.bodies().overdue(&shared.limits) => {
+                            shared.counters.refused(overdue.code());
+                            Err(overdue.into())
+                        }
                     };
                     if let Err(error) = answered {
                         tracing::debug!(client = %client.address, error, "an HTTP/3 request ended with an error");
@@ -106,21 +114,33 @@ async fn serve(
                 connection.shutdown(0).await?;
             }
             () = requests.wait_empty(), if leaving => return Ok(()),
-            () = tokio::time::sleep_until(active + IDLE) => {
-                if requests.is_empty() {
+            overdue = activity.overdue(&shared.limits) => {
+                shared.counters.refused(overdue.code());
+                if leaving || overdue != Overdue::Idle {
                     return Ok(());
                 }
+                // A request that is on its way is rejected, and may be sent again (RFC 9114 §5.2).
+                leaving = true;
+                connection.shutdown(0).await?;
             }
         }
-        active = Instant::now();
     }
 }
 
 type Head = server::RequestResolver<quic::Connection, Bytes>;
 
 /// Reads a request's head, has it answered, and sends the answer.
-async fn answer(head: Head, client: Client, shared: &Arc<Shared>) -> Result<(), BoxError> {
-    let (request, stream) = tokio::time::timeout(NEXT_HEAD, head.resolve_request()).await??;
+async fn answer(
+    head: Head,
+    client: Client,
+    exchange: &Arc<Exchange>,
+    shared: &Arc<Shared>,
+) -> Result<(), BoxError> {
+    let Ok(head) = tokio::time::timeout(shared.limits.head_timeout, head.resolve_request()).await else {
+        shared.counters.refused(Overdue::Head.code());
+        return Err(Overdue::Head.into());
+    };
+    let (request, stream) = head?;
     let (mut to_client, from_client) = stream.split();
     let body = match RequestBody::new(from_client, request.headers()) {
         Ok(body) => body,
@@ -129,7 +149,7 @@ async fn answer(head: Head, client: Client, shared: &Arc<Shared>) -> Result<(), 
             return Err(error.into());
         }
     };
-    let response = http::serve(shared, client, request.map(|()| body)).await;
+    let response = http::serve(shared, client, exchange, request.map(|()| body)).await;
     let (head, mut body) = response.into_parts();
     to_client.send_response(Response::from_parts(head, ())).await?;
     // Dropping `to_client` before its end resets it: half a response never looks like a whole one.

@@ -103,15 +103,11 @@ pub(super) fn forwarded(
 /// Joins cookies that HTTP/2 and HTTP/3 let a client send in several fields; in HTTP/1.1 there is but one (RFC 9113 §8.2.3,
 /// RFC 9114 §4.2.1).
 pub(super) fn join_cookies(headers: &mut HeaderMap) {
-    let mut cookies = headers.get_all(COOKIE).iter().map(HeaderValue::as_bytes);
-    let (Some(first), Some(second)) = (cookies.next(), cookies.next()) else { return };
-    let mut joined = [first, second].join(&b"; "[..]);
-    for cookie in cookies {
-        joined.extend_from_slice(b"; ");
-        joined.extend_from_slice(cookie);
-    }
-    if let Ok(joined) = HeaderValue::from_bytes(&joined) {
-        headers.insert(COOKIE, joined);
+    let pieces: Vec<&[u8]> = headers.get_all(COOKIE).iter().map(HeaderValue::as_bytes).collect();
+    if pieces.len() > 1
+        && let Ok(cookie) = HeaderValue::from_bytes(&pieces.join(&b"; "[..]))
+    {
+        headers.insert(COOKIE, cookie);
     }
 }
 
@@ -129,11 +125,6 @@ fn append(headers: &mut HeaderMap, name: HeaderName, element: &str) {
     if let Ok(value) = HeaderValue::from_str(&list) {
         headers.insert(name, value);
     }
-}
-
-/// How much room the fields take, in bytes, as HTTP/2 counts it without its overhead.
-pub(super) fn size(headers: &HeaderMap) -> usize {
-    headers.iter().map(|(name, value)| name.as_str().len() + value.len()).sum()
 }
 
 #[cfg(test)]

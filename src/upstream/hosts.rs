@@ -1,8 +1,10 @@
 //! Whole host names that stand for endpoints: looked up for clients, and kept to one endpoint each.
 
+use std::collections::BTreeSet;
+
 use super::{
     registry::{Name, Upstream, Upstreams},
-    routes::Route,
+    routes::{Route, Routes},
 };
 use crate::protocol::{Code, Refusal};
 
@@ -13,13 +15,14 @@ impl Upstreams {
         if routes.maps_hosts() { routes.of_host(&host.to_ascii_lowercase()).cloned() } else { None }
     }
 
-    /// Says when a host is mapped to two endpoints, by agents of two nodes or by an agent and this node's configuration.
-    pub(super) fn warn_of_contested(&self, upstream: &Upstream) {
+    /// Says when a host is mapped to another endpoint as well, by an agent of another node or by this node's configuration.
+    pub(super) fn warn_of_contested(&self, name: &Name, before: &Routes<Upstream>) {
         let routes = self.inner.routes.load();
-        for host in upstream.hosts() {
-            if let Some(counts) = routes.contested(host, upstream) {
-                let (endpoint, via) = (&upstream.name.endpoint, &upstream.via);
-                tracing::warn!(%host, %endpoint, %via, counts = %counts.endpoint, "two endpoints claim a host");
+        let hosts: BTreeSet<_> = routes.get(name).iter().flat_map(|upstream| upstream.hosts()).collect();
+        for host in hosts {
+            if let Some(counts) = routes.contested(host, name, before) {
+                let (endpoint, counts) = (&name.endpoint, &counts.endpoint);
+                tracing::warn!(%host, %endpoint, %counts, "two endpoints claim a host");
             }
         }
     }

@@ -138,6 +138,28 @@ impl fmt::Display for Via {
 const GONE: Duration = Duration::from_secs(10);
 const MAX_GONE: usize = 10_000;
 
+/// Endpoints that have lost their last agent lately, and when.
+#[derive(Debug, Default)]
+struct Gone {
+    since: BTreeMap<Name, Instant>,
+    swept: Option<Instant>,
+}
+
+impl Gone {
+    fn note(&mut self, name: &Name, has_agents: bool, now: Instant) {
+        // Not each time: a peer may come and go with a hundred thousand.
+        if self.swept.is_none_or(|swept| now > swept + GONE / 10) {
+            self.since.retain(|_, since| now.saturating_duration_since(*since) < GONE);
+            self.swept = Some(now);
+        }
+        if has_agents {
+            self.since.remove(name);
+        } else if self.since.len() < MAX_GONE {
+            self.since.insert(name.clone(), now);
+        }
+    }
+}
+
 /// How long a node that has just started may not have heard of every endpoint.
 const YOUNG: Duration = Duration::from_secs(5);
 
@@ -156,8 +178,7 @@ pub(super) struct Inner {
     last_link: AtomicU64,
     /// What peers are told of the agents of this node.
     announcements: Arc<Announcements>,
-    /// Endpoints that have lost their last agent lately, and when.
-    gone: Mutex<BTreeMap<Name, Instant>>,
+    gone: Mutex<Gone>,
     changed: watch::Sender<()>,
     /// Whether every endpoint that peers serve has been heard of.
     settled: AtomicBool,
@@ -289,14 +310,9 @@ impl Upstreams {
         let (had, has) = (!before.get(name).is_empty(), !self.inner.routes.load().get(name).is_empty());
         if had != has {
             let mut gone = self.inner.gone.lock().unwrap_or_else(PoisonError::into_inner);
-            let now = Instant::now();
-            gone.retain(|_, since| now.saturating_duration_since(*since) < GONE);
-            if has {
-                gone.remove(name);
-            } else if gone.len() < MAX_GONE {
-                gone.insert(name.clone(), now);
-            }
+            gone.note(name, has, Instant::now());
         }
+        self.warn_of_contested(name, &before);
         self.inner.changed.send_replace(());
         self.inner.counters.endpoints.set(i64::try_from(self.inner.routes.load().len()).unwrap_or(i64::MAX));
     }
@@ -307,7 +323,7 @@ impl Upstreams {
         let mut changed = self.inner.changed.subscribe();
         let lately = {
             let gone = self.inner.gone.lock().unwrap_or_else(PoisonError::into_inner);
-            gone.get(name).is_some_and(|since| since.elapsed() < GONE)
+            gone.since.get(name).is_some_and(|since| since.elapsed() < GONE)
         };
         if !lately && (self.inner.settled.load(Relaxed) || self.inner.started.elapsed() > YOUNG) {
             return false;
@@ -324,13 +340,6 @@ impl Upstreams {
     /// Says that every endpoint that peers serve has been heard of, so that one without an agent has none.
     pub fn settle(&self) {
         self.inner.settled.store(true, Relaxed);
-    }
-
-    fn add(&self, upstream: &Arc<Upstream>, replaces: impl Fn(&Upstream) -> bool) {
-        self.change(&upstream.name, |upstreams| {
-            let others = upstreams.iter().filter(|other| !replaces(other));
-            others.chain([upstream]).cloned().collect()
-        });
     }
 
     /// Sends flows for an endpoint to a link from now on, in place of older links of the same agent. A host that is mapped to
@@ -361,7 +370,6 @@ impl Upstreams {
             let others = upstreams.iter().filter(|other| of_agent(other).is_none());
             others.chain([&upstream]).cloned().collect()
         });
-        self.warn_of_contested(&upstream);
         self.inner.announcements.add(upstream.route());
         Ok(upstream)
     }
@@ -384,21 +392,33 @@ impl Upstreams {
 
     /// Takes note of what a peer serves.
     pub fn peer_added(&self, peer: &Arc<cluster::Node>, routes: &[PeerRoute]) {
-        for route in routes {
-            let upstream = Upstream::new(route.clone(), Via::Node(Arc::clone(peer)));
-            self.add(&upstream, |other| match &other.via {
-                Via::Node(node) => other.agent == route.agent && node.member.node == peer.member.node,
+        for (name, routes) in by_name(routes) {
+            // Of one agent's the last holds.
+            let upstreams: BTreeMap<_, _> = routes
+                .into_iter()
+                .map(|route| {
+                    let via = Via::Node(Arc::clone(peer));
+                    (route.agent, Upstream::new(route.clone(), via))
+                })
+                .collect();
+            let replaced = |other: &Upstream| match &other.via {
+                Via::Node(node) => {
+                    node.member.node == peer.member.node && upstreams.contains_key(&other.agent)
+                }
                 Via::Agent(_) => false,
+            };
+            self.change(&name, |before| {
+                let others = before.iter().filter(|other| !replaced(other));
+                others.chain(upstreams.values()).cloned().collect()
             });
-            self.warn_of_contested(&upstream);
         }
     }
 
     /// Takes note of what a peer serves no more.
     pub fn peer_removed(&self, peer: &Arc<cluster::Node>, routes: &[PeerRoute]) {
-        for route in routes {
-            let name = Name { tenant: route.tenant.clone(), endpoint: route.endpoint.clone() };
-            let is = |other: &Upstream| other.agent == route.agent && other.via.is_node(peer);
+        for (name, routes) in by_name(routes) {
+            let agents: BTreeSet<_> = routes.into_iter().map(|route| route.agent).collect();
+            let is = |other: &Upstream| other.via.is_node(peer) && agents.contains(&other.agent);
             for upstream in self.inner.routes.load().get(&name).iter().filter(|other| is(other)) {
                 upstream.pool.retire_all();
                 upstream.withdrawn.cancel();
@@ -502,6 +522,16 @@ impl Upstreams {
         all.sort_by(|a, b| (&a.tenant, &a.endpoint).cmp(&(&b.tenant, &b.endpoint)));
         all
     }
+}
+
+/// A peer's routes by endpoint, so that many agents of one cost one change.
+fn by_name(routes: &[PeerRoute]) -> BTreeMap<Name, Vec<&PeerRoute>> {
+    let mut by_name = BTreeMap::<_, Vec<_>>::new();
+    for route in routes {
+        let name = Name { tenant: route.tenant.clone(), endpoint: route.endpoint.clone() };
+        by_name.entry(name).or_default().push(route);
+    }
+    by_name
 }
 
 impl Upstream {

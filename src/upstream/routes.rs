@@ -2,7 +2,7 @@
 //!
 //! Both change together, so that no host outlives the routes that it came with. Pure: it knows no link and chooses nothing.
 
-use std::sync::Arc;
+use std::{collections::HashSet, sync::Arc};
 
 use crate::{
     cluster::table::{Name, Table},
@@ -137,17 +137,23 @@ impl<R: Route> Routes<R> {
         self.hosts.get(host.key()).iter().filter(here).map(Claim::name).find(|name| *name != by)
     }
 
-    /// When a route is its endpoint's first claim to a host that another endpoint claims too: the one that counts.
-    pub(super) fn contested(&self, host: &HostPattern, route: &R) -> Option<&Name> {
-        let claims = self.hosts.get(host.key());
-        let own = claims.iter().filter(|claim| claim.name() == route.name()).count();
-        if own == 1 && claims.len() > 1 { claims.first().map(Claim::name) } else { None }
+    /// When an endpoint claims a host that it did not claim before, and another does too: the one that counts.
+    pub(super) fn contested(&self, host: &HostPattern, name: &Name, before: &Self) -> Option<&Name> {
+        let claims = |routes: &'_ Self, own: bool| {
+            routes.hosts.get(host.key()).iter().any(|claim| (claim.name() == name) == own)
+        };
+        let begins = claims(self, true) && !claims(before, true);
+        let counts = self.hosts.get(host.key()).first().map(Claim::name);
+        counts.filter(|_| begins && claims(self, false))
     }
 }
 
 /// Routes with hosts that are in the one list and not in the other.
-fn mapped<'a, R: Route>(some: &'a [Arc<R>], others: &'a [Arc<R>]) -> impl Iterator<Item = &'a Arc<R>> {
-    some.iter().filter(|one| !one.hosts().is_empty() && !others.iter().any(|other| Arc::ptr_eq(one, other)))
+fn mapped<'a, R: Route>(some: &'a [Arc<R>], others: &[Arc<R>]) -> Vec<&'a Arc<R>> {
+    let some = some.iter().filter(|route| !route.hosts().is_empty());
+    let others: HashSet<_> =
+        others.iter().filter(|route| !route.hosts().is_empty()).map(Arc::as_ptr).collect();
+    some.filter(|route| !others.contains(&Arc::as_ptr(route))).collect()
 }
 
 #[cfg(test)]
@@ -261,19 +267,21 @@ mod tests {
 
     #[test]
     fn a_host_is_contested_once_for_each_endpoint() {
-        let (first, second) = (made("b", &["x.example"], true), made("b", &["x.example"], false));
-        let other = made("a", &["x.example"], false);
-        let contested = |routes: &Routes<Made>, route: &Made| {
-            routes.contested(&host("x.example"), route).map(|name| name.endpoint.to_string())
+        let contested = |before: &Routes<Made>, new: &str| {
+            let route = made(new, &["x.example"], false);
+            let after = add(before, &route);
+            let counts = after.contested(&host("x.example"), &route.name, before).map(ToOwned::to_owned);
+            (after, counts.map(|name| name.endpoint.to_string()))
         };
-        let routes = add(&Routes::new([]), &first);
-        assert_eq!(contested(&routes, &first), None);
-        let routes = add(&routes, &second);
-        assert_eq!(contested(&routes, &second), None);
-        let routes = add(&routes, &other);
-        assert_eq!(contested(&routes, &other).as_deref(), Some("a"));
-        let again = made("b", &["x.example"], true);
-        assert_eq!(contested(&add(&routes, &again), &again), None, "it is known");
+        let (routes, counts) = contested(&Routes::new([]), "b");
+        assert_eq!(counts, None);
+        let (routes, counts) = contested(&routes, "b");
+        assert_eq!(counts, None);
+        let (routes, counts) = contested(&routes, "a");
+        assert_eq!(counts.as_deref(), Some("a"));
+        let (routes, counts) = contested(&routes, "b");
+        assert_eq!(counts, None, "it is known");
+        assert_eq!(contested(&routes, "c").1.as_deref(), Some("a"));
     }
 
     proptest! {

@@ -360,6 +360,8 @@ impl ControlLoop {
             } else if listens.len() >= self.max_listens {
                 let most = self.max_listens;
                 Some(Refusal::new(Code::Busy, format!("one link may serve {most} endpoints at most")))
+            } else if self.upstreams.announcements().is_full() {
+                Some(Refusal::new(Code::Busy, "this node serves as many endpoints as one may"))
             } else if listens.values().any(|other| other.name.endpoint == listen.endpoint) {
                 Some(Refusal::new(Code::Invalid, format!("the link serves {} already", listen.endpoint)))
             } else {

@@ -290,7 +290,7 @@ fn flags_beat_the_environment_which_beats_the_file() {
     let node = node(folder.path(), &["--grace-period=1s"], &variables);
     assert_eq!(node.grace_period, Duration::from_secs(1), "the flag, over the variable and the file");
     assert_eq!(node.node.as_str(), "variable", "the variable, over the file");
-    assert_eq!(node.edge.request_timeout, Duration::from_secs(3), "the file, over the default");
+    assert_eq!(node.edge.limits.request_timeout, Duration::from_secs(3), "the file, over the default");
     assert_eq!(node.link.settings.idle_timeout, Duration::from_secs(30), "the file, over the default");
     assert_eq!(node.link.settings.keep_alive, Duration::from_secs(5), "the default");
     assert_eq!(node.cluster, "adit", "the default");

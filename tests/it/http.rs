@@ -246,7 +246,7 @@ async fn fields_pass_up_to_the_limit_however_many_they_are() {
     })
     .await;
     let web = Web::to(service.address).await;
-    let max = web.fabric.config.edge.max_header_bytes;
+    let max = web.fabric.config.edge.limits.max_header_bytes;
     let with = |count: usize, size: usize| {
         let mut request = request("GET", "web", "/", "");
         for number in 0..count {

@@ -146,6 +146,11 @@ impl Incoming {
         SocketAddr::new(address.ip().to_canonical(), address.port())
     }
 
+    /// Turns the client away.
+    pub(crate) fn refuse(self) {
+        self.incoming.refuse();
+    }
+
     /// Makes the handshake.
     ///
     /// # Errors

@@ -134,6 +134,13 @@ pub(crate) async fn get(edge: SocketAddr, endpoint: &str, path: &str) -> Answer 
     Http1::connect(edge).await.ask(request("GET", endpoint, path, "")).await
 }
 
+/// What a node's admin port counts under this name; zero when it does not have it.
+pub(crate) async fn metric(admin: SocketAddr, name: &str) -> u64 {
+    let metrics = get(admin, "", "/metrics").await;
+    let line = metrics.text().lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+    line.map_or(0, |value| ok(value.parse()))
+}
+
 #[derive(Debug, Clone)]
 struct Owned(Tasks);
 

@@ -69,9 +69,7 @@ impl Fabric {
                 tls: None,
                 sni: None,
                 tcp: Vec::new(),
-                request_timeout: Duration::from_secs(30),
-                max_header_bytes: 64 * 1024,
-                max_body_bytes: None,
+                limits: edge::Limits::default(),
             },
             udp: edge::udp::Config { ports: Vec::new(), idle: UDP_IDLE },
             link: node::LinkConfig {
@@ -92,6 +90,13 @@ impl Fabric {
         let node = ok(Node::start(config.clone()).await);
         let addresses = node.addresses().clone();
         Self { authority, config, node: Some(node), addresses }
+    }
+
+    /// How often the edge has refused something, or cut it, for this reason.
+    pub(crate) async fn refused(&self, reason: &str) -> u64 {
+        let metrics = super::client::get(self.addresses.admin, "", "/metrics").await;
+        let name = format!("adit_edge_refused_total{{reason=\"{reason}\"}} ");
+        metrics.text().lines().find_map(|line| line.strip_prefix(&name)).map_or(0, |count| ok(count.parse()))
     }
 
     /// How a client reaches the node.

@@ -5,6 +5,7 @@ use std::{
     net::SocketAddr,
     path::Path,
     process::{Child, Command, Stdio},
+    sync::{Arc, Mutex, PoisonError},
 };
 
 use super::ok;
@@ -14,6 +15,7 @@ use super::ok;
 pub(crate) struct Process {
     child: Child,
     lines: std::sync::mpsc::Receiver<String>,
+    log: Arc<Mutex<Vec<String>>>,
 }
 
 impl Process {
@@ -24,7 +26,7 @@ impl Process {
             .current_dir(folder)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
-            .stderr(Stdio::null())
+            .stderr(Stdio::piped())
             .spawn());
         let stdout = child.stdout.take().expect("it is piped");
         let (sender, lines) = std::sync::mpsc::channel();
@@ -35,7 +37,21 @@ impl Process {
                 }
             }
         });
-        Self { child, lines }
+        let stderr = child.stderr.take().expect("it is piped");
+        let log = Arc::<Mutex<Vec<String>>>::default();
+        let logged = Arc::clone(&log);
+        std::thread::spawn(move || {
+            for line in BufReader::new(stderr).lines().map_while(Result::ok) {
+                logged.lock().unwrap_or_else(PoisonError::into_inner).push(line);
+            }
+        });
+        Self { child, lines, log }
+    }
+
+    /// The lines of its log so far that have a text in them.
+    pub(crate) fn logged(&self, text: &str) -> Vec<String> {
+        let log = self.log.lock().unwrap_or_else(PoisonError::into_inner);
+        log.iter().filter(|line| line.contains(text)).cloned().collect()
     }
 
     /// The next line of standard output that has a text in it.
