@@ -19,8 +19,8 @@ use clap::{CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
 
 use crate::config::{
-    self, EndpointKind, ForwardTcpArgs, ForwardUdpArgs, NodeArgs, ParseError, RunAgentArgs, RunForwardArgs,
-    ServeArgs, ServeUdpArgs,
+    self, ForwardTcpArgs, ForwardUdpArgs, NodeArgs, ParseError, RunAgentArgs, RunForwardArgs, ServeArgs,
+    ServeHttpArgs, ServeUdpArgs,
 };
 use failure::Failure;
 
@@ -109,7 +109,7 @@ enum Command {
 enum AgentCommand {
     /// Serve a local web service
     #[command(after_help = ENVIRONMENT)]
-    Http(Box<ServeArgs>),
+    Http(Box<ServeHttpArgs>),
     /// Serve a local TCP service
     #[command(after_help = ENVIRONMENT)]
     Tcp(Box<ServeArgs>),
@@ -156,8 +156,8 @@ fn execute(command: Command) -> Result<(), Failure> {
     match command {
         Command::Demo(args) => demo::run(args),
         Command::Node(args) => node::run(*args),
-        Command::Agent(AgentCommand::Http(args)) => agent::serve(*args, EndpointKind::Http),
-        Command::Agent(AgentCommand::Tcp(args)) => agent::serve(*args, EndpointKind::Tcp),
+        Command::Agent(AgentCommand::Http(args)) => agent::http(*args),
+        Command::Agent(AgentCommand::Tcp(args)) => agent::tcp(*args),
         Command::Agent(AgentCommand::Udp(args)) => agent::udp(*args),
         Command::Agent(AgentCommand::Run(args)) => agent::run(*args),
         Command::Forward(ForwardCommand::Tcp(args)) => forward::tcp(*args),

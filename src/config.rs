@@ -16,7 +16,9 @@ mod udp;
 
 use std::{io, path::PathBuf, time::Duration};
 
-pub use agent::{AgentArgs, EndpointArgs, EndpointKind, RunAgentArgs, ServeArgs, ServeUdpArgs, UpstreamArgs};
+pub use agent::{
+    AgentArgs, EndpointArgs, EndpointKind, RunAgentArgs, ServeArgs, ServeHttpArgs, ServeUdpArgs, UpstreamArgs,
+};
 pub use connect::ConnectArgs;
 pub use forward::{ForwardArgs, ForwardTcpArgs, ForwardUdpArgs, PortArgs, PortKind, RunForwardArgs};
 pub use layers::{ParseError, from_words, parse};
@@ -140,6 +142,12 @@ pub enum ConfigError {
         /// The endpoint.
         endpoint: EndpointId,
     },
+    /// An option for cleartext HTTP/2 and a service that cannot have it.
+    #[error(
+        "--h2c is for web services without TLS, and {0}'s is none: leave it out; a service with TLS says itself whether it \
+         speaks HTTP/2"
+    )]
+    NoH2c(EndpointId),
     /// The file has nothing to do.
     #[error("{} has no [[{table}]]: add one for each {table}", path.display())]
     Nothing {

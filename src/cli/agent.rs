@@ -12,15 +12,22 @@ use super::{
 use crate::{
     agent::{self, Agent, Endpoint},
     client::State,
-    config::{EndpointKind, RunAgentArgs, ServeArgs, ServeUdpArgs},
+    config::{EndpointKind, RunAgentArgs, ServeArgs, ServeHttpArgs, ServeUdpArgs},
     protocol::Kind,
 };
 
-/// `adit agent http|tcp`.
-pub(super) fn serve(args: ServeArgs, kind: EndpointKind) -> Result<(), Failure> {
+/// `adit agent http`.
+pub(super) fn http(args: ServeHttpArgs) -> Result<(), Failure> {
+    process::log(&args.serve.agent.log)?;
+    let grace = args.serve.agent.grace_period;
+    start(args.into_config()?, grace)
+}
+
+/// `adit agent tcp`.
+pub(super) fn tcp(args: ServeArgs) -> Result<(), Failure> {
     process::log(&args.agent.log)?;
     let grace = args.agent.grace_period;
-    start(args.into_config(kind)?, grace)
+    start(args.into_config(EndpointKind::Tcp)?, grace)
 }
 
 /// `adit agent udp`.
@@ -83,7 +90,9 @@ fn through(state: &State) -> String {
 fn way(endpoint: &Endpoint) -> String {
     let name = &endpoint.name;
     match endpoint.kind {
-        Kind::Http => format!("curl -H 'x-adit-endpoint: {name}' http://NODE:8000/"),
+        Kind::Http | Kind::Http2 | Kind::Http2Tls => {
+            format!("curl -H 'x-adit-endpoint: {name}' http://NODE:8000/")
+        }
         Kind::Udp => format!("adit forward udp PORT {name} --connect NODE:8001"),
         Kind::Tcp | Kind::Other(_) => format!("adit forward tcp PORT {name} --connect NODE:8001"),
     }

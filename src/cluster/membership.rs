@@ -5,7 +5,7 @@
 //!
 //! Who was declared down is never forgotten by time, only beyond [`MAX_MEMBERS`] names: a node that was away for long comes
 //! back with the dead still alive in its list, and who had forgotten them would take them in again and pass them on. But they
-//! are called for [`RECALL_FOR`] and no longer.
+//! are called for a day and no longer.
 
 use std::{
     collections::{BTreeMap, HashMap},

@@ -47,6 +47,15 @@ pub struct ServeArgs {
     pub agent: AgentArgs,
 }
 
+/// `adit agent http`: one endpoint of a web service.
+#[derive(Debug, Clone, Args)]
+pub struct ServeHttpArgs {
+    #[command(flatten)]
+    http: HttpArgs,
+    #[command(flatten)]
+    pub serve: ServeArgs,
+}
+
 /// `adit agent udp`: one endpoint.
 #[derive(Debug, Clone, Args)]
 pub struct ServeUdpArgs {
@@ -86,6 +95,8 @@ pub struct EndpointArgs {
     #[command(flatten)]
     clients: ClientArgs,
     #[command(flatten)]
+    http: HttpArgs,
+    #[command(flatten)]
     upstream: UpstreamArgs,
     #[command(flatten)]
     health: HealthArgs,
@@ -99,6 +110,14 @@ pub(super) struct ClientArgs {
     /// Let a whole host name stand for the endpoint (repeatable): NAME, or *.NAME for all names below it.
     #[arg(long, value_name = "NAME")]
     host: Vec<HostPattern>,
+}
+
+/// How HTTP is spoken with a service.
+#[derive(Debug, Clone, Default, Args)]
+pub(super) struct HttpArgs {
+    /// The service speaks HTTP/2 without TLS, as most gRPC servers do. One that has TLS chooses the version itself.
+    #[arg(long, help_heading = "HTTP")]
+    h2c: bool,
 }
 
 /// How the agent knows that a service is up.
@@ -126,7 +145,7 @@ pub struct UpstreamArgs {
 /// What a service speaks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum EndpointKind {
-    /// HTTP/1.1.
+    /// HTTP.
     Http,
     /// Bytes.
     Tcp,
@@ -167,11 +186,16 @@ impl ServeArgs {
     /// # Errors
     /// See [`ConfigError`].
     pub fn into_config(self, kind: EndpointKind) -> Result<agent::Config, ConfigError> {
+        self.with_http(kind, HttpArgs::default())
+    }
+
+    fn with_http(self, kind: EndpointKind, http: HttpArgs) -> Result<agent::Config, ConfigError> {
         let endpoint = EndpointArgs {
             name: self.endpoint,
             kind,
             address: self.address,
             clients: self.clients,
+            http,
             upstream: self.upstream,
             health: self.health,
             udp: UdpArgs::default(),
@@ -191,11 +215,22 @@ impl ServeUdpArgs {
             kind: EndpointKind::Udp,
             address: self.address,
             clients: ClientArgs::default(),
+            http: HttpArgs::default(),
             upstream: UpstreamArgs::default(),
             health: HealthArgs::default(),
             udp: self.udp,
         };
         Ok(agent::Config { endpoints: vec![endpoint.into_endpoint()?], client: self.agent.client()? })
+    }
+}
+
+impl ServeHttpArgs {
+    /// The agent for this endpoint.
+    ///
+    /// # Errors
+    /// See [`ConfigError`].
+    pub fn into_config(self) -> Result<agent::Config, ConfigError> {
+        self.serve.with_http(EndpointKind::Http, self.http)
     }
 }
 
@@ -228,13 +263,15 @@ impl EndpointArgs {
         if self.kind == EndpointKind::Udp {
             self.check_udp()?;
         }
-        let (kind, alpn): (_, &[&[u8]]) = match self.kind {
-            EndpointKind::Http => (Kind::Http, &[b"http/1.1"]),
-            EndpointKind::Tcp => (Kind::Tcp, &[]),
-            EndpointKind::Udp => (Kind::Udp, &[]),
+        let kind = match (self.kind, self.http.h2c) {
+            (EndpointKind::Http, false) => Kind::Http,
+            (EndpointKind::Http, true) if !self.address.is_tls() => Kind::Http2,
+            (EndpointKind::Tcp, false) => Kind::Tcp,
+            (EndpointKind::Udp, false) => Kind::Udp,
+            (_, true) => return Err(ConfigError::NoH2c(self.name)),
         };
         let trust = self.upstream.trust(&self.name, self.address.is_tls())?;
-        let tls = Arc::new(tls::client_config(&trust, None, alpn)?);
+        let tls = Arc::new(tls::client_config(&trust, None, &[])?);
         Ok(agent::Endpoint {
             name: self.name,
             kind,

@@ -22,6 +22,7 @@ use super::{
     Shared,
     activity::{Activity, Exchange, Overdue},
     admission::Admission,
+    body::Received,
     http::serve as answer,
     sni,
     socket::Socket,
@@ -176,7 +177,7 @@ async fn serve(connection: Connection, admission: Admission, client: Client, sha
                 exchange
             };
             let shared = Arc::clone(&shared);
-            async move { Ok::<_, Infallible>(answer(&shared, client, &exchange, request).await) }
+            async move { Ok::<_, Infallible>(answer(&shared, client, &exchange, Received::new(request)).await) }
         })
     };
     let connection = builder.serve_connection_with_upgrades(TokioIo::new(socket), service);

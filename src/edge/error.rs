@@ -44,7 +44,7 @@ impl Error {
     /// What sending a request failed with; `max_body` is the limit that its body had.
     pub(super) fn of_send(error: SendError, max_body: Option<u64>) -> Self {
         match (&error, max_body) {
-            (SendError::Body(source), Some(max)) if is_length_limit(source) => Self::BodyTooLarge { max },
+            (SendError::Body(source), Some(max)) if is_length_limit(&**source) => Self::BodyTooLarge { max },
             _ => Self::Send(error),
         }
     }
@@ -76,9 +76,12 @@ impl Error {
         }
     }
 
-    /// The response to the client, as JSON.
-    pub(super) fn response(&self) -> Response<Body> {
+    /// The response to the client: JSON, or what gRPC wants, to a request of gRPC with this content type.
+    pub(super) fn response(&self, grpc: Option<HeaderValue>) -> Response<Body> {
         let (status, code) = self.status();
+        if let Some(content_type) = grpc {
+            return self.grpc_response(content_type, status, code);
+        }
         let text = serde_json::json!({ "error": self.error_text(), "code": code }).to_string();
         let mut response = Response::new(Body::full(text + "\n"));
         *response.status_mut() = status;
@@ -92,6 +95,25 @@ impl Error {
         response
     }
 
+    /// Trailers alone, in the place of the header (gRPC over HTTP/2, "Responses").
+    fn grpc_response(
+        &self,
+        content_type: HeaderValue,
+        status: StatusCode,
+        code: &'static str,
+    ) -> Response<Body> {
+        let mut response = Response::new(Body::empty());
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, content_type);
+        headers.insert(headers::GRPC_STATUS, HeaderValue::from_static(grpc_status(status)));
+        // All that is encoded is ASCII.
+        if let Ok(message) = HeaderValue::try_from(grpc_message(&self.error_text())) {
+            headers.insert(headers::GRPC_MESSAGE, message);
+        }
+        headers.insert(headers::ERROR, HeaderValue::from_static(code));
+        response
+    }
+
     fn error_text(&self) -> String {
         match self {
             // The code says it beside the sentence already.
@@ -99,6 +121,39 @@ impl Error {
             other => other.to_string(),
         }
     }
+}
+
+/// The status of gRPC that says what a status of HTTP does. Where gRPC has a mapping for its clients
+/// (http-grpc-status-mapping.md), it is that; the rest is for the limits that it does not know.
+fn grpc_status(status: StatusCode) -> &'static str {
+    match status.as_u16() {
+        // INTERNAL
+        400 => "13",
+        // UNAUTHENTICATED
+        401 => "16",
+        // PERMISSION_DENIED
+        403 => "7",
+        // UNIMPLEMENTED
+        404 | 405 | 501 => "12",
+        // RESOURCE_EXHAUSTED
+        413 | 414 | 431 => "8",
+        // UNAVAILABLE
+        429 | 502..=504 => "14",
+        // UNKNOWN
+        _ => "2",
+    }
+}
+
+/// A text as `grpc-message` has it: what is not printable ASCII is percent-encoded, byte by byte.
+fn grpc_message(text: &str) -> String {
+    let mut encoded = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        match byte {
+            b' '..=b'~' if byte != b'%' => encoded.push(byte.into()),
+            _ => encoded.push_str(&format!("%{byte:02X}")),
+        }
+    }
+    encoded
 }
 
 fn is_length_limit(error: &(dyn std::error::Error + 'static)) -> bool {
@@ -110,4 +165,15 @@ fn is_length_limit(error: &(dyn std::error::Error + 'static)) -> bool {
         error = this.source();
     }
     false
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn messages_of_grpc_are_percent_encoded() {
+        assert_eq!(grpc_message("50% of \"a~\""), "50%25 of \"a~\"");
+        assert_eq!(grpc_message("zu groß\n"), "zu gro%C3%9F%0A");
+    }
 }

@@ -5,13 +5,17 @@ use std::net::SocketAddr;
 use http::{
     HeaderMap, HeaderName, HeaderValue,
     header::{
-        CONNECTION, CONTENT_LENGTH, COOKIE, FORWARDED, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE,
-        TRANSFER_ENCODING, UPGRADE,
+        CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, COOKIE, FORWARDED, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION,
+        TE, TRANSFER_ENCODING, UPGRADE,
     },
 };
 
 /// The error code of a response that adit made itself; a service's own is not passed on, so that it can be relied upon.
 pub(super) const ERROR: HeaderName = HeaderName::from_static("x-adit-error");
+
+/// How a call of gRPC has ended.
+pub(super) const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
+pub(super) const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
 
 const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
@@ -67,6 +71,11 @@ pub(super) fn upgrade(headers: &HeaderMap) -> Option<HeaderValue> {
     // A service that agreed to cleartext HTTP/2 (deprecated by RFC 9113 §3.1) would have a client's requests past the edge.
     let wanted = headers.get(UPGRADE).filter(|upgrade| !has_token(upgrade, "h2c"));
     if asked { wanted.cloned() } else { None }
+}
+
+/// The content type of a request of gRPC, in whichever of its forms.
+pub(super) fn grpc(headers: &HeaderMap) -> Option<HeaderValue> {
+    headers.get(CONTENT_TYPE).filter(|value| value.as_bytes().starts_with(b"application/grpc")).cloned()
 }
 
 fn has_token(value: &HeaderValue, token: &str) -> bool {

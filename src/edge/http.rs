@@ -48,19 +48,20 @@ pub(super) async fn serve<B: RequestBody>(
 ) -> Response<Watched<Body>> {
     let started = Instant::now();
     let (version, method, uri) = (request.version(), request.method().clone(), request.uri().clone());
+    let grpc = headers::grpc(request.headers());
     let _in_flight = shared.counters.begin();
-    let mut response = match forward(shared, client, exchange, request).await {
-        Ok(response) => response,
+    let (status, mut response) = match forward(shared, client, exchange, request).await {
+        Ok(response) => (response.status(), response),
         Err(error) => {
             tracing::debug!(client = %client.address, %method, %uri, %error, "a request failed");
             let (status, code) = error.status();
             if status.is_client_error() {
                 shared.counters.refused(code);
             }
-            error.response()
+            (status, error.response(grpc))
         }
     };
-    shared.counters.answered(version, response.status(), started.elapsed());
+    shared.counters.answered(version, status, started.elapsed());
     if shared.closing.load(Relaxed)
         && version < Version::HTTP_2
         && response.status() != StatusCode::SWITCHING_PROTOCOLS
@@ -92,7 +93,10 @@ async fn forward<B: RequestBody>(
     let client_side = switching.then(|| hyper::upgrade::on(&mut request));
 
     rewrite(&mut request, client, host, switching);
+    // A call of gRPC has the deadline that its client gives it and keeps itself, and its response may begin with its first
+    // message, whenever that is.
     let limits = &shared.limits;
+    let timeout = headers::grpc(request.headers()).is_none().then_some(limits.request_timeout);
     let request = request.map(|body| {
         let body = exchange.upload(body);
         match limits.max_body_bytes {
@@ -100,7 +104,7 @@ async fn forward<B: RequestBody>(
             None => upstream::Body::new(body.map_err(Into::into)),
         }
     });
-    let sent = shared.upstreams.send(&name, request, limits.request_timeout);
+    let sent = shared.upstreams.send(&name, request, timeout);
     let mut response = tokio::select! {
         sent = sent => sent.map_err(|error| Error::of_send(error, limits.max_body_bytes))?,
         () = exchange.upload_stalled(limits.stall_timeout.unwrap_or(Duration::MAX)) => return Err(Error::Stalled),

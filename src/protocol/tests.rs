@@ -453,7 +453,13 @@ mod round_trips {
     }
 
     fn kind() -> impl Strategy<Value = Kind> {
-        prop_oneof![Just(Kind::Http), Just(Kind::Tcp), Just(Kind::Udp)]
+        prop_oneof![
+            Just(Kind::Http),
+            Just(Kind::Tcp),
+            Just(Kind::Udp),
+            Just(Kind::Http2),
+            Just(Kind::Http2Tls)
+        ]
     }
 
     fn options() -> impl Strategy<Value = ListenOptions> {
@@ -596,7 +602,7 @@ mod round_trips {
 
     fn route() -> impl Strategy<Value = PeerRoute> {
         // Peers are told of services that speak something newer, too.
-        let kind = any::<u32>().prop_map(|number| Kind::from_number(number % 5));
+        let kind = any::<u32>().prop_map(|number| Kind::from_number(number % 8));
         (tenant(), endpoint(), agent(), kind, options()).prop_map(
             |(tenant, endpoint, agent, kind, options)| PeerRoute { tenant, endpoint, agent, kind, options },
         )

@@ -10,7 +10,7 @@ use super::{
     registry::{InFlight, Name, Tried, Upstream, Upstreams, Via},
 };
 use crate::{
-    protocol::{AgentId, Code, Hop, Kind, Open, Refusal},
+    protocol::{AgentId, Code, Hop, Open, Refusal},
     transport::{self, AskError, Datagrams, FlowError, OpenError, Stream, Waiting},
 };
 
@@ -28,7 +28,7 @@ const LOOK_AGAIN: Duration = Duration::from_millis(250);
 pub(super) const TRY: Duration = Duration::from_secs(10);
 
 /// How long an agent whose service refused a flow is passed over, and one that gave no answer.
-const SHUN_REFUSED: Duration = Duration::from_secs(1);
+pub(super) const SHUN_REFUSED: Duration = Duration::from_secs(1);
 const SHUN_SILENT: Duration = Duration::from_secs(5);
 
 /// A flow that an agent has joined to its service.
@@ -72,7 +72,7 @@ impl InUse {
 impl Drop for InUse {
     fn drop(&mut self) {
         if let Some(http) = &self.http {
-            self.in_flight.0.pool.gone(http.flow);
+            self.in_flight.0.idle.gone(http.flow);
         }
     }
 }
@@ -198,9 +198,9 @@ impl Upstreams {
     async fn join(&self, upstream: &Arc<Upstream>, open: &Open) -> Result<OpenFlow, OpenFlowError> {
         let in_flight = upstream.begin();
         let (stream, hold) = self.open_at(upstream, open.clone()).await?;
-        let http = (open.kind == Kind::Http).then(|| Http {
+        let http = open.kind.is_http().then(|| Http {
             flow: stream.id(),
-            retired: upstream.pool.joined(stream.id()),
+            retired: upstream.idle.joined(stream.id()),
             _waiting: upstream.via.vitals().wait(),
         });
         let datagrams = upstream.via.datagrams().clone();

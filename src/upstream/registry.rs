@@ -18,10 +18,11 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     choice::{self, Rank},
+    idle::Idle,
     metrics::{Counters, RoleLabel},
-    pool::Pool,
     routes::{Route, Routes},
     session::{Session, State},
+    shared::Shared,
 };
 pub use crate::cluster::table::Name;
 use crate::{
@@ -42,7 +43,10 @@ pub(super) struct Upstream {
     pub(super) kind: Kind,
     pub(super) options: ListenOptions,
     pub(super) via: Via,
-    pub(super) pool: Pool,
+    /// Its flows of HTTP/1.1 that wait for a request.
+    pub(super) idle: Idle,
+    /// Its connections of HTTP/2.
+    pub(super) shared: Shared,
     /// Its node serves it no more, or its agent does not answer that node.
     pub(super) withdrawn: CancellationToken,
     in_flight: AtomicUsize,
@@ -359,7 +363,7 @@ impl Upstreams {
         for other in self.inner.routes.load().get(&upstream.name) {
             // Requests of other nodes that find an idle flow would go on over the older link.
             if of_agent(other).is_some_and(|link| link < session.id) {
-                other.pool.retire_all();
+                other.retire_all();
             }
         }
         self.change(&upstream.name, |upstreams| {
@@ -379,7 +383,7 @@ impl Upstreams {
         self.change(&upstream.name, |upstreams| {
             upstreams.iter().filter(|other| !Arc::ptr_eq(other, upstream)).cloned().collect()
         });
-        upstream.pool.retire_all();
+        upstream.retire_all();
         if self.local(&upstream.name, upstream.agent).is_none() {
             self.inner.announcements.remove(&upstream.route());
         }
@@ -420,7 +424,7 @@ impl Upstreams {
             let agents: BTreeSet<_> = routes.into_iter().map(|route| route.agent).collect();
             let is = |other: &Upstream| other.via.is_node(peer) && agents.contains(&other.agent);
             for upstream in self.inner.routes.load().get(&name).iter().filter(|other| is(other)) {
-                upstream.pool.retire_all();
+                upstream.retire_all();
                 upstream.withdrawn.cancel();
             }
             self.change(&name, |upstreams| upstreams.iter().filter(|other| !is(other)).cloned().collect());
@@ -431,7 +435,7 @@ impl Upstreams {
     pub fn peer_retired(&self, peer: &Arc<cluster::Node>, flows: &[u64]) {
         for (_, upstreams) in self.inner.routes.load().iter() {
             for upstream in upstreams.iter().filter(|upstream| upstream.via.is_node(peer)) {
-                upstream.pool.retire(flows);
+                upstream.retire(flows);
             }
         }
     }
@@ -543,7 +547,8 @@ impl Upstream {
             kind,
             options,
             via,
-            pool: Pool::default(),
+            idle: Idle::default(),
+            shared: Shared::default(),
             withdrawn: CancellationToken::new(),
             in_flight: AtomicUsize::new(0),
             shunned_until: AtomicU64::new(0),
@@ -553,6 +558,18 @@ impl Upstream {
     /// Whether it is the agent itself that does not answer, as far as this node knows, and not the node before it.
     pub(super) fn is_silent(&self) -> bool {
         self.withdrawn.is_cancelled() || (matches!(self.via, Via::Agent(_)) && self.via.vitals().is_suspect())
+    }
+
+    /// Puts no further request on these flows: they end when they carry none.
+    pub(super) fn retire(&self, flows: &[u64]) {
+        self.idle.retire(flows);
+        self.shared.retire(flows);
+    }
+
+    /// The same for all flows, present and future.
+    pub(super) fn retire_all(&self) {
+        self.idle.retire_all();
+        self.shared.retire_all();
     }
 
     /// As peers are told of it.

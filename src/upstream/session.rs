@@ -169,8 +169,8 @@ impl Session {
     fn retire_flows(&self, flows: Option<&[u64]>) {
         for upstream in self.listens().values() {
             match flows {
-                Some(flows) => upstream.pool.retire(flows),
-                None => upstream.pool.retire_all(),
+                Some(flows) => upstream.retire(flows),
+                None => upstream.retire_all(),
             }
         }
     }

@@ -1,25 +1,20 @@
 //! Nodes that break the protocol between nodes, or have no business there, are refused or closed; each fault is logged once
 //! and counted however often it comes, and the node goes on serving.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use adit::{
-    cluster::{
-        exchange::MAX_ROUTES,
-        membership::{Effect, Member, Membership},
-    },
+    cluster::membership::{Effect, Member, Membership},
     protocol::{
-        ALPN_LINK, ALPN_PEER, AgentId, Close, Code, Control, EndpointId, Flow, Kind, ListenOptions, Peer,
-        PeerHello, PeerRoute, Phase, Refusal, Role, RouteUpdate, TenantId, VERSION, encode_datagram,
+        ALPN_LINK, ALPN_PEER, Close, Code, Flow, Kind, Peer, PeerHello, Phase, Refusal, VERSION,
+        encode_datagram,
     },
-    telemetry::Metrics,
-    tls::{self, Authority, Identity, NODE_NAME},
-    transport::{self, ControlReader, ControlWriter, Datagrams, Lost, OpenError, Settings, quic},
-    upstream::{self, Session, Upstreams},
+    tls::{Authority, Identity, NODE_NAME},
+    transport::{self, Lost, OpenError},
 };
 use bytes::Bytes;
 use http::StatusCode;
-use tokio::{io::AsyncWriteExt, net::UdpSocket, sync::watch, time::Instant};
+use tokio::{io::AsyncWriteExt, net::UdpSocket, time::Instant};
 
 use crate::support::{
     Fabric, SOON,
@@ -29,17 +24,10 @@ use crate::support::{
     fabric::identity,
     log::Log,
     ok,
-    peer::{RawPeer, dial, hello},
+    peer::{RawPeer, dial, hello, route},
     process::Process,
-    raw::listen,
     service, soon,
 };
-
-/// A node that is alone so far, with a peer port.
-async fn node() -> Fabric {
-    let mut nodes = Nodes::start(1).await;
-    nodes.all.remove(0)
-}
 
 async fn still_serves(node: &Fabric) {
     let service = service::mirror().await;
@@ -68,7 +56,7 @@ async fn close_code(link: &transport::Link) -> u64 {
 #[tokio::test]
 async fn who_has_no_certificate_of_the_cluster_is_turned_away_by_tls() {
     let log = Log::of_this_thread();
-    let node = node().await;
+    let node = Nodes::one().await;
     let named = |authority: &Authority| identity(authority, &[&format!("{NODE_NAME}n2")]);
     let stranger = named(&ok(Authority::generate("another authority")));
     let member = named(&node.authority);
@@ -97,7 +85,7 @@ async fn who_has_no_certificate_of_the_cluster_is_turned_away_by_tls() {
 #[tokio::test]
 async fn who_is_not_who_or_where_it_should_be_is_refused_with_a_reason() {
     let log = Log::of_this_thread();
-    let node = node().await;
+    let node = Nodes::one().await;
     let _live = RawPeer::welcomed(&node, "n3").await;
     type Change = fn(&mut PeerHello);
     let cases: [(&str, Change, Code, &str); 6] = [
@@ -156,7 +144,7 @@ async fn who_is_not_who_or_where_it_should_be_is_refused_with_a_reason() {
 #[tokio::test]
 async fn a_peer_link_that_begins_with_anything_but_hello_is_closed() {
     let log = Log::of_this_thread();
-    let node = node().await;
+    let node = Nodes::one().await;
     let mut nowhere = hello("n2");
     nowhere.peer_address.clear();
     let hello = wire(&Peer::Hello(nowhere));
@@ -196,7 +184,7 @@ fn wire(frame: &Peer) -> Bytes {
 #[tokio::test]
 async fn peers_that_say_nothing_are_closed_in_time_and_hold_nobody_up() {
     let log = Log::of_this_thread();
-    let node = node().await;
+    let node = Nodes::one().await;
     let mut silent = Vec::new();
     for _ in 0..20 {
         silent.push(RawPeer::open(&node, "n2").await);
@@ -214,7 +202,7 @@ async fn peers_that_say_nothing_are_closed_in_time_and_hold_nobody_up() {
 #[tokio::test]
 async fn a_peer_that_sends_garbage_is_closed_and_gets_no_other_link_for_a_while() {
     let log = Log::of_this_thread();
-    let node = node().await;
+    let node = Nodes::one().await;
     let mut raw = RawPeer::welcomed(&node, "n2").await;
     raw.say_raw(&[0x7e, 0, 0, 2, 1, 2]).await;
     let named = raw.hear_of(|frame| match frame {
@@ -249,7 +237,7 @@ async fn a_peer_that_sends_garbage_is_closed_and_gets_no_other_link_for_a_while(
 #[tokio::test]
 async fn a_peer_that_makes_links_and_no_use_of_them_is_no_news_and_one_that_does_not_want_them_is_once() {
     let log = Log::of_this_thread();
-    let node = node().await;
+    let node = Nodes::one().await;
     let peers = async || metric(node.addresses.admin, "adit_peers").await;
     for (code, reason) in
         [(Close::Done, "done"), (Close::Refused, "your name is wrong"), (Close::Protocol, "your frame is")]
@@ -264,7 +252,7 @@ async fn a_peer_that_makes_links_and_no_use_of_them_is_no_news_and_one_that_does
     }
     assert!(log.lines("linked to a peer").is_empty());
     let mut raw = RawPeer::welcomed(&node, "n2").await;
-    announce(&mut raw, std::iter::once(route(1, 1))).await;
+    raw.announce(std::iter::once(route(1, 1))).await;
     eventually("it is of use", async || log.lines("linked to a peer peer=n2").len() == 1).await;
     raw.link.close(Close::Done, "done");
     eventually("its end is told", async || log.lines("a peer link was closed peer=n2").len() == 1).await;
@@ -286,7 +274,7 @@ fn message(from: &str, to: &Member) -> Bytes {
 #[tokio::test]
 async fn datagrams_that_are_no_message_of_the_links_node_are_dropped_and_the_link_goes_on() {
     let log = Log::of_this_thread();
-    let node = node().await;
+    let node = Nodes::one().await;
     let mut raw = RawPeer::open(&node, "n2").await;
     raw.say(Peer::Hello(hello("n2"))).await;
     let Ok(Peer::Welcome(welcome)) = raw.hear().await else { panic!("it is welcome") };
@@ -318,7 +306,7 @@ async fn datagrams_that_are_no_message_of_the_links_node_are_dropped_and_the_lin
 #[tokio::test]
 async fn a_phase_that_goes_back_and_forth_is_heard_once() {
     let log = Log::of_this_thread();
-    let node = node().await;
+    let node = Nodes::one().await;
     let mut raw = RawPeer::welcomed(&node, "n2").await;
     for _ in 0..500 {
         for phase in [Phase::Draining, Phase::Ready] {
@@ -358,162 +346,6 @@ async fn flows_of_a_peer_that_say_nothing_are_bounded_in_number_and_time() {
     drop(flows);
     ok(raw.link.open(SOON).await);
     assert_eq!(raw.link.lost(), None, "its other flows are not to blame");
-}
-
-fn route(endpoint: usize, agent: usize) -> PeerRoute {
-    PeerRoute {
-        tenant: TenantId::default(),
-        endpoint: ok(EndpointId::new(&format!("endpoint-{endpoint}"))),
-        agent: AgentId::from_bits(agent as u128),
-        kind: Kind::Http,
-        options: ListenOptions::default(),
-    }
-}
-
-/// Tells routes as one snapshot, until all have been told or the link is closed.
-async fn announce(raw: &mut RawPeer, routes: impl Iterator<Item = PeerRoute>) {
-    let mut routes = routes.peekable();
-    let mut snapshot = true;
-    while raw.link.lost().is_none() && routes.peek().is_some() {
-        let added: Vec<_> = routes.by_ref().take(RouteUpdate::MAX_ROUTES).collect();
-        let more = routes.peek().is_some();
-        let update = RouteUpdate { snapshot, more, sequence: 1, added, removed: Vec::new() };
-        // It is closed while this is written.
-        drop(raw.writer.send(&Peer::Routes(update)).await);
-        snapshot = false;
-    }
-}
-
-/// The longest that a client waited for an answer while something else went on.
-async fn served_meanwhile(node: &Fabric, work: impl Future<Output = ()>) -> Duration {
-    let service = service::mirror().await;
-    let _agent = node.agent("web", Kind::Http, service.address).await;
-    let mut longest = Duration::ZERO;
-    tokio::pin!(work);
-    loop {
-        let began = Instant::now();
-        let answered = async {
-            assert_eq!(soon(get(node.addresses.edge, "web", "/")).await.status, StatusCode::OK);
-            longest = longest.max(began.elapsed());
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        };
-        tokio::select! {
-            () = &mut work => return longest,
-            () = answered => {}
-        }
-    }
-}
-
-/// How many agents serve an endpoint, as the node sees it.
-async fn agents(node: &Fabric, endpoint: &str) -> u64 {
-    let status = get(node.addresses.admin, "", "/api/v1/status").await;
-    let status: serde_json::Value = ok(serde_json::from_slice(&status.body));
-    let endpoints = status["endpoints"].as_array().expect("it lists them");
-    let found = endpoints.iter().find(|found| found["endpoint"] == endpoint);
-    found.and_then(|found| found["agents"].as_u64()).unwrap_or(0)
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn many_agents_of_one_endpoint_come_and_go_without_holding_up_requests() {
-    const AGENTS: usize = 25_000;
-    let node = node().await;
-    let work = async {
-        let mut raw = RawPeer::welcomed(&node, "n2").await;
-        announce(&mut raw, (0..AGENTS).map(|number| route(1, number))).await;
-        let known = async || agents(&node, "endpoint-1").await == AGENTS as u64;
-        eventually("they are known", known).await;
-        assert_eq!(raw.link.lost(), None);
-        raw.link.close(Close::Done, "done");
-        eventually("they are gone", async || agents(&node, "endpoint-1").await == 0).await;
-    };
-    let longest = served_meanwhile(&node, work).await;
-    assert!(longest < Duration::from_secs(2), "{longest:?}");
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn many_endpoints_come_and_go_without_holding_up_requests() {
-    const ENDPOINTS: usize = 25_000;
-    let node = node().await;
-    let endpoints = async || metric(node.addresses.admin, "adit_endpoints").await;
-    let work = async {
-        let mut raw = RawPeer::welcomed(&node, "n2").await;
-        announce(&mut raw, (0..ENDPOINTS).map(|number| route(number, 1))).await;
-        eventually("they are known", async || endpoints().await == ENDPOINTS as u64 + 1).await;
-        assert_eq!(raw.link.lost(), None);
-        raw.link.close(Close::Done, "done");
-        eventually("they are gone", async || endpoints().await == 1).await;
-    };
-    let longest = served_meanwhile(&node, work).await;
-    assert!(longest < Duration::from_secs(2), "{longest:?}");
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn endpoints_by_the_million_are_refused() {
-    let node = node().await;
-    let work = async {
-        let mut raw = RawPeer::welcomed(&node, "n2").await;
-        announce(&mut raw, (0..1_000_000).map(|number| route(number, 1))).await;
-        match soon(raw.link.closed()).await {
-            Lost::Peer { code, reason } => {
-                let limit = MAX_ROUTES + ListenOptions::MAX_HOSTS;
-                let limit = format!("more than {limit} routes and hosts");
-                assert_eq!((code, reason), (Close::Protocol as u64, limit));
-            }
-            other => panic!("{other:?}"),
-        }
-    };
-    let longest = served_meanwhile(&node, work).await;
-    assert!(longest < Duration::from_secs(2), "{longest:?}");
-    eventually("it is counted", async || refusals(&node).await == 1).await;
-    assert_eq!(metric(node.addresses.admin, "adit_endpoints").await, 0);
-    still_serves(&node).await;
-}
-
-#[tokio::test]
-async fn a_node_takes_no_more_endpoints_than_its_peers_take_from_it() {
-    let (authority, settings) = (ok(Authority::generate("test authority")), Settings::default());
-    let server =
-        ok(tls::server_config(&[identity(&authority, &["localhost"])], tls::ClientAuth::None, &[ALPN_LINK]));
-    let listener = ok(quic::Listener::bind(([127, 0, 0, 1], 0).into(), server, None, &settings));
-    let dialer =
-        ok(quic::Dialer::new(ok(tls::client_config(&tls::Trust::Insecure, None, &[ALPN_LINK])), &settings));
-    let accept = async { ok(listener.accept().await.expect("it is open").handshake(SOON).await) };
-    let (at_node, link) = tokio::join!(accept, dialer.dial(ok(listener.local_address()), "localhost"));
-    let link = ok(link);
-
-    let upstreams = Upstreams::new(&Metrics::default(), Duration::ZERO, []);
-    let announcements = upstreams.announcements();
-    (0..MAX_ROUTES).for_each(|number| announcements.add(route(number, 1)));
-    let of_agent = upstream::Identity {
-        role: Role::Agent,
-        agent: AgentId::from_bits(2),
-        name: None,
-        tenant: TenantId::default(),
-    };
-    let datagrams = Datagrams::new(at_node, upstreams.packets().clone());
-    let (session, queue) = Session::new(upstreams.next_link(), of_agent, datagrams);
-    let (_nodes, nodes) = watch::channel(Arc::from([]));
-    let serve = async {
-        let stream = ok(session.link.accept().await);
-        let control = (ControlReader::new(stream.recv), ControlWriter::new(stream.send));
-        upstreams.run(Arc::clone(&session), Vec::new(), 10, control, queue, nodes).await;
-    };
-    let agent = async {
-        let stream = ok(link.open(SOON).await);
-        let (mut reader, mut writer) = (ControlReader::new(stream.recv), ControlWriter::new(stream.send));
-        ok(writer.send(&Control::Listen(listen(1, "web"))).await);
-        match soon(reader.next()).await {
-            Ok(Control::ListenRefused(1, refusal)) => assert_eq!(refusal.code, Code::Busy, "{refusal}"),
-            other => panic!("{other:?}"),
-        }
-        announcements.remove(&route(0, 1));
-        ok(writer.send(&Control::Listen(listen(2, "web"))).await);
-        assert!(matches!(soon(reader.next()).await, Ok(Control::Listening(2))));
-    };
-    tokio::select! {
-        () = serve => panic!("the link ended"),
-        () = agent => {}
-    }
 }
 
 /// Certificates of clusters, as `adit certs` makes them in folders of their own.

@@ -154,6 +154,16 @@ async fn repeated_fields_keep_their_number_and_order_both_ways() {
 }
 
 #[tokio::test]
+async fn cookies_that_http2_has_taken_apart_are_one_field_again() {
+    let service = verbatim("HTTP/1.1 200 OK\r\n{head}").await;
+    let web = Web::to(service.address).await;
+    let request = Request::get("http://web.example.com/");
+    let request = request.header("cookie", "a=1").header("x-other", "1").header("cookie", "b=2; c=3");
+    let answer = Http2::connect(web.edge).await.ask(ok(request.body(body("")))).await;
+    assert_eq!(fields(answer.text(), "cookie"), ["a=1; b=2; c=3"]);
+}
+
+#[tokio::test]
 async fn a_client_that_waits_for_100_continue_gets_it_before_its_body() {
     let service = service::mirror().await;
     let web = Web::to(service.address).await;
@@ -328,7 +338,13 @@ async fn cleartext_http2_is_not_asked_of_a_service() {
 #[tokio::test]
 async fn a_request_has_one_host() {
     let fabric = Fabric::start().await;
-    for hosts in ["", "host: web.test\r\nhost: other.test\r\n"] {
+    for hosts in [
+        "",
+        "host: web.test\r\nhost: other.test\r\n",
+        "host: a b\r\n",
+        "host: a@web.test\r\n",
+        "host: web/\r\n",
+    ] {
         let asked = format!("GET / HTTP/1.1\r\n{hosts}connection: close\r\nx-adit-endpoint: web\r\n\r\n");
         let answer = raw(fabric.addresses.edge, asked.as_bytes()).await;
         assert!(answer.starts_with("HTTP/1.1 400") && answer.contains("invalid_host"), "{answer}");

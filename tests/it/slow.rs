@@ -121,6 +121,12 @@ async fn a_connection_that_asks_for_nothing_is_closed_in_time_and_no_other_is() 
         assert!(lived >= LIMIT && lived < 4 * LIMIT, "{what}: {lived:?}");
     };
     let silent = async { in_time("silent", lives(edge, b"", b"", never).await) };
+    let silent_http2 = async {
+        let mut client = frames::Client::connect(edge).await;
+        let began = Instant::now();
+        client.next_of(frames::GOAWAY).await.expect("a goodbye comes before the end");
+        in_time("silent in HTTP/2", began.elapsed());
+    };
     let after_http1 = async {
         let mut client = Http1::connect(edge).await;
         // A request takes as long as it does.
@@ -168,12 +174,12 @@ async fn a_connection_that_asks_for_nothing_is_closed_in_time_and_no_other_is() 
             assert_eq!(ok(soon(socket.next()).await.expect("it is open")), Message::text("hello"));
         }
     };
-    tokio::join!(silent, after_http1, after_http2, switched);
+    tokio::join!(silent, silent_http2, after_http1, after_http2, switched);
     assert_eq!(web.fabric.refused("idle_timeout").await, 0, "nobody was refused anything");
 }
 
-/// What stands still, and what each end of it sees.
-const STALL: Duration = Duration::from_millis(600);
+/// How long an exchange may stand still in what follows.
+const STALL: Duration = Duration::from_secs(1);
 
 async fn stalling() -> Fabric {
     fabric(|limits| limits.stall_timeout = Some(STALL)).await
@@ -282,8 +288,8 @@ async fn what_moves_or_waits_is_not_cut() {
     let (waits, sockets) = (waits().await, websocket::echo().await);
     let slow = service::http(|request: Request<Incoming>| async move {
         let body = http_body_util::BodyExt::collect(request.into_body()).await;
-        assert_eq!(ok(body).to_bytes().len(), 20);
-        Response::new(trickle(20, STALL / 5, "x"))
+        assert_eq!(ok(body).to_bytes().len(), 10);
+        Response::new(trickle(10, STALL / 5, "x"))
     })
     .await;
     let web = Web::through(stalling().await, waits.address).await;
@@ -291,16 +297,16 @@ async fn what_moves_or_waits_is_not_cut() {
     let _sockets = web.fabric.agent("socket", Kind::Http, sockets.address).await;
     let headers = async {
         // That time has a limit of its own.
-        let wait = request("POST", "web", "/1800", "all of it");
+        let wait = request("POST", "web", "/2500", "all of it");
         assert_eq!(Http1::connect(web.edge).await.ask(wait).await.text(), "done");
     };
     let both_ways = async {
-        let upload = request_of("POST", "slow", "/", trickle(20, STALL / 5, "x"));
-        assert_eq!(Http2::connect(web.edge).await.ask(over_http2(upload)).await.text().len(), 20);
+        let upload = request_of("POST", "slow", "/", trickle(10, STALL / 5, "x"));
+        assert_eq!(Http2::connect(web.edge).await.ask(over_http2(upload)).await.text().len(), 10);
     };
     let one_way = async {
-        let upload = request_of("POST", "slow", "/", trickle(20, STALL / 5, "x"));
-        assert_eq!(Http1::connect(web.edge).await.ask(upload).await.text().len(), 20);
+        let upload = request_of("POST", "slow", "/", trickle(10, STALL / 5, "x"));
+        assert_eq!(Http1::connect(web.edge).await.ask(upload).await.text().len(), 10);
     };
     let switched = async {
         let (mut socket, _) = ok(websocket::connect(web.edge, "socket").await);

@@ -281,14 +281,28 @@ impl Web {
         Self::through(Fabric::start().await, service).await
     }
 
+    /// The same for a service that speaks HTTP/2.
+    pub(crate) async fn to_http2(service: SocketAddr) -> Self {
+        Self::of(1, true, service).await
+    }
+
+    /// The same for a service of either version, over so many nodes.
+    pub(crate) async fn of(nodes: usize, http2: bool, service: SocketAddr) -> Self {
+        Self::of_kind(nodes, |_| {}, if http2 { Kind::Http2 } else { Kind::Http }, service).await
+    }
+
     pub(crate) async fn through(fabric: Fabric, service: SocketAddr) -> Self {
-        let agent = fabric.agent("web", Kind::Http, service).await;
+        Self::with(fabric, Kind::Http, service).await
+    }
+
+    async fn with(fabric: Fabric, kind: Kind, service: SocketAddr) -> Self {
+        let agent = fabric.agent("web", kind, service).await;
         Self { edge: fabric.addresses.edge, agent, fabric, _others: Vec::new() }
     }
 
     /// Over so many nodes: the edge is that of one to which the agent is not linked, unless there is but one.
     pub(crate) async fn over(nodes: usize, service: SocketAddr) -> Self {
-        Self::over_with(nodes, |_| {}, service).await
+        Self::of(nodes, false, service).await
     }
 
     /// The same with a changed configuration of all nodes.
@@ -297,11 +311,20 @@ impl Web {
         change: impl Fn(&mut node::Config),
         service: SocketAddr,
     ) -> Self {
+        Self::of_kind(nodes, change, Kind::Http, service).await
+    }
+
+    async fn of_kind(
+        nodes: usize,
+        change: impl Fn(&mut node::Config),
+        kind: Kind,
+        service: SocketAddr,
+    ) -> Self {
         if nodes == 1 {
-            return Self::through(Fabric::with(change).await, service).await;
+            return Self::with(Fabric::with(change).await, kind, service).await;
         }
         let mut nodes = Nodes::with(nodes, change).await;
-        let (agent, entry) = nodes.agent_elsewhere("web", Kind::Http, service).await;
+        let (agent, entry) = nodes.agent_elsewhere("web", kind, service).await;
         let fabric = nodes.all.swap_remove(entry);
         Self { edge: fabric.addresses.edge, agent, fabric, _others: nodes.all }
     }

@@ -1,7 +1,10 @@
 //! A peer link spoken by hand, frame by frame: another node that does what a real one never would.
 
 use adit::{
-    protocol::{ALPN_PEER, OLDEST_VERSION, Peer, PeerHello, Phase, VERSION},
+    protocol::{
+        ALPN_PEER, AgentId, EndpointId, Kind, ListenOptions, OLDEST_VERSION, Peer, PeerHello, PeerRoute,
+        Phase, RouteUpdate, TenantId, VERSION,
+    },
     tls::{self, Identity, NODE_NAME, Trust},
     transport::{
         FrameError, FrameReader, FrameWriter, Link, Settings,
@@ -32,6 +35,17 @@ pub(crate) fn hello(node: &str) -> PeerHello {
         peer_address: "127.0.0.1:1".into(),
         link_address: "127.0.0.1:1".into(),
         phase: Phase::Ready,
+    }
+}
+
+/// A route of an endpoint and an agent with these numbers.
+pub(crate) fn route(endpoint: usize, agent: usize) -> PeerRoute {
+    PeerRoute {
+        tenant: TenantId::default(),
+        endpoint: ok(EndpointId::new(&format!("endpoint-{endpoint}"))),
+        agent: AgentId::from_bits(agent as u128),
+        kind: Kind::Http,
+        options: ListenOptions::default(),
     }
 }
 
@@ -92,6 +106,20 @@ impl RawPeer {
             if let Some(found) = is(&frame) {
                 return found;
             }
+        }
+    }
+
+    /// Tells routes as one snapshot, until all have been told or the link is closed.
+    pub(crate) async fn announce(&mut self, routes: impl Iterator<Item = PeerRoute>) {
+        let mut routes = routes.peekable();
+        let mut snapshot = true;
+        while self.link.lost().is_none() && routes.peek().is_some() {
+            let added: Vec<_> = routes.by_ref().take(RouteUpdate::MAX_ROUTES).collect();
+            let more = routes.peek().is_some();
+            let update = RouteUpdate { snapshot, more, sequence: 1, added, removed: Vec::new() };
+            // The link may be closed while this is written.
+            drop(self.writer.send(&Peer::Routes(update)).await);
+            snapshot = false;
         }
     }
 }

@@ -115,7 +115,7 @@ fn impatient(config: &mut adit::node::Config) {
     let limits = &mut config.edge.limits;
     limits.head_timeout = Duration::from_millis(300);
     limits.idle_timeout = Duration::from_millis(300);
-    limits.stall_timeout = Some(Duration::from_millis(300));
+    limits.stall_timeout = Some(Duration::from_millis(700));
 }
 
 /// Reads to the end, and answers once there is a whole request; what comes behind it is kept as well.
