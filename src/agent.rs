@@ -26,7 +26,7 @@ use health::{Change, Watch};
 use crate::{
     client::{self, Client, FlowsCut, Incoming, ListenError, Listener},
     drain::Tasks,
-    protocol::{EndpointId, Kind, Refusal},
+    protocol::{EndpointId, Kind, ListenOptions, Refusal},
     splice::{Counts, splice},
 };
 
@@ -49,6 +49,8 @@ pub struct Endpoint {
     pub name: EndpointId,
     /// What the service speaks. Of HTTP, one that has TLS chooses the version itself.
     pub kind: Kind,
+    /// What else nodes are told of it.
+    pub options: ListenOptions,
     /// Where the service is.
     pub service: Service,
     /// How to know that the service is up. Without, it is taken to be.
@@ -161,7 +163,7 @@ impl Server {
     /// Serves the endpoint with the version of HTTP that its service chooses now. When that cannot be asked, it is the older
     /// one, so that clients are told why the service cannot be reached.
     async fn listen(&self) -> Result<Serving, ListenError> {
-        let Endpoint { name, service, .. } = &*self.endpoint;
+        let Endpoint { name, options, service, .. } = &*self.endpoint;
         let mut kind = self.endpoint.kind;
         if self.may_choose() {
             match service.negotiate(kind).await {
@@ -169,7 +171,7 @@ impl Server {
                 Err(_) => self.doubt.notify_one(),
             }
         }
-        let listener = self.client.listen(name.clone(), kind).await?;
+        let listener = self.client.listen_with(name.clone(), kind, options.clone()).await?;
         tracing::info!(endpoint = %name, %service, kind = kind.name(), "serving");
         Ok(Serving { listener, kind })
     }

@@ -44,7 +44,7 @@ pub use uplink::{ConnectError, LinkedTo, State};
 use crate::{
     drain::Tasks,
     net::HostPort,
-    protocol::{ALPN_LINK, AgentId, EndpointId, Hello, Kind, Role, Secret, TenantId},
+    protocol::{ALPN_LINK, AgentId, EndpointId, Hello, Kind, ListenOptions, Role, Secret, TenantId},
     tls,
     transport::{PacketCounters, Settings, Stream, quic},
 };
@@ -168,7 +168,20 @@ impl Client {
     /// # Errors
     /// When a node refuses, or this client serves the endpoint already.
     pub async fn listen(&self, endpoint: EndpointId, kind: Kind) -> Result<Listener, ListenError> {
-        let mut listener = self.inner.shared.listens.add(endpoint, kind)?;
+        self.listen_with(endpoint, kind, ListenOptions::default()).await
+    }
+
+    /// The same, with what else there is to say of the endpoint.
+    ///
+    /// # Errors
+    /// Those of [`Client::listen`], and too many hosts.
+    pub async fn listen_with(
+        &self,
+        endpoint: EndpointId,
+        kind: Kind,
+        options: ListenOptions,
+    ) -> Result<Listener, ListenError> {
+        let mut listener = self.inner.shared.listens.add(endpoint, kind, options)?;
         self.inner.agent.start();
         listener.ready().await?;
         Ok(listener)

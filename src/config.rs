@@ -34,7 +34,7 @@ use crate::{
     agent::InvalidService,
     edge,
     net::HostPort,
-    protocol::{EndpointId, NodeId},
+    protocol::{EndpointId, HostPattern, NodeId},
     tls,
 };
 
@@ -169,6 +169,9 @@ pub enum ConfigError {
     /// An endpoint is served twice.
     #[error("there are two [[endpoint]] tables for {0}: one process serves an endpoint once")]
     Duplicate(EndpointId),
+    /// A host is mapped to two endpoints.
+    #[error("--host maps {0} to two endpoints: leave one of them out")]
+    HostTwice(HostPattern),
     /// A name to listen on has no address.
     #[error(
         "{listen} cannot be resolved, so there is nothing to listen on for {endpoint}: use an address of this host"
@@ -233,8 +236,16 @@ fn port(text: &str) -> Result<edge::Port, String> {
         Ok(port) => std::net::SocketAddr::from(([127, 0, 0, 1], port)),
         Err(_) => address(listen)?,
     };
-    let endpoint = endpoint.parse().map_err(|error: crate::protocol::InvalidId| error.to_string())?;
+    let endpoint = EndpointId::new(endpoint).map_err(|error| error.to_string())?;
     Ok(edge::Port { bind, endpoint })
+}
+
+/// A host and the endpoint that it stands for, as in app.customer.com=web.
+fn mapping(text: &str) -> Result<(HostPattern, EndpointId), String> {
+    let (host, endpoint) =
+        text.split_once('=').ok_or("expected NAME=ENDPOINT, such as app.customer.com=web")?;
+    let host = HostPattern::new(host).map_err(|error| error.to_string())?;
+    Ok((host, EndpointId::new(endpoint).map_err(|error| error.to_string())?))
 }
 
 /// An address to listen on. A name could stand for several, so only a number will do.

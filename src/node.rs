@@ -17,12 +17,14 @@ use crate::{
     drain::{Aborted, Tasks},
     edge::{self, Edge, udp},
     net::HostPort,
-    protocol::{ALPN_LINK, Close, GoAway, GoAwayReason, NodeAddress, NodeId, Phase},
+    protocol::{
+        ALPN_LINK, Close, EndpointId, GoAway, GoAwayReason, HostPattern, NodeAddress, NodeId, Phase, TenantId,
+    },
     relay::Relay,
     telemetry::Metrics,
     tls,
     transport::{self, quic},
-    upstream::Upstreams,
+    upstream::{Name, Upstreams},
 };
 use glue::Glue;
 use links::{Links, Welcomer};
@@ -47,6 +49,8 @@ pub struct Config {
     pub cluster_links: Option<cluster::Config>,
     /// When to ask agents to move to nodes with fewer links.
     pub rebalance: Rebalance,
+    /// Hosts that stand for an endpoint each, whatever their first label.
+    pub hosts: Vec<(HostPattern, EndpointId)>,
     /// How long a request waits at most for an agent of an endpoint that had one a moment ago.
     pub upstream_wait: Duration,
     /// The operators' port.
@@ -161,6 +165,7 @@ impl Node {
             link,
             cluster_links,
             rebalance,
+            hosts,
             upstream_wait,
             admin,
             grace_period,
@@ -169,7 +174,9 @@ impl Node {
         let LinkConfig { bind, advertise, identity, settings } = link;
         let metrics = Metrics::default();
         let phase = watch::Sender::new(Phase::Starting);
-        let upstreams = Upstreams::new(&metrics, upstream_wait);
+        let hosts =
+            hosts.into_iter().map(|(host, endpoint)| (host, Name { tenant: TenantId::default(), endpoint }));
+        let upstreams = Upstreams::new(&metrics, upstream_wait, hosts);
         let relay = Relay::new(upstreams.clone());
         let peers = Arc::new(OnceLock::new());
         let admin = Admin::start(

@@ -6,12 +6,14 @@
 mod body;
 mod choice;
 mod flow;
+mod hosts;
 mod http;
 mod http1;
 mod http2;
 mod idle;
 mod metrics;
 mod registry;
+mod routes;
 mod session;
 mod shared;
 

@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Association, Flow, association::Via};
 use crate::{
-    protocol::{self, Code, EndpointId, Kind, Listen, Open, Refusal},
+    protocol::{self, Code, EndpointId, Kind, Listen, ListenOptions, Open, Refusal},
     transport::{self, Stream},
 };
 
@@ -36,6 +36,14 @@ pub enum ListenError {
         /// The node's reason.
         #[source]
         refusal: Refusal,
+    },
+    /// More hosts than one endpoint may have.
+    #[error("{endpoint} has {hosts} hosts, at most {} are allowed", ListenOptions::MAX_HOSTS)]
+    TooManyHosts {
+        /// The endpoint.
+        endpoint: EndpointId,
+        /// How many.
+        hosts: usize,
     },
     /// The client has been closed.
     #[error("the client is closed")]
@@ -136,7 +144,16 @@ impl Listens {
         change(&mut self.inner.entries.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    pub(super) fn add(&self, endpoint: EndpointId, kind: Kind) -> Result<Listener, ListenError> {
+    pub(super) fn add(
+        &self,
+        endpoint: EndpointId,
+        kind: Kind,
+        options: ListenOptions,
+    ) -> Result<Listener, ListenError> {
+        let hosts = options.hosts.len();
+        if hosts > ListenOptions::MAX_HOSTS {
+            return Err(ListenError::TooManyHosts { endpoint, hosts });
+        }
         let (sender, flows) = mpsc::channel(BACKLOG);
         let entry = self.with(|entries| {
             if entries.by_endpoint.contains_key(&endpoint) {
@@ -145,7 +162,7 @@ impl Listens {
             entries.last += 1;
             let id = entries.last;
             let entry = Arc::new(Entry {
-                listen: Listen { id, endpoint: endpoint.clone(), kind },
+                listen: Listen { id, endpoint: endpoint.clone(), kind, options },
                 flows: sender,
                 answer: watch::Sender::new(Answer::None),
                 links: watch::Sender::new(0),

@@ -172,8 +172,12 @@ pub(super) async fn open(
     let stream = link.open(FIRST_FRAME).await?;
     let (mut writer, mut reader) = (ControlWriter::new(stream.send), ControlReader::new(stream.recv));
     let entries = if role == Role::Agent { shared.listens.all() } else { Vec::new() };
-    let announced: BTreeMap<_, _> =
-        entries.iter().take(Hello::MAX_LISTENS).map(|entry| (entry.listen.id, entry.announce())).collect();
+    let (mut announced, mut room) = (BTreeMap::new(), Hello::MAX_LISTENS);
+    for entry in &entries {
+        let Some(left) = room.checked_sub(entry.listen.weight()) else { break };
+        room = left;
+        announced.insert(entry.listen.id, entry.announce());
+    }
     let hello = Hello {
         version: VERSION,
         oldest: OLDEST_VERSION,

@@ -18,7 +18,7 @@ use super::{
     exchange::{Receiver, RouteLog, Sender},
     membership::{Effect, Member, Membership},
 };
-use crate::protocol::{AgentId, EndpointId, Kind, NodeId, PeerRoute, RouteUpdate, TenantId};
+use crate::protocol::{AgentId, EndpointId, Kind, ListenOptions, NodeId, PeerRoute, RouteUpdate, TenantId};
 
 /// Figures of a run, for whoever asks by `--nocapture`.
 macro_rules! report {
@@ -138,6 +138,7 @@ fn route(number: usize) -> PeerRoute {
         endpoint: EndpointId::new(&format!("e{number}")).unwrap(),
         agent: AgentId::from_bits(number as u128),
         kind: Kind::Http,
+        options: ListenOptions::default(),
     }
 }
 

@@ -8,7 +8,7 @@ use super::{ConfigError, ConnectArgs, LogArgs, UdpArgs, agent_http::HttpArgs, du
 use crate::{
     agent::{self, HealthCheck, Probe, Service, ServiceAddress},
     client,
-    protocol::{EndpointId, Kind},
+    protocol::{EndpointId, HostPattern, Kind, ListenOptions},
     tls::{self, Trust},
 };
 
@@ -37,6 +37,8 @@ pub struct ServeArgs {
     /// The service: a port of this machine, host:port, or a URL (http, https, tcp, tls).
     #[arg(value_name = "ADDR")]
     address: ServiceAddress,
+    #[command(flatten, next_help_heading = "Clients of the endpoint")]
+    clients: ClientArgs,
     #[command(flatten, next_help_heading = "TLS towards the service")]
     upstream: UpstreamArgs,
     #[command(flatten, next_help_heading = "Health of the service")]
@@ -93,6 +95,8 @@ pub struct EndpointArgs {
     #[arg(long)]
     address: ServiceAddress,
     #[command(flatten)]
+    clients: ClientArgs,
+    #[command(flatten)]
     upstream: UpstreamArgs,
     #[command(flatten)]
     health: HealthArgs,
@@ -102,6 +106,14 @@ pub struct EndpointArgs {
     http: HttpArgs,
     #[command(flatten)]
     udp: UdpArgs,
+}
+
+/// What nodes are told of an endpoint's clients.
+#[derive(Debug, Clone, Default, Args)]
+pub(super) struct ClientArgs {
+    /// Let a whole host name stand for the endpoint (repeatable): NAME, or *.NAME for all names below it.
+    #[arg(long, value_name = "NAME")]
+    host: Vec<HostPattern>,
 }
 
 /// How HTTP is spoken with a service.
@@ -191,6 +203,7 @@ impl ServeArgs {
             name: self.endpoint,
             kind,
             address: self.address,
+            clients: self.clients,
             version,
             http,
             upstream: self.upstream,
@@ -211,6 +224,7 @@ impl ServeUdpArgs {
             name: self.endpoint,
             kind: EndpointKind::Udp,
             address: self.address,
+            clients: ClientArgs::default(),
             version: VersionArgs::default(),
             http: HttpArgs::default(),
             upstream: UpstreamArgs::default(),
@@ -274,6 +288,7 @@ impl EndpointArgs {
         Ok(agent::Endpoint {
             name: self.name,
             kind,
+            options: ListenOptions { hosts: self.clients.host },
             service,
             health: self.health.into_config(),
             http,
@@ -283,12 +298,15 @@ impl EndpointArgs {
 
     /// What is only for services that are connected to.
     fn check_udp(&self) -> Result<(), ConfigError> {
-        let option = match (self.address.is_tls(), &self.health.health_check) {
-            (true, _) => "TLS",
-            (false, Some(_)) => "--health-check",
-            (false, None) => return Ok(()),
-        };
-        Err(ConfigError::NotForUdp { option, endpoint: self.name.clone() })
+        let options = [
+            ("TLS", self.address.is_tls()),
+            ("--health-check", self.health.health_check.is_some()),
+            ("--host", !self.clients.host.is_empty()),
+        ];
+        match options.into_iter().find(|(_, given)| *given) {
+            Some((option, _)) => Err(ConfigError::NotForUdp { option, endpoint: self.name.clone() }),
+            None => Ok(()),
+        }
     }
 }
 

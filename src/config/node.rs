@@ -1,16 +1,16 @@
 //! The flags and the file of `adit node`.
 
-use std::{fs, net::SocketAddr, path::PathBuf, time::Duration};
+use std::{collections::BTreeMap, fs, net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::Args;
 
-use super::{ConfigError, LimitArgs, LinkArgs, LogArgs, UdpArgs, address, both, duration, port};
+use super::{ConfigError, LimitArgs, LinkArgs, LogArgs, UdpArgs, address, both, duration, mapping, port};
 use crate::{
     cluster,
     edge::{self, udp},
     net::HostPort,
     node,
-    protocol::NodeId,
+    protocol::{EndpointId, HostPattern, NodeId},
     tls::{self, Identity},
 };
 
@@ -56,6 +56,10 @@ pub struct NodeArgs {
     /// name.
     #[arg(long, value_name = "LISTEN=ENDPOINT", value_parser = port, help_heading = "Clients (the edge)")]
     tcp: Vec<edge::Port>,
+    /// Let a whole host name stand for an endpoint, whatever its first label (repeatable): NAME, or *.NAME for all names
+    /// below it.
+    #[arg(long, value_name = "NAME=ENDPOINT", value_parser = mapping, help_heading = "Clients (the edge)")]
+    host: Vec<(HostPattern, EndpointId)>,
     /// Wait so long for an agent of an endpoint that had one a moment ago.
     #[arg(long, value_name = "DURATION", default_value = "2s", value_parser = duration)]
     #[arg(help_heading = "Clients (the edge)")]
@@ -166,6 +170,7 @@ impl NodeArgs {
         Ok(node::Config {
             node,
             cluster_links,
+            hosts: self.hosts()?,
             upstream_wait: self.upstream_wait,
             rebalance: node::Rebalance {
                 threshold: self.rebalance_threshold,
@@ -240,6 +245,17 @@ impl NodeArgs {
             link: link.map(|(cert, key)| Identity::load(cert, key)).transpose()?,
             edge: edge.map(|(cert, key)| Identity::load(cert, key)).collect::<Result<_, _>>()?,
         })
+    }
+
+    /// The hosts that are mapped, each to one endpoint.
+    fn hosts(&self) -> Result<Vec<(HostPattern, EndpointId)>, ConfigError> {
+        let mut hosts = BTreeMap::new();
+        for (host, endpoint) in &self.host {
+            if hosts.insert(host, endpoint).is_some_and(|other| other != endpoint) {
+                return Err(ConfigError::HostTwice(host.clone()));
+            }
+        }
+        Ok(hosts.into_iter().map(|(host, endpoint)| (host.clone(), endpoint.clone())).collect())
     }
 
     /// By what a development certificate should know this node, beside the host's own names.

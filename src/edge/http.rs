@@ -23,10 +23,9 @@ use super::{
     socket::Socket,
 };
 use crate::{
-    protocol::TenantId,
     splice::{Counts, Prefixed, splice},
     transport::Stream,
-    upstream::{self, Name, ResponseBody, Upgrade},
+    upstream::{self, ResponseBody, Upgrade},
 };
 
 /// The body of a request, whichever version of HTTP it came by.
@@ -87,10 +86,9 @@ async fn forward<B: RequestBody>(
 ) -> Result<Response<Body>, Error> {
     check(shared, &request)?;
     let host = host(&request);
-    let name = Name {
-        tenant: TenantId::default(),
-        endpoint: endpoint(request.headers(), host.as_ref().and_then(|host| host.to_str().ok()))?,
-    };
+    let name = endpoint(request.headers(), host.as_ref().and_then(|host| host.to_str().ok()), |host| {
+        shared.upstreams.of_host(host)
+    })?;
     let switching = request.version() == Version::HTTP_11 && headers::upgrade(request.headers()).is_some();
     let client_side = switching.then(|| hyper::upgrade::on(&mut request));
 

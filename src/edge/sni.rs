@@ -19,7 +19,7 @@ use super::{
     postgres, tcp,
 };
 use crate::{
-    protocol::{Code, TenantId},
+    protocol::Code,
     splice::{Prefixed, Side},
     upstream::{Name, OpenFlow, OpenFlowError},
 };
@@ -70,8 +70,8 @@ async fn open(
     };
     let (postgres, host, hello) =
         tokio::time::timeout(PATIENCE, asked).await.unwrap_or(Err(Refused::Silent))?;
-    let endpoint = endpoint::of_host(&host.ok_or(Refused::Nameless)?)?;
-    let name = Name { tenant: TenantId::default(), endpoint };
+    let host = host.ok_or(Refused::Nameless)?;
+    let name = endpoint::of_host(&host, |host| shared.upstreams.of_host(host))?;
     let mut flow = tcp::open(shared, &name, client).await?;
     if postgres {
         let agreed = tokio::time::timeout(PATIENCE, postgres::ask(&mut flow.stream)).await;

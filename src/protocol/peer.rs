@@ -4,8 +4,8 @@ use bytes::Bytes;
 use prost::Message;
 
 use super::{
-    AgentId, EndpointId, Frame, Kind, NodeId, Phase, Refusal, Retire, TenantId,
-    control::wire::{at_most, text},
+    AgentId, EndpointId, Frame, Kind, ListenOptions, NodeId, Phase, Refusal, Retire, TenantId,
+    control::wire::{at_most, bound, hosts, text},
 };
 
 /// The first frame of a peer link, from both sides.
@@ -40,6 +40,15 @@ pub struct PeerRoute {
     pub agent: AgentId,
     /// What the service behind it speaks.
     pub kind: Kind,
+    /// What else the agent says of it.
+    pub options: ListenOptions,
+}
+
+impl PeerRoute {
+    /// How much of the room in a frame it takes: itself, and each of its hosts.
+    pub fn weight(&self) -> usize {
+        self.options.weight()
+    }
 }
 
 /// Changes of the sender's routes, numbered so that none is missed or applied twice.
@@ -58,7 +67,7 @@ pub struct RouteUpdate {
 }
 
 impl RouteUpdate {
-    /// The most routes in one frame, added and removed together.
+    /// The most routes, with their hosts, in one frame, added and removed together.
     pub const MAX_ROUTES: usize = 512;
 }
 
@@ -238,6 +247,8 @@ struct WireRoute {
     agent: Vec<u8>,
     #[prost(uint32, tag = "4")]
     kind: u32,
+    #[prost(string, repeated, tag = "5")]
+    hosts: Vec<String>,
 }
 
 impl From<&PeerRoute> for WireRoute {
@@ -247,6 +258,7 @@ impl From<&PeerRoute> for WireRoute {
             endpoint: route.endpoint.to_string(),
             agent: route.agent.0.to_vec(),
             kind: route.kind.number(),
+            hosts: route.options.hosts.iter().map(ToString::to_string).collect(),
         }
     }
 }
@@ -258,6 +270,7 @@ impl WireRoute {
             endpoint: EndpointId::new(&self.endpoint).map_err(|error| error.to_string())?,
             agent: agent(self.agent)?,
             kind: Kind::from_number(self.kind),
+            options: ListenOptions { hosts: hosts(self.hosts)? },
         })
     }
 }
@@ -294,10 +307,8 @@ impl From<&RouteUpdate> for WireRoutes {
 
 impl WireRoutes {
     fn parse(self) -> Result<RouteUpdate, String> {
-        let count = self.added.len() + self.removed.len();
-        if count > RouteUpdate::MAX_ROUTES {
-            return Err(format!("{count} routes, at most {} are allowed", RouteUpdate::MAX_ROUTES));
-        }
+        let weight = self.added.iter().chain(&self.removed).map(|route| 1 + route.hosts.len()).sum();
+        bound("routes and hosts", weight, RouteUpdate::MAX_ROUTES)?;
         let parse = |routes: Vec<WireRoute>| routes.into_iter().map(WireRoute::parse).collect();
         Ok(RouteUpdate {
             snapshot: self.snapshot,

@@ -39,7 +39,7 @@ fn frame<F: Frame + Debug>(bytes: &[u8]) -> Result<F, DecodeError> {
 }
 
 fn listen(id: u64, endpoint: &str, kind: Kind) -> Listen {
-    Listen { id, endpoint: read(endpoint), kind }
+    Listen { id, endpoint: read(endpoint), kind, options: ListenOptions::default() }
 }
 
 fn hello() -> Hello {
@@ -122,7 +122,8 @@ fn peer_hello() -> PeerHello {
 }
 
 fn route(endpoint: &str, kind: Kind) -> PeerRoute {
-    PeerRoute { tenant: read("acme"), endpoint: read(endpoint), agent: agent(), kind }
+    let (tenant, endpoint, options) = (read("acme"), read(endpoint), ListenOptions::default());
+    PeerRoute { tenant, endpoint, agent: agent(), kind, options }
 }
 
 fn snapshot() -> RouteUpdate {
@@ -139,7 +140,12 @@ fn load() -> Load {
     Load { agent_links: 3, agents: vec![(agent(), 12)] }
 }
 
-/// One of each control frame.
+/// Hosts that stand for an endpoint.
+fn mapped(hosts: &[&str]) -> ListenOptions {
+    ListenOptions { hosts: hosts.iter().map(|host| read(host)).collect() }
+}
+
+/// One of each control frame, and a second `Listen`.
 fn controls() -> Vec<Control> {
     let all = vec![
         Control::Hello(hello()),
@@ -148,6 +154,10 @@ fn controls() -> Vec<Control> {
         Control::Ping(1),
         Control::Pong(300),
         Control::Listen(listen(3, "ssh", Kind::Tcp)),
+        Control::Listen(Listen {
+            options: mapped(&["a.example", "*.b.example"]),
+            ..listen(4, "web", Kind::Http)
+        }),
         Control::Listening(3),
         Control::ListenRefused(3, refusal(Code::Invalid, "the link serves ssh already")),
         Control::Unlisten(3),
@@ -214,7 +224,7 @@ fn peers() -> Vec<Peer> {
         snapshot: false,
         more: true,
         sequence: 302,
-        added: vec![route("db", Kind::Tcp)],
+        added: vec![PeerRoute { options: mapped(&["a.example"]), ..route("db", Kind::Tcp) }],
         removed: vec![route("web", Kind::Http)],
     };
     let all = vec![
@@ -296,6 +306,9 @@ mod bytes_on_the_wire {
           08ac02
         Listen 06 000009
           080312037373681802
+        Listen 06 000021
+          0804120377656218012209612e6578616d706c65220b2a2e622e6578616d706c
+          65
         Listening 07 000002
           0803
         ListenRefused 08 000021
@@ -356,10 +369,10 @@ mod bytes_on_the_wire {
         Routes 32 000026
           080118ac02221f0a0461636d6512037765621a10000102030405060708090a0b
           0c0d0e0f2001
-        Routes 32 000046
-          100118ae02221e0a0461636d65120264621a10000102030405060708090a0b0c
-          0d0e0f20022a1f0a0461636d6512037765621a10000102030405060708090a0b
-          0c0d0e0f2001
+        Routes 32 000051
+          100118ae0222290a0461636d65120264621a10000102030405060708090a0b0c
+          0d0e0f20022a09612e6578616d706c652a1f0a0461636d6512037765621a1000
+          0102030405060708090a0b0c0d0e0f2001
         Phase 33 000002
           0803
         Load 34 000018
@@ -449,8 +462,18 @@ mod round_trips {
         ]
     }
 
+    fn options() -> impl Strategy<Value = ListenOptions> {
+        let host = id("(\\*\\.)?([a-z0-9]([a-z0-9_-]{0,61}[a-z0-9])?\\.){0,2}[a-z]{1,63}");
+        vec(host, 0..4).prop_map(|hosts| ListenOptions { hosts })
+    }
+
     fn listen() -> impl Strategy<Value = Listen> {
-        (any::<u64>(), endpoint(), kind()).prop_map(|(id, endpoint, kind)| Listen { id, endpoint, kind })
+        (any::<u64>(), endpoint(), kind(), options()).prop_map(|(id, endpoint, kind, options)| Listen {
+            id,
+            endpoint,
+            kind,
+            options,
+        })
     }
 
     fn hello() -> impl Strategy<Value = Hello> {
@@ -580,12 +603,9 @@ mod round_trips {
     fn route() -> impl Strategy<Value = PeerRoute> {
         // Peers are told of services that speak something newer, too.
         let kind = any::<u32>().prop_map(|number| Kind::from_number(number % 8));
-        (tenant(), endpoint(), agent(), kind).prop_map(|(tenant, endpoint, agent, kind)| PeerRoute {
-            tenant,
-            endpoint,
-            agent,
-            kind,
-        })
+        (tenant(), endpoint(), agent(), kind, options()).prop_map(
+            |(tenant, endpoint, agent, kind, options)| PeerRoute { tenant, endpoint, agent, kind, options },
+        )
     }
 
     fn routes() -> impl Strategy<Value = RouteUpdate> {
@@ -1037,7 +1057,27 @@ mod bounds {
             with_hello(|hello| hello.listens = (0..count).map(|id| listen(id, "web", Kind::Tcp)).collect())
         };
         accepts::<Control>(&listens(256));
-        refuses::<Control>(&listens(257), "listens");
+        refuses::<Control>(&listens(257), "257 listens and hosts");
+        // Hosts take the same room.
+        let mapped = |count| {
+            let one = Listen { options: mapped(&["a.example"; 3]), ..listen(1, "web", Kind::Tcp) };
+            with_hello(|hello| hello.listens = vec![one; count])
+        };
+        accepts::<Control>(&mapped(64));
+        refuses::<Control>(&mapped(65), "260 listens and hosts");
+    }
+
+    #[test]
+    fn hosts_of_a_listen() {
+        let listen = |hosts: &[&str]| {
+            let hosts: Vec<_> = hosts.iter().map(|host| block(4, host)).collect();
+            raw(0x06, &[number(1, 1), block(2, "web"), number(3, 1), hosts.concat()].concat())
+        };
+        accepts::<Control>(&listen(&["a.example"; 32]));
+        refuses::<Control>(&listen(&["a.example"; 33]), "33 hosts");
+        for bad in ["", "a..example", "a b.example", "10.0.0.1", "a.*", &"a".repeat(64)] {
+            refuses::<Control>(&listen(&["a.example", bad]), "not a host name");
+        }
     }
 
     #[test]
@@ -1229,6 +1269,13 @@ mod bounds {
         refuses::<Peer>(&update(513, 0), "513 routes");
         refuses::<Peer>(&update(0, 513), "513 routes");
         refuses::<Peer>(&update(200, 313), "513 routes");
+        let mapped = |added, removed| {
+            let one = PeerRoute { options: mapped(&["a.example"; 3]), ..route("web", Kind::Http) };
+            let [added, removed] = [added, removed].map(|count| vec![one.clone(); count]);
+            bytes(&Peer::Routes(RouteUpdate { added, removed, ..snapshot() }))
+        };
+        accepts::<Peer>(&mapped(100, 28));
+        refuses::<Peer>(&mapped(100, 29), "516 routes and hosts");
     }
 
     #[test]
@@ -1248,6 +1295,14 @@ mod bounds {
             for agent in [0, 15, 17] {
                 refuses::<Peer>(&route("acme", "web", agent), "agent id");
             }
+            let hosts = |count, host: &str| {
+                let route =
+                    [block(1, "acme"), block(2, "web"), block(3, [0; 16]), block(5, host).repeat(count)];
+                raw(0x32, &block(field, route.concat()))
+            };
+            accepts::<Peer>(&hosts(32, "a.example"));
+            refuses::<Peer>(&hosts(33, "a.example"), "33 hosts");
+            refuses::<Peer>(&hosts(1, "a/b"), "not a host name");
         }
     }
 
@@ -1322,7 +1377,10 @@ mod bounds {
     #[test]
     fn the_largest_frames_fit() {
         let text = |len| "x".repeat(len);
-        let long = Listen { id: u64::MAX, endpoint: read(&text(128)), kind: Kind::Tcp };
+        let host: HostPattern = read(&["*".into(), text(61), text(63), text(63), text(63)].join("."));
+        assert_eq!(host.as_str().len(), HostPattern::MAX_LEN);
+        let hosts = |count| ListenOptions { hosts: vec![host.clone(); count] };
+        let long = Listen { id: u64::MAX, endpoint: read(&text(128)), kind: Kind::Tcp, options: hosts(31) };
         accepts::<Control>(&with_hello(|hello| {
             *hello = Hello {
                 version: u32::MAX,
@@ -1332,7 +1390,7 @@ mod bounds {
                 name: Some(text(64)),
                 tenant: Some(read(&text(64))),
                 token: Some(Secret::new(text(16_384))),
-                listens: vec![long; 256],
+                listens: vec![long; 8],
                 avoid: vec![read(&text(64)); 16],
             }
         }));
@@ -1373,14 +1431,18 @@ mod bounds {
             endpoint: read(&text(128)),
             agent: AgentId::from_bits(u128::MAX),
             kind: Kind::Other(u32::MAX),
+            options: ListenOptions::default(),
         };
-        accepts::<Peer>(&bytes(&Peer::Routes(RouteUpdate {
-            snapshot: true,
-            more: true,
-            sequence: u64::MAX,
-            added: vec![route; 512],
-            removed: Vec::new(),
-        })));
+        let mapped = PeerRoute { options: hosts(31), ..route.clone() };
+        for added in [vec![route; 512], vec![mapped; 16]] {
+            accepts::<Peer>(&bytes(&Peer::Routes(RouteUpdate {
+                snapshot: true,
+                more: true,
+                sequence: u64::MAX,
+                added,
+                removed: Vec::new(),
+            })));
+        }
         accepts::<Peer>(&bytes(&Peer::Load(Load {
             agent_links: u32::MAX,
             agents: vec![(AgentId::from_bits(u128::MAX), u32::MAX); 1024],
@@ -1599,7 +1661,7 @@ mod documents {
         // The frames of both kinds of control stream begin with a message of the name Hello.
         let peer = derived(&include_str!("peer.rs").replace("Wire", "Peer"));
         let all: Fields = control.into_iter().chain(flow).chain(peer).collect();
-        assert_eq!(all.len(), 59);
+        assert_eq!(all.len(), 61);
         assert_eq!(declared(PROTO), all);
     }
 }

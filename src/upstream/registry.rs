@@ -20,14 +20,17 @@ use super::{
     choice::{self, Rank},
     idle::Idle,
     metrics::{Counters, RoleLabel},
+    routes::{Route, Routes},
     session::{Session, State},
     shared::Shared,
 };
 pub use crate::cluster::table::Name;
 use crate::{
-    cluster::{self, Announcements, table::Table},
+    cluster::{self, Announcements},
     drain::Tasks,
-    protocol::{AgentId, GoAway, Kind, LinkId, Listen, Load, PeerRoute, Role},
+    protocol::{
+        AgentId, GoAway, HostPattern, Kind, LinkId, Listen, ListenOptions, Load, PeerRoute, Refusal, Role,
+    },
     telemetry::Metrics,
     transport::{Datagrams, Link, PacketCounters, Vitals},
 };
@@ -38,6 +41,7 @@ pub(super) struct Upstream {
     pub(super) name: Name,
     pub(super) agent: AgentId,
     pub(super) kind: Kind,
+    pub(super) options: ListenOptions,
     pub(super) via: Via,
     /// Its flows of HTTP/1.1 that wait for a request.
     pub(super) idle: Idle,
@@ -134,8 +138,6 @@ impl fmt::Display for Via {
     }
 }
 
-type Routes = Table<Arc<Upstream>>;
-
 /// How long an endpoint that has lost its last agent is remembered, and how many are.
 const GONE: Duration = Duration::from_secs(10);
 const MAX_GONE: usize = 10_000;
@@ -173,7 +175,9 @@ pub struct Upstreams {
 
 #[derive(Debug)]
 pub(super) struct Inner {
-    routes: ArcSwap<Routes>,
+    pub(super) routes: ArcSwap<Routes<Upstream>>,
+    /// Held while a listen's hosts are compared with those that are mapped, and mapped.
+    mapping: Mutex<()>,
     links: Mutex<BTreeMap<LinkId, Arc<Session>>>,
     last_link: AtomicU64,
     /// What peers are told of the agents of this node.
@@ -228,6 +232,8 @@ pub struct EndpointStatus {
     pub endpoint: String,
     /// What its services speak.
     pub kind: &'static str,
+    /// Hosts that its agents have mapped to it.
+    pub hosts: Vec<String>,
     /// How many agents serve it.
     pub agents: usize,
     /// Flows in use.
@@ -235,11 +241,16 @@ pub struct EndpointStatus {
 }
 
 impl Upstreams {
-    /// No agent yet. Requests wait for one so long at most where there is a gap.
-    pub fn new(metrics: &Metrics, wait: Duration) -> Self {
+    /// No agent yet, and these hosts mapped to endpoints. Requests wait for an agent so long at most where there is a gap.
+    pub fn new(
+        metrics: &Metrics,
+        wait: Duration,
+        hosts: impl IntoIterator<Item = (HostPattern, Name)>,
+    ) -> Self {
         Self {
             inner: Arc::new(Inner {
-                routes: ArcSwap::from_pointee(Routes::default()),
+                routes: ArcSwap::from_pointee(Routes::new(hosts)),
+                mapping: Mutex::default(),
                 links: Mutex::default(),
                 last_link: AtomicU64::new(0),
                 announcements: Arc::default(),
@@ -305,6 +316,7 @@ impl Upstreams {
             let mut gone = self.inner.gone.lock().unwrap_or_else(PoisonError::into_inner);
             gone.note(name, has, Instant::now());
         }
+        self.warn_of_contested(name, &before);
         self.inner.changed.send_replace(());
         self.inner.counters.endpoints.set(i64::try_from(self.inner.routes.load().len()).unwrap_or(i64::MAX));
     }
@@ -334,11 +346,16 @@ impl Upstreams {
         self.inner.settled.store(true, Relaxed);
     }
 
-    /// Sends flows for an endpoint to a link from now on, in place of older links of the same agent.
-    pub(super) fn listen(&self, session: &Arc<Session>, listen: &Listen) -> Arc<Upstream> {
-        let name = Name { tenant: session.identity.tenant.clone(), endpoint: listen.endpoint.clone() };
+    /// Sends flows for an endpoint to a link from now on, in place of older links of the same agent. A host that is mapped to
+    /// another endpoint here stays with that, and the listen is refused.
+    pub(super) fn listen(&self, session: &Arc<Session>, listen: Listen) -> Result<Arc<Upstream>, Refusal> {
         let agent = session.identity.agent;
-        let upstream = Upstream::new(name, agent, listen.kind, Via::Agent(Arc::clone(session)));
+        let Listen { id: _, endpoint, kind, options } = listen;
+        let route = PeerRoute { tenant: session.identity.tenant.clone(), endpoint, agent, kind, options };
+        let upstream = Upstream::new(route, Via::Agent(Arc::clone(session)));
+        let _mapping = (!upstream.hosts().is_empty())
+            .then(|| self.inner.mapping.lock().unwrap_or_else(PoisonError::into_inner));
+        self.check_hosts(&upstream)?;
         let of_agent = |other: &Upstream| match &other.via {
             Via::Agent(session) if other.agent == agent => Some(session.id),
             _ => None,
@@ -358,7 +375,7 @@ impl Upstreams {
             others.chain([&upstream]).cloned().collect()
         });
         self.inner.announcements.add(upstream.route());
-        upstream
+        Ok(upstream)
     }
 
     /// Opens no flow for a listen any more. Flows in use may finish.
@@ -385,7 +402,7 @@ impl Upstreams {
                 .into_iter()
                 .map(|route| {
                     let via = Via::Node(Arc::clone(peer));
-                    (route.agent, Upstream::new(name.clone(), route.agent, route.kind, via))
+                    (route.agent, Upstream::new(route.clone(), via))
                 })
                 .collect();
             let replaced = |other: &Upstream| match &other.via {
@@ -494,6 +511,13 @@ impl Upstreams {
                 tenant: name.tenant.to_string(),
                 endpoint: name.endpoint.to_string(),
                 kind: upstreams.first().map_or("", |upstream| upstream.kind.name()),
+                hosts: upstreams
+                    .iter()
+                    .flat_map(|upstream| upstream.hosts())
+                    .collect::<BTreeSet<_>>()
+                    .into_iter()
+                    .map(ToString::to_string)
+                    .collect(),
                 // One agent may be linked to several nodes.
                 agents: upstreams.iter().map(|upstream| upstream.agent).collect::<BTreeSet<_>>().len(),
                 flows: upstreams.iter().map(|upstream| upstream.in_flight()).sum(),
@@ -515,11 +539,13 @@ fn by_name(routes: &[PeerRoute]) -> BTreeMap<Name, Vec<&PeerRoute>> {
 }
 
 impl Upstream {
-    fn new(name: Name, agent: AgentId, kind: Kind, via: Via) -> Arc<Self> {
+    fn new(route: PeerRoute, via: Via) -> Arc<Self> {
+        let PeerRoute { tenant, endpoint, agent, kind, options } = route;
         Arc::new(Self {
-            name,
+            name: Name { tenant, endpoint },
             agent,
             kind,
+            options,
             via,
             idle: Idle::default(),
             shared: Shared::default(),
@@ -553,6 +579,7 @@ impl Upstream {
             endpoint: self.name.endpoint.clone(),
             agent: self.agent,
             kind: self.kind,
+            options: self.options.clone(),
         }
     }
 
@@ -584,6 +611,20 @@ impl Upstream {
     pub(super) fn begin(self: &Arc<Self>) -> InFlight {
         self.in_flight.fetch_add(1, Relaxed);
         InFlight(Arc::clone(self))
+    }
+}
+
+impl Route for Upstream {
+    fn name(&self) -> &Name {
+        &self.name
+    }
+
+    fn hosts(&self) -> &[HostPattern] {
+        &self.options.hosts
+    }
+
+    fn is_local(&self) -> bool {
+        matches!(self.via, Via::Agent(_))
     }
 }
 

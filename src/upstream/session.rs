@@ -368,12 +368,19 @@ impl ControlLoop {
                 None
             }
         };
-        if let Some(refusal) = refusal {
-            tracing::warn!(link = %session.id, endpoint = %listen.endpoint, %refusal, "an endpoint is refused");
-            return writer.send(&Control::ListenRefused(id, refusal)).await;
-        }
-        tracing::info!(link = %session.id, endpoint = %listen.endpoint, kind = listen.kind.name(), "an agent serves an endpoint");
-        let upstream = self.upstreams.listen(session, &listen);
+        let (endpoint, kind) = (listen.endpoint.clone(), listen.kind);
+        let listening = match refusal {
+            Some(refusal) => Err(refusal),
+            None => self.upstreams.listen(session, listen),
+        };
+        let upstream = match listening {
+            Ok(upstream) => upstream,
+            Err(refusal) => {
+                tracing::warn!(link = %session.id, %endpoint, %refusal, "an endpoint is refused");
+                return writer.send(&Control::ListenRefused(id, refusal)).await;
+            }
+        };
+        tracing::info!(link = %session.id, %endpoint, kind = kind.name(), "an agent serves an endpoint");
         session.listens().insert(id, upstream);
         writer.send(&Control::Listening(id)).await
     }

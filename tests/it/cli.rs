@@ -149,6 +149,10 @@ fn mistakes_on_the_line_name_the_thing_and_the_fix() {
         ("node --tcp 5432", ""),
         ("node --tcp localhost:5432=db", ""),
         ("node --tcp 5432=d/b", ""),
+        ("node --host app.customer.com", ""),
+        ("node --host https://app.customer.com=web", ""),
+        ("node --host a.example=web --host A.example=other", ""),
+        ("agent http web 3000 --host 10.0.0.1", ""),
         ("node --config absent.toml", ""),
         ("certs show absent.pem", ""),
     ]);
@@ -333,6 +337,9 @@ fn lists_are_lists_in_the_file_and_commas_in_the_environment() {
     assert_eq!(identities(node(folder.path(), &[&file], &variables)), 3);
     let one = [file.as_str(), "--edge-cert", cert, "--edge-key", key];
     assert_eq!(identities(node(folder.path(), &one, &variables)), 1);
+    let hosts = node(folder.path(), &[], &[("ADIT_HOST", "a.example=web, *.a.example=other")]).hosts;
+    let hosts: Vec<_> = hosts.iter().map(|(host, endpoint)| format!("{host} {endpoint}")).collect();
+    assert_eq!(hosts, ["*.a.example other", "a.example web"]);
 }
 
 #[derive(Debug, Parser)]
@@ -348,7 +355,7 @@ fn endpoints_of_the_file_are_read_as_their_command_would() {
     fs::write(
         &file,
         "insecure = true\nkeep-alive = '1s'\nconnect = 'node.example:1'\n\
-         [[endpoint]]\nname = 'Web'\naddress = 3000\n\
+         [[endpoint]]\nname = 'Web'\naddress = 3000\nhost = ['App.customer.com', '*.customer.com']\n\
          [[endpoint]]\nname = 'db'\nkind = 'tcp'\naddress = 'tls://[::1]:5432'\nupstream_insecure = true\n",
     )
     .unwrap();
@@ -360,6 +367,8 @@ fn endpoints_of_the_file_are_read_as_their_command_would() {
         .iter()
         .map(|endpoint| format!("{} {:?} {}", endpoint.name, endpoint.kind, endpoint.service));
     assert_eq!(shown.collect::<Vec<_>>(), ["web Http 127.0.0.1:3000", "db Tcp tls://[::1]:5432"]);
+    let hosts = config.endpoints[0].options.hosts.iter().map(ToString::to_string).collect::<Vec<_>>();
+    assert_eq!(hosts, ["app.customer.com", "*.customer.com"]);
     assert_eq!(config.client.connect.to_string(), "node.example:1");
     assert_eq!(config.client.settings.keep_alive, Duration::from_secs(1));
 }

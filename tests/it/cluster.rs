@@ -10,7 +10,7 @@ use std::{
 
 use adit::{
     cluster::{self, Announcements, BoxFuture, Cluster, Handler, Own},
-    protocol::{AgentId, EndpointId, Kind, Load, NodeId, PeerRoute, Phase, TenantId},
+    protocol::{AgentId, EndpointId, Kind, ListenOptions, Load, NodeId, PeerRoute, Phase, TenantId},
     telemetry::Metrics,
     tls::Authority,
     transport::{PacketCounters, Settings, Stream},
@@ -170,6 +170,7 @@ async fn nodes_that_both_have_a_hundred_thousand_routes_tell_each_other_all() {
                 endpoint: ok(EndpointId::new(&format!("{name}-endpoint-{number}"))),
                 agent: AgentId::from_bits(number as u128),
                 kind: Kind::Http,
+                options: ListenOptions::default(),
             });
         }
         let handler = Arc::<Counting>::default();

@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use adit::{
     cluster::exchange::MAX_ROUTES,
-    protocol::{ALPN_LINK, AgentId, Close, Code, Control, Kind, Role, TenantId},
+    protocol::{ALPN_LINK, AgentId, Close, Code, Control, Kind, ListenOptions, Role, TenantId},
     telemetry::Metrics,
     tls::{self, Authority},
     transport::{ControlReader, ControlWriter, Datagrams, Lost, Settings, quic},
@@ -96,7 +96,8 @@ async fn endpoints_by_the_million_are_refused() {
         raw.announce((0..1_000_000).map(|number| route(number, 1))).await;
         match soon(raw.link.closed()).await {
             Lost::Peer { code, reason } => {
-                let limit = format!("more than {MAX_ROUTES} routes");
+                let limit = MAX_ROUTES + ListenOptions::MAX_HOSTS;
+                let limit = format!("more than {limit} routes and hosts");
                 assert_eq!((code, reason), (Close::Protocol as u64, limit));
             }
             other => panic!("{other:?}"),
@@ -122,7 +123,7 @@ async fn a_node_takes_no_more_endpoints_than_its_peers_take_from_it() {
     let (at_node, link) = tokio::join!(accept, dialer.dial(ok(listener.local_address()), "localhost"));
     let link = ok(link);
 
-    let upstreams = Upstreams::new(&Metrics::default(), Duration::ZERO);
+    let upstreams = Upstreams::new(&Metrics::default(), Duration::ZERO, []);
     let announcements = upstreams.announcements();
     (0..MAX_ROUTES).for_each(|number| announcements.add(route(number, 1)));
     let of_agent = upstream::Identity {

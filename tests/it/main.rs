@@ -15,6 +15,7 @@ mod half_close;
 mod downgrade;
 mod drain;
 mod health;
+mod hosts;
 mod hostile;
 mod hostile_peers;
 mod http;

@@ -3,6 +3,7 @@
 use std::{io, net::SocketAddr, process::Stdio, sync::Arc};
 
 use adit::{
+    agent::Endpoint,
     protocol::Kind,
     tls::{self, Trust},
 };
@@ -98,6 +99,16 @@ async fn tls_is_passed_on_to_an_agent_of_another_node() {
         let mut stream = ok(handshake(fabric, "count.example.com", connect(fabric).await).await);
         assert_counted(&mut stream, 1 << 20).await;
     }
+}
+
+#[tokio::test]
+async fn a_name_that_is_mapped_leads_to_its_endpoint() {
+    let fabric = start().await;
+    let service = counter(&fabric, "app.customer.com").await;
+    let mapped = |endpoint: &mut Endpoint| endpoint.options.hosts = vec![ok("app.customer.com".parse())];
+    let _agent = ok(fabric.agent_with("db", Kind::Tcp, service.address, mapped).await);
+    let mut stream = ok(handshake(&fabric, "app.customer.com", connect(&fabric).await).await);
+    assert_counted(&mut stream, 1).await;
 }
 
 #[tokio::test]

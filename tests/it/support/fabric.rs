@@ -8,7 +8,7 @@ use adit::{
     forward::{self, PortKind},
     net::HostPort,
     node::{self, Node},
-    protocol::{ALPN_LINK, EndpointId, Kind, NodeId},
+    protocol::{ALPN_LINK, EndpointId, Kind, ListenOptions, NodeId},
     tls::{self, Authority, ClientAuth, Identity, Request, Trust, Usage},
     transport::Settings,
 };
@@ -80,6 +80,7 @@ impl Fabric {
             },
             cluster_links: None,
             rebalance: node::Rebalance::default(),
+            hosts: Vec::new(),
             upstream_wait: Duration::from_secs(2),
             admin: any,
             grace_period: Duration::from_secs(10),
@@ -117,6 +118,20 @@ impl Fabric {
         agent
     }
 
+    /// The same with a changed endpoint.
+    pub(crate) async fn agent_with(
+        &self,
+        endpoint: &str,
+        kind: Kind,
+        service: impl ToString,
+        change: impl FnOnce(&mut agent::Endpoint),
+    ) -> Result<Agent, client::ListenError> {
+        let mut endpoint = self.endpoint(endpoint, kind, &service.to_string());
+        change(&mut endpoint);
+        let agent = ok(Agent::start(agent::Config { client: self.client(), endpoints: vec![endpoint] }));
+        super::soon(agent.serve()).await.map(|()| agent)
+    }
+
     /// An agent that has not linked yet.
     pub(crate) fn start_agent(&self, client: client::Config, endpoints: &[(&str, Kind, String)]) -> Agent {
         let endpoints = endpoints.iter().map(|(name, kind, address)| self.endpoint(name, *kind, address));
@@ -130,6 +145,7 @@ impl Fabric {
         agent::Endpoint {
             name: ok(EndpointId::new(name)),
             kind,
+            options: ListenOptions::default(),
             service: ok(Service::new(ok(service.to_string().parse()), &tls)),
             health: None,
             http: None,

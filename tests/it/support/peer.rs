@@ -2,8 +2,8 @@
 
 use adit::{
     protocol::{
-        ALPN_PEER, AgentId, EndpointId, Kind, OLDEST_VERSION, Peer, PeerHello, PeerRoute, Phase, RouteUpdate,
-        TenantId, VERSION,
+        ALPN_PEER, AgentId, EndpointId, Kind, ListenOptions, OLDEST_VERSION, Peer, PeerHello, PeerRoute,
+        Phase, RouteUpdate, TenantId, VERSION,
     },
     tls::{self, Identity, NODE_NAME, Trust},
     transport::{
@@ -45,6 +45,7 @@ pub(crate) fn route(endpoint: usize, agent: usize) -> PeerRoute {
         endpoint: ok(EndpointId::new(&format!("endpoint-{endpoint}"))),
         agent: AgentId::from_bits(agent as u128),
         kind: Kind::Http,
+        options: ListenOptions::default(),
     }
 }
 
