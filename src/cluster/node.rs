@@ -3,7 +3,7 @@
 //! Made by `links` once both sides have said `Hello`. It never reconnects.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     fmt,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -59,7 +59,8 @@ pub struct Node {
     /// Read for each flow.
     draining: AtomicBool,
     agent_links: AtomicU32,
-    agents: ArcSwap<HashMap<AgentId, u32>>,
+    agents: ArcSwap<Agents>,
+    told: watch::Sender<()>,
     complete: AtomicBool,
     /// Flows of its that are to carry no further request, of which it has still to be told: each once, and all within the
     /// time that it has to read a frame.
@@ -67,6 +68,13 @@ pub struct Node {
     retiring: Notify,
     /// Peer links are always watched: whoever would use one must know beforehand whether it answers.
     _watched: Waiting,
+}
+
+/// What it last said of its agents.
+#[derive(Debug, Default)]
+struct Agents {
+    flows: HashMap<AgentId, u32>,
+    suspects: HashSet<AgentId>,
 }
 
 impl fmt::Debug for Node {
@@ -94,6 +102,7 @@ impl Node {
             draining: AtomicBool::new(hello.phase == Phase::Draining),
             agent_links: AtomicU32::new(0),
             agents: ArcSwap::default(),
+            told: watch::Sender::new(()),
             complete: AtomicBool::new(false),
             retired: Mutex::default(),
             retiring: Notify::new(),
@@ -115,7 +124,21 @@ impl Node {
 
     /// How many flows it says that an agent of its carries.
     pub fn in_flight(&self, agent: AgentId) -> usize {
-        self.agents.load().get(&agent).map_or(0, |flows| *flows as usize)
+        self.agents.load().flows.get(&agent).map_or(0, |flows| *flows as usize)
+    }
+
+    /// Whether it says that an agent of its does not answer.
+    pub fn suspects(&self, agent: AgentId) -> bool {
+        self.agents.load().suspects.contains(&agent)
+    }
+
+    /// Waits until it says so. Cancel safe.
+    pub async fn suspected(&self, agent: AgentId) {
+        let mut told = self.told.subscribe();
+        while !self.suspects(agent) {
+            // The sender lives as long as this borrow of it, so the wait cannot fail.
+            drop(told.changed().await);
+        }
     }
 
     /// Whether its first snapshot of routes has come.
@@ -275,7 +298,7 @@ pub(super) struct ControlLoop {
 
 impl ControlLoop {
     pub(super) fn new(node: Arc<Node>, shared: Arc<Shared>) -> Self {
-        let said = Load { agent_links: 0, agents: Vec::new() };
+        let said = Load { agent_links: 0, agents: Vec::new(), suspects: Vec::new() };
         Self { node, shared, sender: Sender::new(), receiver: Receiver::new(), said }
     }
 
@@ -387,7 +410,9 @@ impl ControlLoop {
             }
             Peer::Load(load) => {
                 node.agent_links.store(load.agent_links, Relaxed);
-                node.agents.store(Arc::new(load.agents.into_iter().collect()));
+                let (flows, suspects) = (load.agents.into_iter(), load.suspects.into_iter());
+                node.agents.store(Arc::new(Agents { flows: flows.collect(), suspects: suspects.collect() }));
+                node.told.send_replace(());
             }
             Peer::Retire(retire) => self.shared.handler.retired(node, &retire.flows),
             Peer::Unsupported(kind) => {

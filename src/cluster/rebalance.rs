@@ -5,15 +5,17 @@
 
 /// How many links to shed in the next second.
 ///
-/// `own` and `others` are the counts of this node and of every other that takes agents. Nothing is shed by a node that is
-/// alone, has fewer than `minimum`, or has at most `threshold` (a share: 0.2 is a fifth) more than the average; any other
-/// sheds `rate` of the average, at least one, and never so many that it would fall below the average.
-pub fn shed(own: usize, others: &[usize], threshold: f64, minimum: usize, rate: f64) -> usize {
+/// `own` and `others` are the counts of this node and of every other that takes agents; of its own, those that are `moving`
+/// have been asked to go and have not yet. Nothing is shed by a node that is alone, keeps fewer than `minimum`, or keeps at
+/// most `threshold` (a share: 0.2 is a fifth) more than the average; any other sheds `rate` of the average, at least one,
+/// and never so many that it would fall below the average.
+pub fn shed(own: usize, moving: usize, others: &[usize], threshold: f64, minimum: usize, rate: f64) -> usize {
+    // Counts are far below 2^52, where the conversions are exact.
+    let total = own as f64 + others.iter().map(|&count| count as f64).sum::<f64>();
+    let own = own.saturating_sub(moving);
     if others.is_empty() || own < minimum {
         return 0;
     }
-    // Counts are far below 2^52, where the conversions are exact.
-    let total = own as f64 + others.iter().map(|&count| count as f64).sum::<f64>();
     let average = total / (others.len() + 1) as f64;
     if own as f64 <= average * (1.0 + threshold.max(0.0)) {
         return 0;
@@ -49,7 +51,15 @@ mod tests {
             (10, &[0], -3.0, 0, -3.0, 1, "nonsense is harmless"),
             (10, &[0], f64::INFINITY, 0, f64::INFINITY, 0, "nonsense is harmless"),
         ] {
-            assert_eq!(shed(own, others, threshold, minimum, rate), expected, "{why}");
+            assert_eq!(shed(own, 0, others, threshold, minimum, rate), expected, "{why}");
+        }
+    }
+
+    #[test]
+    fn who_has_been_asked_to_move_is_not_counted_twice() {
+        for (own, moving, expected) in [(120, 0, 30), (120, 30, 30), (120, 58, 2), (120, 60, 0), (90, 30, 0)]
+        {
+            assert_eq!(shed(own, moving, &[120 - own, 60], 0.0, 0, 0.5), expected, "{moving} of {own}");
         }
     }
 
@@ -66,7 +76,7 @@ mod tests {
         mut place: impl FnMut(&[usize], usize) -> usize,
     ) -> usize {
         let shed: Vec<_> = (0..counts.len())
-            .map(|own| shed(counts[own], &others(counts, own), threshold, 0, rate))
+            .map(|own| shed(counts[own], 0, &others(counts, own), threshold, 0, rate))
             .collect();
         for (own, &links) in shed.iter().enumerate() {
             counts[own] -= links;
@@ -120,12 +130,12 @@ mod tests {
 
         #[test]
         fn a_node_never_falls_below_the_average(
-            own in 0_usize..10_000, others in prop::collection::vec(0_usize..10_000, 0..20),
+            own in 0_usize..10_000, moving in 0_usize..1000, others in prop::collection::vec(0_usize..10_000, 0..20),
             threshold in -1.0..3.0, minimum in 0_usize..5000, rate in 0.0..10.0,
         ) {
-            let links = shed(own, &others, threshold, minimum, rate);
+            let links = shed(own, moving, &others, threshold, minimum, rate);
             let total = own + others.iter().sum::<usize>();
-            prop_assert!(links == 0 || (own - links) * (others.len() + 1) >= total);
+            prop_assert!(links == 0 || (own - moving - links) * (others.len() + 1) >= total);
         }
     }
 }

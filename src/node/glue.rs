@@ -10,7 +10,7 @@ use crate::{
     protocol::{GoAway, GoAwayReason, Load, PeerRoute, Phase, Role},
     relay::Relay,
     transport::Stream,
-    upstream::{State, Upstreams},
+    upstream::{Session, State, Upstreams},
 };
 
 /// Passes on what peers say and ask.
@@ -71,32 +71,31 @@ pub(super) async fn rebalance(
             .filter(|peer| !peer.is_draining())
             .map(|peer| peer.agent_links())
             .collect();
-        let own = upstreams.load().agent_links as usize;
-        let mut left = shed(own, &others, config.threshold, config.minimum, config.rate);
+        let sessions = upstreams.sessions();
+        let own: Vec<_> = sessions.iter().filter(|session| takes_flows(session)).collect();
+        let staying: Vec<_> = own.iter().filter(|session| !session.is_shed()).collect();
+        let moving = own.len() - staying.len();
+        let excess = shed(own.len(), moving, &others, config.threshold, config.minimum, config.rate);
         let away = GoAway {
             reason: GoAwayReason::Rebalance,
             deadline: Duration::from_secs(3600),
             smear: Duration::from_secs(1),
         };
-        for session in upstreams.sessions() {
-            if left == 0 {
-                break;
-            }
-            if session.identity.role == Role::Agent && session.shed(away).await {
-                tracing::info!(link = %session.id, own, "an agent is asked to move to a node with fewer links");
-                left -= 1;
-            }
+        for session in staying.into_iter().take(excess) {
+            session.shed(away).await;
+            tracing::info!(link = %session.id, own = own.len(), "an agent is asked to move to a node with fewer links");
         }
     }
 }
 
 /// Waits until no agent takes new flows over this node any more.
 pub(super) async fn until_agents_have_moved(upstreams: &Upstreams) {
-    let here = |upstreams: &Upstreams| {
-        let sessions = upstreams.sessions();
-        sessions.iter().any(|session| session.identity.role == Role::Agent && session.state() == State::Up)
-    };
-    while here(upstreams) {
+    while upstreams.sessions().iter().any(|session| takes_flows(session)) {
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
+}
+
+/// Whether this is an agent's link that takes new flows.
+fn takes_flows(session: &Session) -> bool {
+    session.identity.role == Role::Agent && session.state() == State::Up
 }

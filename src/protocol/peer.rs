@@ -78,10 +78,12 @@ pub struct Load {
     pub agent_links: u32,
     /// Flows in use by agent, those that have none left out; at most [`Load::MAX_AGENTS`], the busiest.
     pub agents: Vec<(AgentId, u32)>,
+    /// Agents that do not answer, at most [`Load::MAX_AGENTS`].
+    pub suspects: Vec<AgentId>,
 }
 
 impl Load {
-    /// The most agents in one frame.
+    /// The most agents in either list.
     pub const MAX_AGENTS: usize = 1024;
 }
 
@@ -326,6 +328,8 @@ struct WireLoad {
     agent_links: u32,
     #[prost(message, repeated, tag = "2")]
     agents: Vec<WireAgentLoad>,
+    #[prost(bytes = "vec", repeated, tag = "3")]
+    suspects: Vec<Vec<u8>>,
 }
 
 #[derive(Message)]
@@ -344,6 +348,7 @@ impl From<&Load> for WireLoad {
             agents: agents
                 .map(|(agent, flows)| WireAgentLoad { agent: agent.0.to_vec(), flows: *flows })
                 .collect(),
+            suspects: load.suspects.iter().map(|agent| agent.0.to_vec()).collect(),
         }
     }
 }
@@ -356,6 +361,10 @@ impl WireLoad {
             agents: agents
                 .into_iter()
                 .map(|load| Ok((agent(load.agent)?, load.flows)))
+                .collect::<Result<_, String>>()?,
+            suspects: at_most("suspects", self.suspects, Load::MAX_AGENTS)?
+                .into_iter()
+                .map(agent)
                 .collect::<Result<_, String>>()?,
         })
     }

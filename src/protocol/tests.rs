@@ -137,7 +137,7 @@ fn snapshot() -> RouteUpdate {
 }
 
 fn load() -> Load {
-    Load { agent_links: 3, agents: vec![(agent(), 12)] }
+    Load { agent_links: 3, agents: vec![(agent(), 12)], suspects: Vec::new() }
 }
 
 /// Hosts that stand for an endpoint.
@@ -237,6 +237,7 @@ fn peers() -> Vec<Peer> {
         Peer::Routes(change),
         Peer::Phase(Phase::Draining),
         Peer::Load(load()),
+        Peer::Load(Load { suspects: vec![agent()], ..load() }),
         Peer::Retire(Retire { flows: vec![1, 5, 1025] }),
         Peer::Unsupported(0x7f),
     ];
@@ -377,6 +378,9 @@ mod bytes_on_the_wire {
           0803
         Load 34 000018
           080312140a10000102030405060708090a0b0c0d0e0f100c
+        Load 34 00002a
+          080312140a10000102030405060708090a0b0c0d0e0f100c1a10000102030405
+          060708090a0b0c0d0e0f
         Retire 0d 000006
           0a0401058108
         Unsupported 0f 000002
@@ -621,8 +625,8 @@ mod round_trips {
     }
 
     fn load() -> impl Strategy<Value = Load> {
-        (any::<u32>(), vec((agent(), any::<u32>()), 0..20))
-            .prop_map(|(agent_links, agents)| Load { agent_links, agents })
+        (any::<u32>(), vec((agent(), any::<u32>()), 0..20), vec(agent(), 0..20))
+            .prop_map(|(agent_links, agents, suspects)| Load { agent_links, agents, suspects })
     }
 
     pub(super) fn peer() -> impl Strategy<Value = Peer> {
@@ -992,7 +996,7 @@ mod evolution {
         let nothing = RouteUpdate { snapshot: false, sequence: 0, added: Vec::new(), ..snapshot() };
         assert_eq!(bytes(&Peer::Routes(nothing.clone())), raw(0x32, &[]));
         assert_eq!(frame(&raw(0x32, &[])), Ok(Peer::Routes(nothing)));
-        let idle = Peer::Load(Load { agent_links: 0, agents: Vec::new() });
+        let idle = Peer::Load(Load { agent_links: 0, agents: Vec::new(), suspects: Vec::new() });
         assert_eq!(bytes(&idle), raw(0x34, &[]));
         assert_eq!(frame(&raw(0x34, &[])), Ok(idle));
     }
@@ -1308,9 +1312,13 @@ mod bounds {
 
     #[test]
     fn agents_of_a_load() {
-        let load = |count| bytes(&Peer::Load(Load { agent_links: 1, agents: vec![(agent(), 1); count] }));
-        accepts::<Peer>(&load(1024));
-        refuses::<Peer>(&load(1025), "agents");
+        let load = |agents, suspects| {
+            let (agents, suspects) = (vec![(agent(), 1); agents], vec![agent(); suspects]);
+            bytes(&Peer::Load(Load { agent_links: 1, agents, suspects }))
+        };
+        accepts::<Peer>(&load(1024, 1024));
+        refuses::<Peer>(&load(1025, 0), "agents");
+        refuses::<Peer>(&load(0, 1025), "suspects");
         let load = |len| raw(0x34, &block(2, [block(1, vec![0; len]), number(2, 1)].concat()));
         accepts::<Peer>(&load(16));
         for len in [0, 15, 17] {
@@ -1446,6 +1454,7 @@ mod bounds {
         accepts::<Peer>(&bytes(&Peer::Load(Load {
             agent_links: u32::MAX,
             agents: vec![(AgentId::from_bits(u128::MAX), u32::MAX); 1024],
+            suspects: vec![AgentId::from_bits(u128::MAX); 1024],
         })));
     }
 }
@@ -1629,7 +1638,9 @@ mod documents {
                     Some(("message", "repeated")) => {
                         format!("repeated {}", of.trim_start_matches("Vec<").trim_end_matches('>'))
                     }
-                    Some((kind, "repeated")) => format!("repeated {kind}"),
+                    Some((kind, "repeated")) => {
+                        format!("repeated {}", kind.trim_end_matches(" = \"vec\""))
+                    }
                     Some(_) => panic!("{inner} is not expected"),
                     None => kind.trim_end_matches(" = \"vec\"").into(),
                 };
@@ -1661,7 +1672,7 @@ mod documents {
         // The frames of both kinds of control stream begin with a message of the name Hello.
         let peer = derived(&include_str!("peer.rs").replace("Wire", "Peer"));
         let all: Fields = control.into_iter().chain(flow).chain(peer).collect();
-        assert_eq!(all.len(), 61);
+        assert_eq!(all.len(), 62);
         assert_eq!(declared(PROTO), all);
     }
 }

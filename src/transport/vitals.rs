@@ -48,11 +48,6 @@ impl Vitals {
         drop(self.changed.subscribe().wait_for(|suspect| *suspect).await);
     }
 
-    /// Whether it is suspect, as that changes.
-    pub fn changes(&self) -> watch::Receiver<bool> {
-        self.changed.subscribe()
-    }
-
     fn set(&self, suspect: bool) {
         self.suspect.store(suspect, Relaxed);
         self.changed.send_replace(suspect);

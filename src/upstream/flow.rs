@@ -157,9 +157,7 @@ impl Upstreams {
                     Ok(flow) => return Ok(flow),
                     Err(error) => {
                         tracing::debug!(via = %upstream.via, %error, "an agent gave no flow");
-                        if error.is_of_agent() || upstream.is_silent() {
-                            tried.agent(&upstream);
-                        }
+                        tried.failed(&upstream, error.is_of_agent());
                         failed = Some(error);
                     }
                 }
@@ -188,11 +186,7 @@ impl Upstreams {
             )
         };
         let upstream = self.local(name, agent).ok_or_else(gone)?;
-        tokio::select! {
-            opened = self.join(&upstream, open) => opened,
-            // Whoever asks sees only the link to this node, which answers; it may have another agent to ask.
-            () = upstream.via.vitals().suspected() => Err(OpenFlowError::Lost("it does not answer".into())),
-        }
+        self.join(&upstream, open).await
     }
 
     async fn join(&self, upstream: &Arc<Upstream>, open: &Open) -> Result<OpenFlow, OpenFlowError> {
@@ -207,21 +201,13 @@ impl Upstreams {
         Ok(OpenFlow { stream, datagrams, in_use: InUse { in_flight, _hold: hold, http } })
     }
 
-    /// Waits until an upstream's link has become suspect while another agent, one that answers, can be asked instead. Never
-    /// ends otherwise: where there is nobody else, a silent link may still come back in time.
+    /// Waits until an upstream is suspect while another one, that answers, can be asked instead. Never ends otherwise: where
+    /// there is nobody else, who is silent may still come back in time. That an agent has left says nothing: it finishes
+    /// what it has.
     pub(super) async fn elsewhere(&self, upstream: &Upstream, name: &Name, tried: &Tried) {
-        let vitals = upstream.via.vitals();
-        if vitals.is_suspect() {
-            // It was taken because there was nobody better.
-            return std::future::pending().await;
-        }
         loop {
-            tokio::select! {
-                () = vitals.suspected() => {}
-                // Behind another node its agent does not answer, or has left.
-                () = upstream.withdrawn.cancelled() => {}
-            }
-            if self.choose(name, tried).is_some_and(|other| !other.via.vitals().is_suspect()) {
+            upstream.suspected().await;
+            if self.choose(name, tried).is_some_and(|other| !other.is_suspect()) {
                 return;
             }
             tokio::time::sleep(LOOK_AGAIN).await;

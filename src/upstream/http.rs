@@ -118,9 +118,7 @@ impl Upstreams {
                 Ok(lease) => lease,
                 Err(error) => {
                     tracing::debug!(via = %upstream.via, %error, "an agent gave no flow");
-                    if error.is_of_agent() || upstream.is_silent() {
-                        tried.agent(&upstream);
-                    }
+                    tried.failed(&upstream, error.is_of_agent());
                     failed = Some(error.into());
                     continue;
                 }
@@ -151,8 +149,8 @@ impl Upstreams {
             if after.is_none() && (reused || unprocessed) && !upstream.is_silent() {
                 after = Some(Instant::now());
                 tried.again();
-            } else if matches!(error, SendError::Broken(_)) || upstream.is_silent() {
-                tried.agent(&upstream);
+            } else {
+                tried.failed(&upstream, matches!(error, SendError::Broken(_)));
             }
             failed = Some(error);
         }

@@ -14,7 +14,6 @@ use std::{
 
 use arc_swap::ArcSwap;
 use tokio::{sync::watch, time::Instant};
-use tokio_util::sync::CancellationToken;
 
 use super::{
     choice::{self, Rank},
@@ -47,8 +46,6 @@ pub(super) struct Upstream {
     pub(super) idle: Idle,
     /// Its connections of HTTP/2.
     pub(super) shared: Shared,
-    /// Its node serves it no more, or its agent does not answer that node.
-    pub(super) withdrawn: CancellationToken,
     in_flight: AtomicUsize,
     /// Until when it is passed over, in milliseconds of [`Upstreams::now`].
     shunned_until: AtomicU64,
@@ -61,6 +58,8 @@ pub(super) struct Tried {
     ways: Vec<Arc<Upstream>>,
     /// Agents that have failed it themselves, whatever the way.
     agents: Vec<AgentId>,
+    /// Agents that did not answer on one way, and may do so on another.
+    doubted: Vec<AgentId>,
 }
 
 impl Tried {
@@ -68,8 +67,13 @@ impl Tried {
         self.ways.push(Arc::clone(upstream));
     }
 
-    pub(super) fn agent(&mut self, upstream: &Upstream) {
-        self.agents.push(upstream.agent);
+    /// Takes note that the way was in vain, and whether the agent itself has failed.
+    pub(super) fn failed(&mut self, upstream: &Upstream, is_of_agent: bool) {
+        if is_of_agent {
+            self.agents.push(upstream.agent);
+        } else if upstream.is_silent() {
+            self.doubted.push(upstream.agent);
+        }
     }
 
     /// Forgets the last way: it may be used once more.
@@ -81,8 +85,15 @@ impl Tried {
         *self = Self::default();
     }
 
-    fn has(&self, upstream: &Arc<Upstream>) -> bool {
-        self.agents.contains(&upstream.agent) || self.ways.iter().any(|way| Arc::ptr_eq(way, upstream))
+    /// How good an upstream is that would be of this rank.
+    fn rank(&self, upstream: &Arc<Upstream>, rank: Rank) -> Rank {
+        if self.agents.contains(&upstream.agent) || self.ways.iter().any(|way| Arc::ptr_eq(way, upstream)) {
+            Rank::Never
+        } else if self.doubted.contains(&upstream.agent) {
+            rank.max(Rank::Suspect)
+        } else {
+            rank
+        }
     }
 }
 
@@ -425,7 +436,6 @@ impl Upstreams {
             let is = |other: &Upstream| other.via.is_node(peer) && agents.contains(&other.agent);
             for upstream in self.inner.routes.load().get(&name).iter().filter(|other| is(other)) {
                 upstream.retire_all();
-                upstream.withdrawn.cancel();
             }
             self.change(&name, |upstreams| upstreams.iter().filter(|other| !is(other)).cloned().collect());
         }
@@ -445,19 +455,23 @@ impl Upstreams {
         let sessions = self.sessions();
         let agents = sessions.iter().filter(|session| session.identity.role == Role::Agent);
         let agent_links = agents.clone().filter(|session| session.state() == State::Up).count();
-        // One agent may have two links while it moves.
-        let mut by_agent = BTreeMap::<_, usize>::new();
+        // One agent may have two links while it moves, of which the newer takes what is new.
+        let mut by_agent = BTreeMap::<_, (usize, bool)>::new();
         for session in agents {
-            *by_agent.entry(session.identity.agent).or_default() += session.in_flight();
+            let (flows, suspect) = by_agent.entry(session.identity.agent).or_default();
+            *flows += session.in_flight();
+            *suspect = session.vitals.is_suspect();
         }
+        let suspects = by_agent.iter().filter(|(_, (_, suspect))| *suspect).map(|(agent, _)| *agent);
+        let suspects = suspects.take(Load::MAX_AGENTS).collect();
         let mut flows: Vec<_> = by_agent
             .into_iter()
-            .filter(|(_, flows)| *flows > 0)
-            .map(|(agent, flows)| (agent, u32::try_from(flows).unwrap_or(u32::MAX)))
+            .filter(|(_, (flows, _))| *flows > 0)
+            .map(|(agent, (flows, _))| (agent, u32::try_from(flows).unwrap_or(u32::MAX)))
             .collect();
         flows.sort_by_key(|(agent, flows)| (std::cmp::Reverse(*flows), *agent));
         flows.truncate(Load::MAX_AGENTS);
-        Load { agent_links: u32::try_from(agent_links).unwrap_or(u32::MAX), agents: flows }
+        Load { agent_links: u32::try_from(agent_links).unwrap_or(u32::MAX), agents: flows, suspects }
     }
 
     /// The agent's own link, where it has one to this node.
@@ -474,7 +488,7 @@ impl Upstreams {
         let now = self.now();
         let candidates = upstreams.iter().map(|upstream| choice::Candidate {
             in_flight: upstream.load(),
-            rank: if tried.has(upstream) { Rank::Never } else { upstream.rank(now) },
+            rank: tried.rank(upstream, upstream.rank(now)),
         });
         let chosen = choice::choose(candidates, (rand::random(), rand::random()))?;
         upstreams.get(chosen).cloned()
@@ -549,7 +563,6 @@ impl Upstream {
             via,
             idle: Idle::default(),
             shared: Shared::default(),
-            withdrawn: CancellationToken::new(),
             in_flight: AtomicUsize::new(0),
             shunned_until: AtomicU64::new(0),
         })
@@ -557,7 +570,26 @@ impl Upstream {
 
     /// Whether it is the agent itself that does not answer, as far as this node knows, and not the node before it.
     pub(super) fn is_silent(&self) -> bool {
-        self.withdrawn.is_cancelled() || (matches!(self.via, Via::Agent(_)) && self.via.vitals().is_suspect())
+        match &self.via {
+            Via::Agent(session) => session.vitals.is_suspect(),
+            Via::Node(node) => node.suspects(self.agent),
+        }
+    }
+
+    /// Whether the agent or the node before it does not answer.
+    pub(super) fn is_suspect(&self) -> bool {
+        self.via.vitals().is_suspect() || self.is_silent()
+    }
+
+    /// Waits until one of them does not. Cancel safe.
+    pub(super) async fn suspected(&self) {
+        match &self.via {
+            Via::Agent(session) => session.vitals.suspected().await,
+            Via::Node(node) => tokio::select! {
+                () = node.vitals.suspected() => {}
+                () = node.suspected(self.agent) => {}
+            },
+        }
     }
 
     /// Puts no further request on these flows: they end when they carry none.
@@ -573,7 +605,7 @@ impl Upstream {
     }
 
     /// As peers are told of it.
-    pub(super) fn route(&self) -> PeerRoute {
+    fn route(&self) -> PeerRoute {
         PeerRoute {
             tenant: self.name.tenant.clone(),
             endpoint: self.name.endpoint.clone(),
@@ -592,7 +624,7 @@ impl Upstream {
     }
 
     fn rank(&self, now: u64) -> Rank {
-        let suspect = self.via.vitals().is_suspect() || self.shunned_until.load(Relaxed) > now;
+        let suspect = self.is_suspect() || self.shunned_until.load(Relaxed) > now;
         match &self.via {
             Via::Agent(session) if session.state() == State::Leaving => Rank::Never,
             _ if suspect => Rank::Suspect,

@@ -134,13 +134,15 @@ impl Session {
         self.listens.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Asks the opener to move to another node; false when that has been asked before, or there is nothing to move.
-    pub async fn shed(&self, away: GoAway) -> bool {
-        if self.state() != State::Up || self.shed.swap(true, Relaxed) {
-            return false;
-        }
+    /// Asks the opener to move to another node.
+    pub async fn shed(&self, away: GoAway) {
+        self.shed.store(true, Relaxed);
         self.go_away(away).await;
-        true
+    }
+
+    /// Whether it has been asked to move.
+    pub fn is_shed(&self) -> bool {
+        self.shed.load(Relaxed)
     }
 
     /// Says goodbye. The opener is to link elsewhere; until it has, it is still sent what nobody else can take.
@@ -171,20 +173,6 @@ impl Session {
             match flows {
                 Some(flows) => upstream.retire(flows),
                 None => upstream.retire_all(),
-            }
-        }
-    }
-
-    /// Tells peers that the agent does not answer, or that it does again: they have others to ask.
-    fn tell_peers(&self, upstreams: &Upstreams, suspect: bool) {
-        let announcements = upstreams.announcements();
-        for upstream in self.listens().values() {
-            let local = upstreams.local(&upstream.name, upstream.agent);
-            // Of an endpoint that a newer link serves, this one has nothing to tell.
-            match local.is_some_and(|local| Arc::ptr_eq(&local, upstream)) {
-                false => {}
-                true if suspect => announcements.remove(&upstream.route()),
-                true => announcements.add(upstream.route()),
             }
         }
     }
@@ -288,7 +276,6 @@ impl ControlLoop {
     ) -> String {
         let link = &self.session.link;
         let mut monitor = Monitor::new(link, Arc::clone(&self.session.vitals));
-        let mut suspect = self.session.vitals.changes();
         let superseded = self.superseded();
         tokio::pin!(superseded);
         loop {
@@ -303,11 +290,6 @@ impl ControlLoop {
                 },
                 number = monitor.ping(link) => writer.send(&Control::Ping(number)).await,
                 Some(frame) = queue.recv() => writer.send(&frame).await,
-                Ok(()) = suspect.changed() => {
-                    let suspect = *suspect.borrow_and_update();
-                    self.session.tell_peers(&self.upstreams, suspect);
-                    Ok(())
-                }
                 Ok(()) = nodes.changed() => {
                     let nodes = nodes.borrow_and_update().to_vec();
                     writer.send(&Control::Nodes(nodes)).await

@@ -151,7 +151,7 @@ impl Handler for Counting {
     fn settled(&self) {}
 
     fn load(&self) -> Load {
-        Load { agent_links: 0, agents: Vec::new() }
+        Load { agent_links: 0, agents: Vec::new(), suspects: Vec::new() }
     }
 }
 

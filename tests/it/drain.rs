@@ -3,7 +3,7 @@
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed},
+        atomic::{AtomicBool, Ordering::Relaxed},
     },
     time::Duration,
 };
@@ -19,7 +19,9 @@ use tokio::{
 use crate::support::{
     Fabric,
     client::{Http1, get, request, whole},
-    eventually, ok,
+    eventually,
+    load::Load,
+    ok,
     process::Process,
     service::{self, full},
     soon,
@@ -116,29 +118,13 @@ async fn an_agent_that_leaves_beside_another_costs_no_request_of_any_method() {
     let fabric = Fabric::start().await;
     let service = service::mirror().await;
     let _stays = fabric.agent("web", Kind::Http, service.address).await;
-    let edge = fabric.addresses.edge;
-    let (tasks, stop) = (Tasks::new(), Arc::new(AtomicBool::new(false)));
-    let answered = Arc::new(AtomicUsize::new(0));
-    for method in ["GET", "POST", "GET", "POST"] {
-        let (stop, answered) = (Arc::clone(&stop), Arc::clone(&answered));
-        tasks.spawn(async move {
-            let mut client = Http1::connect(edge).await;
-            while !stop.load(Relaxed) {
-                let answer = client.ask(request(method, "web", "/", "x")).await;
-                assert_eq!(answer.status, StatusCode::OK, "{method}: {}", answer.text());
-                answered.fetch_add(1, Relaxed);
-            }
-        });
-    }
+    let load = Load::start(fabric.addresses.edge, &["GET", "POST"]);
     for _ in 0..5 {
-        let before = answered.load(Relaxed);
         let leaves = fabric.agent("web", Kind::Http, service.address).await;
-        eventually("requests go on", async || answered.load(Relaxed) > before + 50).await;
+        load.goes_on().await;
         ok(leaves.drain(Duration::from_secs(10)).await);
     }
-    stop.store(true, Relaxed);
-    tasks.wait_empty().await;
-    assert!(answered.load(Relaxed) > 250);
+    load.end().await;
 }
 
 #[tokio::test]

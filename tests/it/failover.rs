@@ -5,21 +5,19 @@ use std::{
     collections::HashMap,
     net::SocketAddr,
     path::Path,
-    sync::{
-        Arc, Mutex,
-        atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed},
-    },
+    sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
 
-use adit::drain::Tasks;
 use http::{Response, StatusCode};
 use http_body_util::BodyExt;
 use tempfile::TempDir;
 
 use crate::support::{
-    client::{Http1, get, request, whole},
-    eventually, ok,
+    client::get,
+    eventually,
+    load::Load,
+    ok,
     process::Process,
     service::{self, Running, full},
 };
@@ -187,93 +185,6 @@ impl Deliveries {
     fn twice(&self) -> Vec<String> {
         let seen = self.counts.lock().expect("nobody panics with it");
         seen.iter().filter(|(id, count)| !id.is_empty() && **count > 1).map(|(id, _)| id.clone()).collect()
-    }
-}
-
-/// Clients that ask, one request after the other, until they are stopped.
-struct Load {
-    tasks: Tasks,
-    stop: Arc<AtomicBool>,
-    answered: Arc<AtomicUsize>,
-    failed: Arc<Mutex<Vec<String>>>,
-    slowest: Arc<Mutex<Duration>>,
-}
-
-impl Load {
-    fn start(edge: SocketAddr, methods: &[&'static str]) -> Self {
-        let load = Self {
-            tasks: Tasks::new(),
-            stop: Arc::default(),
-            answered: Arc::default(),
-            failed: Arc::default(),
-            slowest: Arc::default(),
-        };
-        for (client, method) in methods.iter().cycle().take(4).copied().enumerate() {
-            let (stop, answered) = (Arc::clone(&load.stop), Arc::clone(&load.answered));
-            let (failed, slowest) = (Arc::clone(&load.failed), Arc::clone(&load.slowest));
-            load.tasks.spawn(async move {
-                let mut connection = Http1::connect(edge).await;
-                let (mut number, run) = (0, rand::random::<u32>());
-                while !stop.load(Relaxed) {
-                    number += 1;
-                    let content =
-                        if method == "POST" { format!("{run}-{client}-{number}") } else { String::new() };
-                    let started = Instant::now();
-                    let outcome = match connection.send(request(method, "web", "/", content)).await {
-                        Ok(response) => {
-                            let answer = whole(response).await;
-                            if answer.status == StatusCode::OK {
-                                Ok(())
-                            } else {
-                                Err(answer.text().to_owned())
-                            }
-                        }
-                        Err(error) => Err(error.to_string()),
-                    };
-                    let took = started.elapsed();
-                    {
-                        let mut slowest = slowest.lock().expect("nobody panics with it");
-                        *slowest = took.max(*slowest);
-                    }
-                    match outcome {
-                        Ok(()) => drop(answered.fetch_add(1, Relaxed)),
-                        Err(error) => {
-                            failed.lock().expect("nobody panics with it").push(format!("{method}: {error}"))
-                        }
-                    }
-                    if connection.is_closed() {
-                        connection = Http1::connect(edge).await;
-                    }
-                    // A hundred or two a second: the load is there to meet each moment, not to fill the machine.
-                    tokio::time::sleep(Duration::from_millis(10)).await;
-                }
-            });
-        }
-        load
-    }
-
-    async fn goes_on(&self) {
-        let before = self.answered.load(Relaxed);
-        eventually("requests go on", async || self.answered.load(Relaxed) > before + 100).await;
-    }
-
-    /// Ends the load: how many were answered, none having failed, and how long the slowest took.
-    #[expect(clippy::print_stdout, reason = "figures for whoever runs this with --nocapture")]
-    async fn end(self) -> (usize, Duration) {
-        self.stop.store(true, Relaxed);
-        self.tasks.wait_empty().await;
-        let failed = self.failed.lock().expect("nobody panics with it");
-        let answered = self.answered.load(Relaxed);
-        assert!(
-            failed.is_empty(),
-            "{} of {} failed: {:?}",
-            failed.len(),
-            answered + failed.len(),
-            &failed[..failed.len().min(5)]
-        );
-        let slowest = *self.slowest.lock().expect("nobody panics with it");
-        println!("{answered} requests answered, none failed, the slowest after {slowest:?}");
-        (answered, slowest)
     }
 }
 

@@ -5,6 +5,7 @@ pub(crate) mod client;
 pub(crate) mod cluster;
 pub(crate) mod log;
 pub(crate) mod http2;
+pub(crate) mod load;
 pub(crate) mod middle;
 #[cfg(target_os = "linux")]
 pub(crate) mod network;
