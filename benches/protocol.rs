@@ -3,8 +3,8 @@
 use std::hint::black_box;
 
 use adit::protocol::{
-    AgentId, Control, EndpointId, Flow, Frame, Hello, Hop, Kind, Listen, Open, Retire, Role, Secret, decode,
-    encode,
+    AgentId, Control, EndpointId, Flow, Frame, Hello, Hop, Kind, Listen, ListenOptions, Open, Retire, Role,
+    Secret, decode, encode,
 };
 use bytes::BytesMut;
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
@@ -35,7 +35,12 @@ fn hello() -> Control {
         tenant: None,
         token: Some(Secret::new("t".repeat(1024))),
         listens: (0..256)
-            .map(|id| Listen { id, endpoint: endpoint(&format!("service-{id}.example")), kind: Kind::Http })
+            .map(|id| Listen {
+                id,
+                endpoint: endpoint(&format!("service-{id}.example")),
+                kind: Kind::Http,
+                options: ListenOptions::default(),
+            })
             .collect(),
         avoid: Vec::new(),
     })

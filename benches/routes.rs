@@ -26,7 +26,7 @@ fn routes(number: usize) -> Vec<Route> {
         .collect()
 }
 
-fn registry(endpoints: usize) -> ArcSwap<Table<Route>> {
+fn registry(endpoints: usize) -> ArcSwap<Table<Name, Route>> {
     let table =
         (0..endpoints).fold(Table::default(), |table, number| table.with(&name(number), |_| routes(number)));
     ArcSwap::from_pointee(table)

@@ -1,16 +1,24 @@
 //! An agent process: serves endpoints from local services.
 //!
-//! Owns one listener an endpoint; each flow that arrives becomes a connection to the service, joined byte for byte. Built on
-//! `client`, which keeps the links. It never parses what it carries.
+//! Owns one listener an endpoint; each flow that arrives becomes a connection to the service, joined byte for byte, or for
+//! UDP a socket, joined packet for packet. Built on `client`, which keeps the links. It parses what it carries only where an
+//! endpoint's options ask for that.
 
+mod access;
+mod connection;
 mod health;
+mod http;
+mod rewrite;
 mod service;
+mod udp;
 
 use std::{sync::Arc, time::Duration};
 
-use tokio::time::Instant;
+use tokio::{sync::Notify, time::Instant};
 
+pub use self::http::HttpOptions;
 pub use health::{HealthCheck, InvalidProbe, Probe};
+pub use rewrite::{Field, FieldName, InvalidField, Rewrite};
 pub use service::{InvalidService, Service, ServiceAddress, ServiceTls};
 
 use health::{Change, Watch};
@@ -18,9 +26,12 @@ use health::{Change, Watch};
 use crate::{
     client::{self, Client, FlowsCut, Incoming, ListenError, Listener},
     drain::Tasks,
-    protocol::{EndpointId, Kind, Refusal},
+    protocol::{EndpointId, Kind, ListenOptions, Refusal},
     splice::{Counts, splice},
 };
+
+/// How often a service that does not answer is asked which version of HTTP it speaks.
+const ASK_AGAIN: Duration = Duration::from_secs(5);
 
 /// What an agent serves, and where.
 #[derive(Debug, Clone)]
@@ -36,12 +47,18 @@ pub struct Config {
 pub struct Endpoint {
     /// Its name.
     pub name: EndpointId,
-    /// What the service speaks.
+    /// What the service speaks. Of HTTP, one that has TLS chooses the version itself.
     pub kind: Kind,
+    /// What else nodes are told of it.
+    pub options: ListenOptions,
     /// Where the service is.
     pub service: Service,
     /// How to know that the service is up. Without, it is taken to be.
     pub health: Option<HealthCheck>,
+    /// After how long without a packet an association ends, where the kind is UDP.
+    pub udp_idle: Duration,
+    /// What is done with requests, where the kind is HTTP. Without, flows are passed on unread.
+    pub http: Option<HttpOptions>,
 }
 
 /// Why an agent does not start.
@@ -85,21 +102,18 @@ impl Agent {
                 endpoint: Arc::new(endpoint.clone()),
                 client: self.client.clone(),
                 tasks: self.tasks.clone(),
+                doubt: Arc::default(),
             };
-            match &endpoint.health {
-                None => {
-                    let mut listener = server.listen().await?;
-                    self.tasks.spawn(async move { server.accept(&mut listener).await });
-                }
-                Some(check) => {
-                    let mut watch = Watch::new(check.clone(), endpoint.service.clone());
-                    let listener = match watch.check().await {
-                        Some(Change::Up) => Some(server.listen().await?),
-                        _ => None,
-                    };
-                    self.tasks.spawn(async move { server.accept_while_up(listener, watch).await });
-                }
-            }
+            let mut watch = endpoint
+                .health
+                .clone()
+                .map(|check| Watch::new(check, endpoint.service.clone(), endpoint.kind));
+            let up = match &mut watch {
+                None => true,
+                Some(watch) => watch.check().await == Some(Change::Up),
+            };
+            let serving = if up { Some(server.listen().await?) } else { None };
+            self.tasks.spawn(async move { server.run(serving, watch).await });
             Ok(())
         });
         futures_util::future::try_join_all(serving).await.map(drop)
@@ -133,64 +147,135 @@ struct Server {
     endpoint: Arc<Endpoint>,
     client: Client,
     tasks: Tasks,
+    /// Told when the service may speak another version of HTTP than the one that is being served.
+    doubt: Arc<Notify>,
+}
+
+/// An endpoint that is being served.
+#[derive(Debug)]
+struct Serving {
+    listener: Listener,
+    /// What nodes have been told that the service speaks.
+    kind: Kind,
 }
 
 impl Server {
-    async fn listen(&self) -> Result<Listener, ListenError> {
-        let Endpoint { name, kind, service, .. } = &*self.endpoint;
-        let listener = self.client.listen(name.clone(), *kind).await?;
-        tracing::info!(endpoint = %name, %service, "serving");
-        Ok(listener)
+    /// Serves the endpoint with the version of HTTP that its service chooses now. When that cannot be asked, it is the older
+    /// one, so that clients are told why the service cannot be reached.
+    async fn listen(&self) -> Result<Serving, ListenError> {
+        let Endpoint { name, options, service, .. } = &*self.endpoint;
+        let mut kind = self.endpoint.kind;
+        if self.may_choose() {
+            match service.negotiate(kind).await {
+                Ok((_, chosen)) => kind = chosen,
+                Err(_) => self.doubt.notify_one(),
+            }
+        }
+        let listener = self.client.listen_with(name.clone(), kind, options.clone()).await?;
+        tracing::info!(endpoint = %name, %service, kind = kind.name(), "serving");
+        Ok(Serving { listener, kind })
+    }
+
+    /// Whether the service chooses the version of HTTP. What is to be done with requests is done in the older one.
+    fn may_choose(&self) -> bool {
+        let Endpoint { kind, service, http, .. } = &*self.endpoint;
+        *kind == Kind::Http && http.is_none() && service.chooses()
     }
 
     /// Takes flows until the listener is closed. Cancel safe.
     async fn accept(&self, listener: &mut Listener) {
         while let Some(incoming) = listener.accept().await {
             // As many at once as the link permits.
-            self.tasks.spawn(join(incoming, Arc::clone(&self.endpoint)));
+            let endpoint = Arc::clone(&self.endpoint);
+            match endpoint.kind {
+                Kind::Udp => self.tasks.spawn(udp::join(incoming, endpoint, self.client.clone())),
+                _ => self.tasks.spawn(join(incoming, endpoint, Arc::clone(&self.doubt))),
+            }
         }
     }
 
     /// Serves the endpoint while its service is up, until the agent leaves.
-    async fn accept_while_up(&self, mut listener: Option<Listener>, mut watch: Watch) {
+    async fn run(&self, mut serving: Option<Serving>, mut watch: Option<Watch>) {
         let Endpoint { name, service, .. } = &*self.endpoint;
         loop {
-            if let Some(mut listener) = listener.take() {
+            let mut up = false;
+            if let Some(Serving { mut listener, kind }) = serving.take() {
                 tokio::select! {
                     () = self.accept(&mut listener) => return,
-                    () = watch.until(Change::Down) => {}
+                    () = down(watch.as_mut()) => {}
+                    () = self.chooses_otherwise(kind) => up = true,
                 }
                 listener.close().await;
                 // What was on its way before every node had acknowledged.
                 self.accept(&mut listener).await;
             }
-            tracing::warn!(endpoint = %name, %service, "the service is down: the endpoint is not served until it is up");
-            let up = async {
-                watch.until(Change::Up).await;
+            let listening = async {
+                match &mut watch {
+                    _ if up => {}
+                    Some(watch) => {
+                        tracing::warn!(endpoint = %name, %service, "the service is down: the endpoint is not served until it is up");
+                        watch.until(Change::Up).await;
+                    }
+                    None => tokio::time::sleep(ASK_AGAIN).await,
+                }
                 self.listen().await
             };
             let listening = tokio::select! {
-                listening = up => listening,
+                listening = listening => listening,
                 () = self.tasks.signalled() => return,
             };
             match listening {
-                Ok(new) => listener = Some(new),
+                Ok(new) => serving = Some(new),
                 Err(error) => {
                     let error = crate::telemetry::report(&error);
                     tracing::error!(endpoint = %name, error, "the service is up, and its endpoint cannot be served");
-                    watch.doubt();
+                    if let Some(watch) = &mut watch {
+                        watch.doubt();
+                    }
                 }
+            }
+        }
+    }
+
+    /// Waits until the service has chosen another version of HTTP than the one that is being served. It is asked only when
+    /// something makes that likely, and then until it answers.
+    async fn chooses_otherwise(&self, kind: Kind) {
+        let Endpoint { service, .. } = &*self.endpoint;
+        if !self.may_choose() {
+            return std::future::pending().await;
+        }
+        loop {
+            self.doubt.notified().await;
+            let chosen = loop {
+                match service.negotiate(self.endpoint.kind).await {
+                    Ok((_, chosen)) => break chosen,
+                    Err(_) => tokio::time::sleep(ASK_AGAIN).await,
+                }
+            };
+            if chosen != kind {
+                return;
             }
         }
     }
 }
 
+/// Waits until a service is found to be down; one that nobody watches never is.
+async fn down(watch: Option<&mut Watch>) {
+    match watch {
+        Some(watch) => watch.until(Change::Down).await,
+        None => std::future::pending().await,
+    }
+}
+
 /// Joins one flow to a new connection of the service.
-async fn join(incoming: Incoming, endpoint: Arc<Endpoint>) {
+async fn join(incoming: Incoming, endpoint: Arc<Endpoint>, doubt: Arc<Notify>) {
     let client = incoming.open().client;
-    let connection = match endpoint.service.connect().await {
+    let connection = match endpoint.service.connect(incoming.open().kind).await {
         Ok(connection) => connection,
         Err(error) => {
+            if endpoint.kind == Kind::Http && error.is_of_version() {
+                doubt.notify_one();
+            }
             tracing::warn!(endpoint = %endpoint.name, %error, "the service cannot be reached");
             return incoming.refuse(Refusal::new(error.code(), error.to_string())).await;
         }
@@ -201,6 +286,9 @@ async fn join(incoming: Incoming, endpoint: Arc<Endpoint>) {
             return tracing::debug!(endpoint = %endpoint.name, %error, "a flow went away before it began");
         }
     };
+    if let (Kind::Http, Some(options)) = (endpoint.kind, &endpoint.http) {
+        return http::serve(flow, connection, &endpoint.name, options).await;
+    }
     let counts = Counts::default();
     let end = splice(flow, connection, &counts).await;
     tracing::debug!(

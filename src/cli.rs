@@ -19,7 +19,8 @@ use clap::{CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
 
 use crate::config::{
-    self, EndpointKind, ForwardTcpArgs, NodeArgs, ParseError, RunAgentArgs, RunForwardArgs, ServeArgs,
+    self, ForwardTcpArgs, ForwardUdpArgs, NodeArgs, ParseError, RunAgentArgs, RunForwardArgs, ServeArgs,
+    ServeHttpArgs, ServeUdpArgs,
 };
 use failure::Failure;
 
@@ -48,12 +49,19 @@ Example of a file:
   [[endpoint]]
   name = \"web\"
   address = 3000
+  header = [\"x-tenant=7\"]  # any flag for requests of `adit agent http`
 
   [[endpoint]]
   name = \"db\"
   kind = \"tcp\"             # http if it is left out
   address = \"tls://10.0.0.5:5432\"
   upstream-ca = \"db.pem\"   # or upstream-insecure = true
+
+  [[endpoint]]
+  name = \"dns\"
+  kind = \"udp\"
+  address = 53
+  udp-idle = \"5s\"          # 1m if it is left out
 ";
 
 const FORWARD_FILE: &str = "\
@@ -64,6 +72,12 @@ Example of a file:
   [[port]]
   listen = 5432              # or \"host:port\"
   endpoint = \"db\"
+
+  [[port]]
+  listen = 5353
+  kind = \"udp\"             # tcp if it is left out
+  endpoint = \"dns\"
+  udp-idle = \"5s\"          # 1m if it is left out
 ";
 
 #[derive(Debug, Subcommand)]
@@ -96,10 +110,13 @@ enum Command {
 enum AgentCommand {
     /// Serve a local web service
     #[command(after_help = ENVIRONMENT)]
-    Http(Box<ServeArgs>),
+    Http(Box<ServeHttpArgs>),
     /// Serve a local TCP service
     #[command(after_help = ENVIRONMENT)]
     Tcp(Box<ServeArgs>),
+    /// Serve a local UDP service
+    #[command(after_help = ENVIRONMENT)]
+    Udp(Box<ServeUdpArgs>),
     /// Serve all endpoints of a file
     #[command(after_help = format!("{AGENT_FILE}\n{ENVIRONMENT}\n\n{FILE}"))]
     Run(Box<RunAgentArgs>),
@@ -110,6 +127,9 @@ enum ForwardCommand {
     /// Forward one TCP port
     #[command(after_help = ENVIRONMENT)]
     Tcp(Box<ForwardTcpArgs>),
+    /// Forward one UDP port
+    #[command(after_help = ENVIRONMENT)]
+    Udp(Box<ForwardUdpArgs>),
     /// Forward all ports of a file
     #[command(after_help = format!("{FORWARD_FILE}\n{ENVIRONMENT}\n\n{FILE}"))]
     Run(Box<RunForwardArgs>),
@@ -137,10 +157,12 @@ fn execute(command: Command) -> Result<(), Failure> {
     match command {
         Command::Demo(args) => demo::run(args),
         Command::Node(args) => node::run(*args),
-        Command::Agent(AgentCommand::Http(args)) => agent::serve(*args, EndpointKind::Http),
-        Command::Agent(AgentCommand::Tcp(args)) => agent::serve(*args, EndpointKind::Tcp),
+        Command::Agent(AgentCommand::Http(args)) => agent::http(*args),
+        Command::Agent(AgentCommand::Tcp(args)) => agent::tcp(*args),
+        Command::Agent(AgentCommand::Udp(args)) => agent::udp(*args),
         Command::Agent(AgentCommand::Run(args)) => agent::run(*args),
         Command::Forward(ForwardCommand::Tcp(args)) => forward::tcp(*args),
+        Command::Forward(ForwardCommand::Udp(args)) => forward::udp(*args),
         Command::Forward(ForwardCommand::Run(args)) => forward::run(*args),
         Command::Status(args) => status::run(&args),
         // All that goes wrong there is a file or a name that the user gave.

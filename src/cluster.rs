@@ -5,6 +5,7 @@
 //! an upstream and never touches a client.
 
 pub mod exchange;
+mod faults;
 mod links;
 pub mod membership;
 mod node;
@@ -35,7 +36,7 @@ use crate::{
     protocol::{Close, Load, NodeAddress, NodeId, PeerRoute, Phase},
     telemetry::Metrics,
     tls,
-    transport::{Settings, Stream, quic},
+    transport::{PacketCounters, Settings, Stream, quic},
 };
 use membership::Member;
 
@@ -114,8 +115,13 @@ impl fmt::Debug for Shared {
 /// What membership is told.
 #[derive(Debug)]
 enum Event {
-    /// A peer's message.
-    Heard(Bytes),
+    /// A datagram of a peer's link.
+    Heard {
+        /// Whose link it is.
+        from: NodeId,
+        /// What should be a message of that node.
+        data: Bytes,
+    },
     /// A link to this member has been made.
     Linked(Member),
     /// This node leaves; answered once it has said so.
@@ -205,6 +211,7 @@ impl Cluster {
         announcements: Arc<Announcements>,
         handler: Arc<dyn Handler>,
         metrics: &Metrics,
+        packets: PacketCounters,
     ) -> Result<Self, StartError> {
         let opened = links::open(&config, settings)?;
         let address = opened.listener.local_address().map_err(StartError::Address)?;
@@ -230,7 +237,7 @@ impl Cluster {
         });
         shared.members_changed();
         let listener = Arc::clone(&opened.listener);
-        links::run(Arc::clone(&shared), opened, config.join, events, metrics);
+        links::run(Arc::clone(&shared), opened, config.join, events, metrics, packets);
         Ok(Self { shared, listener, address })
     }
 

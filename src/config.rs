@@ -5,27 +5,36 @@
 //! makes development certificates, and never opens a socket.
 
 mod agent;
+mod agent_http;
 mod connect;
 mod forward;
 mod layers;
+mod limits;
 mod link;
 mod log;
 mod node;
+mod udp;
 
 use std::{io, path::PathBuf, time::Duration};
 
-pub use agent::{AgentArgs, EndpointArgs, EndpointKind, RunAgentArgs, ServeArgs, UpstreamArgs};
+pub use agent::{
+    AgentArgs, EndpointArgs, EndpointKind, RunAgentArgs, ServeArgs, ServeHttpArgs, ServeUdpArgs, UpstreamArgs,
+};
+pub use agent_http::HttpArgs;
 pub use connect::ConnectArgs;
-pub use forward::{ForwardArgs, ForwardTcpArgs, PortArgs, RunForwardArgs};
+pub use forward::{ForwardArgs, ForwardTcpArgs, ForwardUdpArgs, PortArgs, PortKind, RunForwardArgs};
 pub use layers::{ParseError, from_words, parse};
+pub use limits::LimitArgs;
 pub use link::LinkArgs;
 pub use log::LogArgs;
 pub use node::NodeArgs;
+pub use udp::UdpArgs;
 
 use crate::{
     agent::InvalidService,
+    edge,
     net::HostPort,
-    protocol::{EndpointId, NodeId},
+    protocol::{EndpointId, HostPattern, NodeId},
     tls,
 };
 
@@ -127,6 +136,28 @@ pub enum ConfigError {
         /// The endpoint.
         endpoint: EndpointId,
     },
+    /// What a service of UDP cannot have.
+    #[error("{option} is not for UDP: leave it out for {endpoint}, and give its address as host:port")]
+    NotForUdp {
+        /// What it is.
+        option: &'static str,
+        /// The endpoint.
+        endpoint: EndpointId,
+    },
+    /// Options for requests of a service that has none.
+    #[error("{option} is for services that speak HTTP/1.1, and {endpoint}'s does not: leave it out")]
+    NotHttp {
+        /// The option.
+        option: &'static str,
+        /// The endpoint.
+        endpoint: EndpointId,
+    },
+    /// An option for cleartext HTTP/2 and a service that cannot have it.
+    #[error(
+        "--h2c is for web services without TLS, and {0}'s is none: leave it out; a service with TLS says itself whether it \
+         speaks HTTP/2"
+    )]
+    NoH2c(EndpointId),
     /// The file has nothing to do.
     #[error("{} has no [[{table}]]: add one for each {table}", path.display())]
     Nothing {
@@ -138,6 +169,9 @@ pub enum ConfigError {
     /// An endpoint is served twice.
     #[error("there are two [[endpoint]] tables for {0}: one process serves an endpoint once")]
     Duplicate(EndpointId),
+    /// A host is mapped to two endpoints.
+    #[error("--host maps {0} to two endpoints: leave one of them out")]
+    HostTwice(HostPattern),
     /// A name to listen on has no address.
     #[error(
         "{listen} cannot be resolved, so there is nothing to listen on for {endpoint}: use an address of this host"
@@ -192,6 +226,26 @@ fn duration(text: &str) -> Result<Duration, humantime::DurationError> {
 /// A number of bytes.
 fn bytes(text: &str) -> Result<u64, &'static str> {
     text.parse().map_err(|_| "expected a number of bytes, such as 1048576")
+}
+
+/// A port and the endpoint behind it, as in 5432=db or 0.0.0.0:5432=db.
+fn port(text: &str) -> Result<edge::Port, String> {
+    let (listen, endpoint) =
+        text.split_once('=').ok_or("expected LISTEN=ENDPOINT, such as 0.0.0.0:5432=db")?;
+    let bind = match listen.parse() {
+        Ok(port) => std::net::SocketAddr::from(([127, 0, 0, 1], port)),
+        Err(_) => address(listen)?,
+    };
+    let endpoint = EndpointId::new(endpoint).map_err(|error| error.to_string())?;
+    Ok(edge::Port { bind, endpoint })
+}
+
+/// A host and the endpoint that it stands for, as in app.customer.com=web.
+fn mapping(text: &str) -> Result<(HostPattern, EndpointId), String> {
+    let (host, endpoint) =
+        text.split_once('=').ok_or("expected NAME=ENDPOINT, such as app.customer.com=web")?;
+    let host = HostPattern::new(host).map_err(|error| error.to_string())?;
+    Ok((host, EndpointId::new(endpoint).map_err(|error| error.to_string())?))
 }
 
 /// An address to listen on. A name could stand for several, so only a number will do.

@@ -1,15 +1,27 @@
-//! The front doors of a node for HTTP clients: HTTP/1.1 and HTTP/2, in the clear and with TLS.
+//! The front doors of a node: HTTP/1.1 and HTTP/2, in the clear and with TLS; HTTP/3; TLS that is passed on unopened; and
+//! plain ports for single endpoints, TCP or UDP.
 //!
 //! Owns the listeners, the clients' connections, and what clients are told when something fails. It parses HTTP, the only
-//! time on the way; requests go on through `upstream`.
+//! time on the way; requests and connections go on through `upstream`.
 
+mod activity;
+mod admission;
 mod body;
 mod connection;
 mod endpoint;
 mod error;
+mod h3;
 mod headers;
+mod heads;
 mod http;
+mod limits;
+mod meaning;
 mod metrics;
+mod postgres;
+mod sni;
+mod socket;
+mod tcp;
+pub mod udp;
 
 use std::{
     io,
@@ -21,29 +33,36 @@ use std::{
     time::Duration,
 };
 
+use ::http::HeaderValue;
 use tokio::{net::TcpListener, sync::Semaphore};
 use tokio_rustls::TlsAcceptor;
 
+use admission::Admissions;
+pub use limits::Limits;
+
 use crate::{
     drain::{Aborted, Tasks},
+    protocol::EndpointId,
     telemetry::Metrics,
     tls,
+    transport::quic,
     upstream::Upstreams,
 };
+use connection::Door;
 
-/// How the edge listens, and its limits.
+/// How the edge listens, and what it allows.
 #[derive(Debug, Clone)]
 pub struct Config {
     /// Where HTTP is spoken in the clear.
     pub bind: SocketAddr,
     /// Where HTTP is spoken over TLS, if anywhere.
     pub tls: Option<TlsConfig>,
-    /// How long a service has to begin its response, from the last byte of the request on.
-    pub request_timeout: Duration,
-    /// The most bytes of names and values of a request's header fields.
-    pub max_header_bytes: usize,
-    /// The most bytes of a request's body; no limit when absent.
-    pub max_body_bytes: Option<u64>,
+    /// Where TLS is passed on to the endpoint that its client names, if anywhere.
+    pub sni: Option<SocketAddr>,
+    /// Plain ports, each for one endpoint.
+    pub tcp: Vec<Port>,
+    /// What clients may do.
+    pub limits: Limits,
 }
 
 /// The edge with TLS.
@@ -53,13 +72,35 @@ pub struct TlsConfig {
     pub bind: SocketAddr,
     /// Its certificates, chosen by the name that the client asks for; the first for all other names.
     pub identities: Vec<tls::Identity>,
+    /// HTTP/3, on the UDP port of the same number.
+    pub http3: Http3,
+}
+
+/// Whether there is HTTP/3, and on which port clients are told to find it (`Alt-Svc`, RFC 7838).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Http3 {
+    /// There is none.
+    Off,
+    /// On the port that is bound.
+    Bound,
+    /// On another, which something in between maps to it.
+    Port(u16),
+}
+
+/// A port whose connections are all for one endpoint.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Port {
+    /// Where it listens.
+    pub bind: SocketAddr,
+    /// The endpoint behind it.
+    pub endpoint: EndpointId,
 }
 
 /// Why an edge does not start.
 #[derive(Debug, thiserror::Error)]
 pub enum BindError {
     /// A port cannot be bound.
-    #[error("cannot listen on TCP {address} for HTTP ({flag})")]
+    #[error("cannot listen on TCP {address} for clients ({flag})")]
     Bind {
         /// The address that was asked for.
         address: SocketAddr,
@@ -68,6 +109,9 @@ pub enum BindError {
         /// Why.
         source: io::Error,
     },
+    /// The UDP port of HTTP/3 cannot be bound.
+    #[error("the port of HTTP/3 does not open; --edge-http3-port 0 does without HTTP/3")]
+    Http3(#[from] quic::BindError),
     /// The certificates cannot be used.
     #[error("the edge's certificates cannot be used")]
     Tls(#[from] tls::ConfigError),
@@ -77,11 +121,14 @@ pub enum BindError {
 #[derive(Debug)]
 struct Shared {
     upstreams: Upstreams,
-    limits: Config,
+    limits: Limits,
+    admissions: Admissions,
     counters: metrics::Counters,
     /// Tells clients to open their next connection elsewhere.
     closing: AtomicBool,
     connections: Tasks,
+    /// What clients that come by TCP are told of HTTP/3.
+    alt_svc: Option<HeaderValue>,
     /// TLS handshakes that may be made at once: they cost far more than the connections that send nothing.
     handshakes: Semaphore,
 }
@@ -96,6 +143,8 @@ pub struct Edge {
     accepting: Tasks,
     address: SocketAddr,
     tls_address: Option<SocketAddr>,
+    sni_address: Option<SocketAddr>,
+    ports: Vec<Port>,
 }
 
 impl Edge {
@@ -105,35 +154,47 @@ impl Edge {
     /// When a port is taken, or a certificate cannot be used.
     pub async fn start(config: Config, upstreams: Upstreams, metrics: &Metrics) -> Result<Self, BindError> {
         let (plain, address) = bind(config.bind, "--edge-bind").await?;
-        let tls = match &config.tls {
-            None => None,
-            Some(tls) => {
-                let server =
-                    tls::server_config(&tls.identities, tls::ClientAuth::None, &[b"h2", b"http/1.1"])?;
-                let (listener, address) = bind(tls.bind, "--edge-tls-bind").await?;
-                Some((listener, address, TlsAcceptor::from(Arc::new(server))))
-            }
-        };
+        let mut doors = vec![(plain, Door::Http)];
+        let mut tls_address = None;
+        let mut http3 = None;
+        if let Some(tls) = &config.tls {
+            let server = tls::server_config(&tls.identities, tls::ClientAuth::None, &[b"h2", b"http/1.1"])?;
+            let (listener, address) = bind(tls.bind, "--edge-tls-bind").await?;
+            tls_address = Some(address);
+            http3 = bind_http3(tls, address, config.limits.max_streams)?;
+            doors.push((listener, Door::Https(TlsAcceptor::from(Arc::new(server)))));
+        }
+        let mut sni_address = None;
+        if let Some(wanted) = config.sni {
+            let (listener, address) = bind(wanted, "--edge-sni-bind").await?;
+            sni_address = Some(address);
+            doors.push((listener, Door::Sni));
+        }
+        let mut ports = Vec::new();
+        for Port { bind: wanted, endpoint } in &config.tcp {
+            let (listener, bind) = bind(*wanted, "--tcp").await?;
+            ports.push(Port { bind, endpoint: endpoint.clone() });
+            doors.push((listener, Door::Tcp(endpoint.clone())));
+        }
+        let counters = metrics::Counters::new(metrics);
         let shared = Arc::new(Shared {
             upstreams,
-            limits: config,
-            counters: metrics::Counters::new(metrics),
+            alt_svc: http3.as_ref().map(|(_, alt_svc)| alt_svc.clone()),
+            admissions: Admissions::new(config.limits.max_connections, counters.clone()),
+            limits: config.limits,
+            counters,
             closing: AtomicBool::new(false),
             connections: Tasks::new(),
             handshakes: Semaphore::new(HANDSHAKES),
         });
         let accepting = Tasks::new();
-        accepting.spawn(connection::accept(plain, None, Arc::clone(&shared), accepting.clone()));
-        let tls_address = tls.map(|(listener, address, acceptor)| {
-            accepting.spawn(connection::accept(
-                listener,
-                Some(acceptor),
-                Arc::clone(&shared),
-                accepting.clone(),
-            ));
-            address
-        });
-        Ok(Self { shared, accepting, address, tls_address })
+        for (listener, door) in doors {
+            accepting.spawn(connection::accept(listener, door, Arc::clone(&shared), accepting.clone()));
+        }
+        if let Some((listener, _)) = http3 {
+            accepting.spawn(h3::accept(listener, Arc::clone(&shared), accepting.clone()));
+        }
+        Ok(Self { shared, accepting, address, tls_address, sni_address, ports })
     }
 
     /// Where HTTP is spoken in the clear.
@@ -146,13 +207,23 @@ impl Edge {
         self.tls_address
     }
 
+    /// Where TLS is passed on unopened.
+    pub fn sni_address(&self) -> Option<SocketAddr> {
+        self.sni_address
+    }
+
+    /// The plain ports, with the addresses that were bound.
+    pub fn ports(&self) -> &[Port] {
+        &self.ports
+    }
+
     /// Goes on serving, and tells clients with each answer that their connection ends.
     pub fn closing(&self) {
         self.shared.closing.store(true, Relaxed);
     }
 
-    /// Stops accepting and finishes what is under way: HTTP/1.1 connections end with their request, HTTP/2 ones with
-    /// GOAWAY and their last stream, upgraded ones when they end, all at the deadline.
+    /// Stops accepting and finishes what is under way: HTTP/1.1 connections end with their request, HTTP/2 and HTTP/3
+    /// ones with GOAWAY and their last stream, upgraded and plain ones when they end, all at the deadline.
     ///
     /// # Errors
     /// When something was left at the deadline.
@@ -168,6 +239,25 @@ impl Drop for Edge {
         self.accepting.abort();
         self.shared.connections.abort();
     }
+}
+
+/// The port of HTTP/3 beside that of TLS, and what clients of that are told of it.
+fn bind_http3(
+    config: &TlsConfig,
+    tls: SocketAddr,
+    max_streams: u32,
+) -> Result<Option<(quic::Listener, HeaderValue)>, BindError> {
+    let port = match config.http3 {
+        Http3::Off => return Ok(None),
+        Http3::Bound => tls.port(),
+        Http3::Port(port) => port,
+    };
+    let server = tls::server_config(&config.identities, tls::ClientAuth::None, &[b"h3"])?;
+    let secret = config.identities.first().ok_or(tls::ConfigError::NoIdentity)?.derive_key(b"adit edge");
+    let listener = quic::Listener::bind_http3(tls, server, &secret, max_streams)?;
+    // RFC 7838 §3; a day is what it would last without saying so.
+    let alt_svc = HeaderValue::from_str(&format!("h3=\":{port}\"; ma=86400"));
+    Ok(alt_svc.ok().map(|alt_svc| (listener, alt_svc)))
 }
 
 async fn bind(address: SocketAddr, flag: &'static str) -> Result<(TcpListener, SocketAddr), BindError> {

@@ -16,14 +16,16 @@ use crate::{
     admin::{self, Admin},
     cluster::{self, Cluster},
     drain::{Aborted, Tasks},
-    edge::{self, Edge},
+    edge::{self, Edge, udp},
     net::HostPort,
-    protocol::{ALPN_LINK, Close, GoAway, GoAwayReason, NodeAddress, NodeId, Phase},
+    protocol::{
+        ALPN_LINK, Close, EndpointId, GoAway, GoAwayReason, HostPattern, NodeAddress, NodeId, Phase, TenantId,
+    },
     relay::Relay,
     telemetry::Metrics,
     tls,
     transport::{self, quic},
-    upstream::Upstreams,
+    upstream::{Name, Upstreams},
 };
 use advertise::Ways;
 use glue::Glue;
@@ -41,12 +43,16 @@ pub struct Config {
     pub cluster: String,
     /// The clients' port.
     pub edge: edge::Config,
+    /// Plain UDP ports for clients.
+    pub udp: udp::Config,
     /// The agents' and forwarders' port.
     pub link: LinkConfig,
     /// The other nodes; a node without is alone. Bound to any address, it is told to them by the one that leads there.
     pub cluster_links: Option<cluster::Config>,
     /// When to ask agents to move to nodes with fewer links.
     pub rebalance: Rebalance,
+    /// Hosts that stand for an endpoint each, whatever their first label.
+    pub hosts: Vec<(HostPattern, EndpointId)>,
     /// How long a request waits at most for an agent of an endpoint that had one a moment ago.
     pub upstream_wait: Duration,
     /// The operators' port.
@@ -88,12 +94,16 @@ impl Default for Rebalance {
 }
 
 /// The addresses that were bound.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Addresses {
     /// HTTP in the clear.
     pub edge: SocketAddr,
     /// HTTP over TLS.
     pub edge_tls: Option<SocketAddr>,
+    /// TLS that is passed on unopened.
+    pub edge_sni: Option<SocketAddr>,
+    /// Plain ports and their endpoints.
+    pub tcp: Vec<edge::Port>,
     /// Links.
     pub link: SocketAddr,
     /// Operators.
@@ -108,6 +118,9 @@ pub enum StartError {
     /// The edge does not.
     #[error(transparent)]
     Edge(#[from] edge::BindError),
+    /// A UDP port does not.
+    #[error(transparent)]
+    Udp(#[from] udp::BindError),
     /// The link port does not.
     #[error("the link port does not open (--link-bind)")]
     Link(#[from] quic::BindError),
@@ -130,6 +143,7 @@ pub struct Node {
     upstreams: Upstreams,
     relay: Relay,
     edge: Edge,
+    udp: udp::Ports,
     links: Links,
     cluster: Option<Arc<Cluster>>,
     _alone: watch::Sender<Arc<[NodeAddress]>>,
@@ -149,9 +163,11 @@ impl Node {
             node,
             cluster,
             edge,
+            udp,
             link,
             cluster_links,
             rebalance,
+            hosts,
             upstream_wait,
             admin,
             grace_period,
@@ -160,7 +176,9 @@ impl Node {
         let LinkConfig { bind, advertise, identity, settings } = link;
         let metrics = Metrics::default();
         let phase = watch::Sender::new(Phase::Starting);
-        let upstreams = Upstreams::new(&metrics, upstream_wait);
+        let hosts =
+            hosts.into_iter().map(|(host, endpoint)| (host, Name { tenant: TenantId::default(), endpoint }));
+        let upstreams = Upstreams::new(&metrics, upstream_wait, hosts);
         let relay = Relay::new(upstreams.clone());
         let peers = Arc::new(OnceLock::new());
         let admin = Admin::start(
@@ -176,6 +194,7 @@ impl Node {
         )
         .await?;
         let edge = Edge::start(edge, upstreams.clone(), &metrics).await?;
+        let udp = udp::Ports::start(udp, &upstreams)?;
         let tls = tls::server_config(std::slice::from_ref(&identity), tls::ClientAuth::None, &[ALPN_LINK])?;
         let secret = identity.derive_key(b"adit link");
         let listener = quic::Listener::bind(bind, tls, Some(&secret), &settings)?;
@@ -204,9 +223,10 @@ impl Node {
                 };
                 let handler = Arc::new(Glue { upstreams: upstreams.clone(), relay: relay.clone() });
                 let announcements = upstreams.announcements();
+                let packets = upstreams.packets().clone();
                 let cluster =
-                    Arc::new(Cluster::start(config, own, &settings, announcements, handler, &metrics)?);
-                Some(Arc::clone(peers.get_or_init(|| cluster)))
+                    Cluster::start(config, own, &settings, announcements, handler, &metrics, packets)?;
+                Some(Arc::clone(peers.get_or_init(|| Arc::new(cluster))))
             }
         };
         let peer_address = cluster_view.as_ref().map(|cluster| cluster.advertised());
@@ -234,6 +254,8 @@ impl Node {
         let addresses = Addresses {
             edge: edge.address(),
             edge_tls: edge.tls_address(),
+            edge_sni: edge.sni_address(),
+            tcp: edge.ports().to_vec(),
             link: address,
             admin: admin.address(),
             peer: cluster_view.as_ref().map(|cluster| cluster.address()),
@@ -245,6 +267,7 @@ impl Node {
             upstreams,
             relay,
             edge,
+            udp,
             links,
             cluster: cluster_view,
             _alone: alone,
@@ -258,6 +281,11 @@ impl Node {
     /// The addresses that were bound.
     pub fn addresses(&self) -> &Addresses {
         &self.addresses
+    }
+
+    /// The plain UDP ports, as they were bound.
+    pub fn udp_ports(&self) -> &[udp::Port] {
+        self.udp.bound()
     }
 
     /// Whether an agent serves the endpoint of the default tenant, here or at a peer.
@@ -296,7 +324,7 @@ impl Node {
         self.relay.refuse_new();
         self.edge.closing();
         tokio::time::sleep(self.drain_delay.min(left())).await;
-        let edge = self.edge.drain(left()).await;
+        let (edge, udp) = tokio::join!(self.edge.drain(left()), self.udp.drain(left()));
         let sessions = self.upstreams.sessions();
         let finished = sessions.iter().map(|session| session.finish(left()));
         let links: Vec<_> = futures_util::future::join_all(finished).await;
@@ -310,8 +338,12 @@ impl Node {
         if let Err(aborted) = admin {
             tracing::debug!(%aborted, "operators' connections were cut");
         }
-        let cut: usize =
-            links.into_iter().chain([edge, peers]).filter_map(Result::err).map(|aborted| aborted.left).sum();
+        let cut: usize = links
+            .into_iter()
+            .chain([edge, udp, peers])
+            .filter_map(Result::err)
+            .map(|aborted| aborted.left)
+            .sum();
         if cut == 0 { Ok(()) } else { Err(Aborted { left: cut, after: self.grace_period }) }
     }
 }

@@ -8,16 +8,22 @@ mod code;
 mod control;
 mod flow;
 mod frame;
+mod host;
 mod id;
+mod listen;
+mod packet;
 mod peer;
 #[cfg(test)]
 mod tests;
 
 pub use code::{Close, Code, Phase, Refusal, Reset};
-pub use control::{Control, GoAway, GoAwayReason, Hello, Listen, NodeAddress, Retire, Role, Welcome};
+pub use control::{Control, GoAway, GoAwayReason, Hello, NodeAddress, Retire, Role, Welcome};
 pub use flow::{Flow, Hop, Kind, Open};
 pub use frame::{DecodeError, Frame, HEADER_LEN, decode, encode};
+pub use host::{HostPattern, InvalidHost};
 pub use id::{AgentId, EndpointId, InvalidId, LinkId, NodeId, Secret, TenantId};
+pub use listen::{Listen, ListenOptions};
+pub use packet::{MAX_PACKET, encode_datagram, encode_packet, split_datagram, split_packet};
 pub use peer::{Load, Peer, PeerHello, PeerRoute, RouteUpdate};
 
 /// The version of the protocol that this crate speaks.

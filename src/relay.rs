@@ -16,9 +16,13 @@ use std::{
 use crate::{
     cluster,
     protocol::{Code, DecodeError, Flow, Hop, Kind, Open, Refusal},
-    splice::{Counts, splice},
+    splice::{
+        Counts,
+        packets::{self, Activity},
+        splice,
+    },
     telemetry,
-    transport::{self, FlowError, Stream},
+    transport::{self, Datagrams, FlowError, Stream},
     upstream::{Name, OpenFlow, OpenFlowError, Session, Upstreams},
 };
 
@@ -70,7 +74,8 @@ impl Relay {
             Err(refusal) => return transport::refuse(stream, refusal).await,
         };
         let name = Name { tenant: open.tenant.clone().unwrap_or_default(), endpoint: open.endpoint.clone() };
-        self.join(stream, Some(from), &name, self.upstreams.open_local(&name, agent, &open)).await;
+        let opening = self.upstreams.open_local(&name, agent, &open);
+        self.join(stream, &from.datagrams, Some(from), &name, open.kind, opening).await;
     }
 
     async fn flow(&self, mut stream: Stream, from: &Session) {
@@ -84,15 +89,18 @@ impl Relay {
             Err(refusal) => return transport::refuse(stream, refusal).await,
         };
         let name = Name { tenant: from.identity.tenant.clone(), endpoint: open.endpoint.clone() };
-        self.join(stream, None, &name, self.upstreams.open(&name, &open)).await;
+        let opening = self.upstreams.open(&name, &open);
+        self.join(stream, &from.datagrams, None, &name, open.kind, opening).await;
     }
 
     /// Joins a flow, of a node or of a forwarder, to one of an agent, once that has been opened.
     async fn join(
         &self,
         mut stream: Stream,
+        datagrams: &Datagrams,
         node: Option<&cluster::Node>,
         name: &Name,
+        kind: Kind,
         opening: impl Future<Output = Result<OpenFlow, OpenFlowError>>,
     ) {
         let opened = tokio::select! {
@@ -113,24 +121,33 @@ impl Relay {
         if let Err(error) = transport::write_flow(&mut stream, &Flow::Opened).await {
             return tracing::debug!(%error, "a flow went away before it began");
         }
-        let (counts, number) = (Counts::default(), stream.id());
-        // Only the node that puts requests on it knows when it is idle, and so when to close it.
-        let pass_on = async {
-            flow.in_use.retired().await;
-            if let Some(node) = node {
-                node.retire(number);
-            }
-            pending::<Infallible>().await
-        };
-        let end = tokio::select! {
-            end = splice(stream, flow.stream, &counts) => end,
-            never = pass_on => match never {},
+        let (to_service, from_service, end) = if kind == Kind::Udp {
+            let (left, right) = (datagrams.associate(stream), flow.datagrams.associate(flow.stream));
+            let activity = Activity::default();
+            let end = packets::join(left, right, &activity, pending()).await;
+            (activity.left_to_right(), activity.right_to_left(), end)
+        } else {
+            let (counts, number) = (Counts::default(), stream.id());
+            // Only the node that puts requests on it knows when it is idle, and so when to close it.
+            let pass_on = async {
+                flow.in_use.retired().await;
+                if let Some(node) = node {
+                    node.retire(number);
+                }
+                pending::<Infallible>().await
+            };
+            let end = tokio::select! {
+                end = splice(stream, flow.stream, &counts) => end,
+                never = pass_on => match never {},
+            };
+            (counts.left_to_right(), counts.right_to_left(), end)
         };
         drop(flow.in_use);
         tracing::debug!(
             endpoint = %name.endpoint,
-            to_service = counts.left_to_right(),
-            from_service = counts.right_to_left(),
+            kind = kind.name(),
+            to_service,
+            from_service,
             broken = end.err().map(|broken| telemetry::report(&broken)),
             "a flow has ended"
         );
@@ -150,7 +167,9 @@ impl Relay {
             }
             _ => {}
         }
-        Ok(Open { tenant: None, kind: Kind::Tcp, hop: Hop::Final, ..open })
+        // Whether a service speaks HTTP is its own affair, and its agent's.
+        let kind = if open.kind == Kind::Udp { Kind::Udp } else { Kind::Tcp };
+        Ok(Open { tenant: None, kind, hop: Hop::Final, ..open })
     }
 }
 

@@ -4,6 +4,8 @@
 //! reset becomes a reset, never a clean end; bytes that were read are written before either. There is no time limit: a
 //! silent join lives as long as both sides do. Driven by its caller's task; dropping the future resets both sides.
 
+pub mod packets;
+
 use std::{
     io::{self, Cursor},
     sync::atomic::{AtomicU64, Ordering::Relaxed},

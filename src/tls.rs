@@ -24,7 +24,7 @@ mod tests_handshakes;
 #[cfg(feature = "server")]
 #[cfg(feature = "server")]
 pub(crate) use certificate::day;
-pub use certificate::{Fingerprint, NODE_NAME, ParseFingerprintError, Summary, is_of_node};
+pub use certificate::{ANY_NODE, Fingerprint, NODE_NAME, ParseFingerprintError, Summary, is_of_node};
 pub use development::{Development, development};
 pub use generate::{Authority, DEFAULT_LIFETIME, GenerateError, Issued, Request, Usage};
 pub use identity::{Identity, IdentityError, LoadError, load_certificates};

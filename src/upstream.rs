@@ -3,15 +3,23 @@
 //! Driven by `node` (which accepts links), `relay` and `edge` (which open flows). It never listens on a port and never
 //! answers a client.
 
+mod body;
 mod choice;
 mod flow;
+mod hosts;
 mod http;
+mod http1;
+mod http2;
+mod idle;
 mod metrics;
-mod pool;
 mod registry;
+mod routes;
 mod session;
+mod shared;
 
+pub use body::{Body, BoxError, ResponseBody};
 pub use flow::{InUse, OpenFlow, OpenFlowError};
-pub use http::{Body, BoxError, ResponseBody, SendError, Upgrade};
+pub use http::SendError;
+pub use http1::Upgrade;
 pub use registry::{EndpointStatus, LinkStatus, Name, Upstreams};
 pub use session::{Identity, Session, State};

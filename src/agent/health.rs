@@ -3,13 +3,14 @@
 use std::{str::FromStr, time::Duration};
 
 use bytes::Bytes;
-use http::{Request, header, uri::PathAndQuery};
+use http::{Request, StatusCode, header, uri::PathAndQuery};
 use http_body_util::Empty;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use tokio::time::Instant;
 
-use super::service::{ConnectError, Service};
+use super::service::{ConnectError, InvalidService, Service};
+use crate::{net::Connection, protocol::Kind};
 
 /// How long a service has to pass one check.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -61,37 +62,69 @@ enum Failure {
     Connect(#[from] ConnectError),
     #[error("no HTTP response: {0}")]
     Http(#[from] hyper::Error),
+    #[error("no HTTP/2 response: {0}")]
+    Http2(#[from] h2::Error),
     #[error("the request cannot be made: {0}")]
     Request(#[from] http::Error),
+    #[error(transparent)]
+    Host(#[from] InvalidService),
     #[error("status {0}")]
-    Status(http::StatusCode),
+    Status(StatusCode),
     #[error("no answer within {PATIENCE:?}")]
     Timeout,
 }
 
 impl Probe {
-    async fn check(&self, service: &Service) -> Result<(), Failure> {
+    async fn check(&self, service: &Service, kind: Kind) -> Result<(), Failure> {
         let checked = async {
-            let connection = service.connect().await?;
+            let (connection, kind) = service.negotiate(kind).await?;
             let Self::Get(path) = self else { return Ok(()) };
-            let (mut sender, connection) = http1::handshake(TokioIo::new(connection)).await?;
-            let request = Request::get(path.as_str())
-                .header(header::HOST, service.authority())
-                .header(header::USER_AGENT, concat!("adit/", env!("CARGO_PKG_VERSION")))
-                .body(Empty::<Bytes>::new())?;
-            let response = sender.send_request(request);
-            tokio::pin!(response);
-            let response = tokio::select! {
-                biased;
-                response = &mut response => response?,
-                // The service has closed the connection, perhaps behind its response.
-                _ = connection => response.await?,
+            let authority = service.host_header()?;
+            let authority = authority.to_str().unwrap_or_default();
+            let status = match kind {
+                Kind::Http2 => get_http2(connection, &format!("http://{authority}{path}")).await?,
+                Kind::Http2Tls => get_http2(connection, &format!("https://{authority}{path}")).await?,
+                _ => get_http1(connection, path, authority).await?,
             };
-            let status = response.status();
             if status.is_success() || status.is_redirection() { Ok(()) } else { Err(Failure::Status(status)) }
         };
         tokio::time::timeout(PATIENCE, checked).await.unwrap_or(Err(Failure::Timeout))
     }
+}
+
+const USER_AGENT: &str = concat!("adit/", env!("CARGO_PKG_VERSION"));
+
+async fn get_http1(
+    connection: Connection,
+    path: &PathAndQuery,
+    authority: &str,
+) -> Result<StatusCode, Failure> {
+    let (mut sender, connection) = http1::handshake(TokioIo::new(connection)).await?;
+    let request = Request::get(path.as_str())
+        .header(header::HOST, authority)
+        .header(header::USER_AGENT, USER_AGENT)
+        .body(Empty::<Bytes>::new())?;
+    let response = sender.send_request(request);
+    tokio::pin!(response);
+    let response = tokio::select! {
+        biased;
+        response = &mut response => response?,
+        // The service has closed the connection, perhaps behind its response.
+        _ = connection => response.await?,
+    };
+    Ok(response.status())
+}
+
+async fn get_http2(connection: Connection, target: &str) -> Result<StatusCode, Failure> {
+    let (mut sender, connection) = h2::client::handshake(connection).await?;
+    let request = Request::get(target).header(header::USER_AGENT, USER_AGENT).body(())?;
+    let (mut response, _) = sender.send_request(request, true)?;
+    let response = tokio::select! {
+        biased;
+        response = &mut response => response?,
+        _ = connection => response.await?,
+    };
+    Ok(response.status())
 }
 
 /// What a check has changed.
@@ -133,20 +166,21 @@ impl Health {
 pub(super) struct Watch {
     check: HealthCheck,
     service: Service,
+    kind: Kind,
     health: Health,
     next: Instant,
 }
 
 impl Watch {
     /// The first check is to be made at once.
-    pub(super) fn new(check: HealthCheck, service: Service) -> Self {
-        Self { check, service, health: Health::default(), next: Instant::now() }
+    pub(super) fn new(check: HealthCheck, service: Service, kind: Kind) -> Self {
+        Self { check, service, kind, health: Health::default(), next: Instant::now() }
     }
 
     /// Makes the next check when it is due.
     pub(super) async fn check(&mut self) -> Option<Change> {
         tokio::time::sleep_until(self.next).await;
-        let result = self.check.probe.check(&self.service).await;
+        let result = self.check.probe.check(&self.service, self.kind).await;
         self.next = Instant::now() + self.check.interval;
         if let Err(failure) = &result {
             tracing::debug!(service = %self.service, %failure, "a health check failed");

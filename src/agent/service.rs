@@ -2,13 +2,19 @@
 
 use std::{fmt, io, str::FromStr, sync::Arc, time::Duration};
 
+use http::HeaderValue;
 use rustls::pki_types::ServerName;
 use tokio_rustls::TlsConnector;
 
 use crate::{
     net::{self, Connection, HostPort, InvalidHostPort, ResolveError},
-    protocol::Code,
+    protocol::{Code, Kind},
+    splice::packets::{Counters, UdpService},
 };
+
+/// The versions of HTTP, as ALPN names them (RFC 7301 §6, RFC 9113 §3.1).
+const HTTP_1_1: &[u8] = b"http/1.1";
+const HTTP_2: &[u8] = b"h2";
 
 /// How long the service has to accept a connection, TLS included. Nodes and forwarders wait a second longer each.
 const DIAL: Duration = Duration::from_secs(5);
@@ -109,13 +115,51 @@ impl Service {
         Ok(Self { address, tls })
     }
 
-    /// How requests to it name it.
-    pub(super) fn authority(&self) -> String {
-        self.address.to_string()
+    /// How requests to it name it: without its port where that is the usual one (RFC 9110 §7.2).
+    ///
+    /// # Errors
+    /// When the host cannot be in a request.
+    pub fn host_header(&self) -> Result<HeaderValue, InvalidService> {
+        let mut host = self.address.to_string();
+        let usual = if self.tls.is_some() { ":443" } else { ":80" };
+        if let Some(bare) = host.strip_suffix(usual) {
+            host.truncate(bare.len());
+        }
+        HeaderValue::try_from(host).map_err(|_| InvalidService::Host(self.address.host.clone()))
     }
 
-    /// Opens a connection. Names are resolved each time, and the next address is tried when one fails.
-    pub(super) async fn connect(&self) -> Result<Connection, ConnectError> {
+    /// Whether it chooses the version of HTTP that is spoken with it.
+    pub(super) fn chooses(&self) -> bool {
+        self.tls.is_some()
+    }
+
+    /// Opens a connection for a flow of a kind.
+    pub(super) async fn connect(&self, kind: Kind) -> Result<Connection, ConnectError> {
+        match kind {
+            Kind::Http => self.dial(&[HTTP_1_1]).await,
+            Kind::Http2Tls => {
+                let connection = self.dial(&[HTTP_2]).await?;
+                let agreed = connection.alpn() == Some(HTTP_2);
+                if agreed { Ok(connection) } else { Err(ConnectError::Version(self.address.clone())) }
+            }
+            _ => self.dial(&[]).await,
+        }
+    }
+
+    /// Opens a connection on which the service, where it can, chooses between the versions of HTTP; says which kind of flow
+    /// goes with its choice.
+    pub(super) async fn negotiate(&self, kind: Kind) -> Result<(Connection, Kind), ConnectError> {
+        if kind != Kind::Http || !self.chooses() {
+            return Ok((self.connect(kind).await?, kind));
+        }
+        let connection = self.dial(&[HTTP_2, HTTP_1_1]).await?;
+        let kind = if connection.alpn() == Some(HTTP_2) { Kind::Http2Tls } else { Kind::Http };
+        Ok((connection, kind))
+    }
+
+    /// Opens a connection and, where it is one of TLS, offers these protocols. Names are resolved each time, and the next
+    /// address is tried when one fails.
+    async fn dial(&self, alpn: &[&[u8]]) -> Result<Connection, ConnectError> {
         tokio::time::timeout(DIAL, async {
             let addresses = self.address.resolve().await.map_err(ConnectError::Resolve)?;
             let stream = net::connect(&addresses)
@@ -123,11 +167,26 @@ impl Service {
                 .map_err(|source| ConnectError::Tcp(self.address.clone(), source))?;
             match &self.tls {
                 None => Ok(Connection::Tcp(stream)),
-                Some(tls) => match tls.connector.connect(tls.name.clone(), stream).await {
-                    Ok(stream) => Ok(Connection::Tls(Box::new(stream.into()))),
-                    Err(source) => Err(ConnectError::Tls(self.address.clone(), source)),
-                },
+                Some(tls) => {
+                    let alpn = alpn.iter().map(|protocol| protocol.to_vec()).collect();
+                    match tls.connector.with_alpn(alpn).connect(tls.name.clone(), stream).await {
+                        Ok(stream) => Ok(Connection::Tls(Box::new(stream.into()))),
+                        Err(source) => Err(ConnectError::Tls(self.address.clone(), source)),
+                    }
+                }
             }
+        })
+        .await
+        .unwrap_or_else(|_| Err(ConnectError::Timeout(self.address.clone())))
+    }
+
+    /// Opens a socket for UDP. Nothing is sent, so whether a service is there is not known.
+    pub(super) async fn associate(&self, counters: Counters) -> Result<UdpService, ConnectError> {
+        tokio::time::timeout(DIAL, async {
+            let addresses = self.address.resolve().await.map_err(ConnectError::Resolve)?;
+            let failed = |source| ConnectError::Udp(self.address.clone(), source);
+            let address = addresses.first().ok_or_else(|| failed(io::ErrorKind::AddrNotAvailable.into()))?;
+            UdpService::connect(*address, counters).await.map_err(failed)
         })
         .await
         .unwrap_or_else(|_| Err(ConnectError::Timeout(self.address.clone())))
@@ -147,19 +206,28 @@ pub(super) enum ConnectError {
     Resolve(ResolveError),
     #[error("cannot connect to {0}: {1}")]
     Tcp(HostPort, io::Error),
+    #[error("cannot open a UDP socket for {0}: {1}")]
+    Udp(HostPort, io::Error),
     #[error("TLS with {0} failed: {1}")]
     Tls(HostPort, io::Error),
+    #[error("{0} speaks HTTP/2 no longer")]
+    Version(HostPort),
     #[error("{0} did not accept the connection within {DIAL:?}")]
     Timeout(HostPort),
 }
 
 impl ConnectError {
+    /// Whether the service may speak another version of HTTP than the one that was offered.
+    pub(super) fn is_of_version(&self) -> bool {
+        matches!(self, Self::Tls(..) | Self::Version(_))
+    }
+
     pub(super) fn code(&self) -> Code {
         match self {
             Self::Tcp(_, error) if error.kind() == io::ErrorKind::ConnectionRefused => Code::UpstreamRefused,
             Self::Tcp(_, error) if error.kind() == io::ErrorKind::TimedOut => Code::UpstreamTimeout,
-            Self::Resolve(_) | Self::Tcp(..) => Code::UpstreamUnreachable,
-            Self::Tls(..) => Code::UpstreamTls,
+            Self::Resolve(_) | Self::Tcp(..) | Self::Udp(..) => Code::UpstreamUnreachable,
+            Self::Tls(..) | Self::Version(_) => Code::UpstreamTls,
             Self::Timeout(_) => Code::UpstreamTimeout,
         }
     }
@@ -168,6 +236,22 @@ impl ConnectError {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::tls::{self, Trust};
+
+    #[test]
+    fn requests_name_the_service_without_the_usual_port() {
+        let tls = Arc::new(tls::client_config(&Trust::Insecure, None, &[]).unwrap());
+        for (address, host) in [
+            ("3000", "127.0.0.1:3000"),
+            ("http://app", "app"),
+            ("https://app:80", "app:80"),
+            ("https://[::1]", "[::1]"),
+            ("http://[::1]:443", "[::1]:443"),
+        ] {
+            let service = Service::new(address.parse().unwrap(), &tls).unwrap();
+            assert_eq!(service.host_header().unwrap(), host, "{address}");
+        }
+    }
 
     #[test]
     fn a_service_is_a_port_a_host_and_port_or_a_url() {

@@ -12,15 +12,30 @@ use super::{
 use crate::{
     agent::{self, Agent, Endpoint},
     client::State,
-    config::{EndpointKind, RunAgentArgs, ServeArgs},
+    config::{EndpointKind, RunAgentArgs, ServeArgs, ServeHttpArgs, ServeUdpArgs},
+    net::HostPort,
     protocol::Kind,
 };
 
-/// `adit agent http|tcp`.
-pub(super) fn serve(args: ServeArgs, kind: EndpointKind) -> Result<(), Failure> {
+/// `adit agent http`.
+pub(super) fn http(args: ServeHttpArgs) -> Result<(), Failure> {
+    process::log(&args.serve.agent.log)?;
+    let grace = args.serve.agent.grace_period;
+    start(args.into_config()?, grace)
+}
+
+/// `adit agent tcp`.
+pub(super) fn tcp(args: ServeArgs) -> Result<(), Failure> {
     process::log(&args.agent.log)?;
     let grace = args.agent.grace_period;
-    start(args.into_config(kind)?, grace)
+    start(args.into_config(EndpointKind::Tcp)?, grace)
+}
+
+/// `adit agent udp`.
+pub(super) fn udp(args: ServeUdpArgs) -> Result<(), Failure> {
+    process::log(&args.agent.log)?;
+    let grace = args.agent.grace_period;
+    start(args.into_config()?, grace)
 }
 
 /// `adit agent run`.
@@ -32,7 +47,7 @@ pub(super) fn run(args: RunAgentArgs) -> Result<(), Failure> {
 
 fn start(config: agent::Config, grace: Duration) -> Result<(), Failure> {
     process::raise_file_limit();
-    let endpoints = config.endpoints.clone();
+    let (endpoints, connect) = (config.endpoints.clone(), config.client.connect.clone());
     process::block_on(async {
         let mut signals = Signals::new()?;
         let agent = Agent::start(config)?;
@@ -44,7 +59,7 @@ fn start(config: agent::Config, grace: Duration) -> Result<(), Failure> {
         let mut shown = state.borrow_and_update().clone();
         for endpoint in &endpoints {
             say(format_args!("serving {} from {} {}", endpoint.name, endpoint.service, through(&shown)));
-            say(format_args!("        {}", way(endpoint)));
+            say(format_args!("        {}", way(endpoint, &connect)));
         }
         loop {
             tokio::select! {
@@ -72,11 +87,40 @@ fn through(state: &State) -> String {
     }
 }
 
-/// How a client comes to an endpoint. The agent does not know where the node's edge is, so that is left to fill in.
-fn way(endpoint: &Endpoint) -> String {
+/// How a client comes to an endpoint through the node that the agent was told of. The agent does not know that node's edge,
+/// which is taken to be at the usual port.
+fn way(endpoint: &Endpoint, connect: &HostPort) -> String {
     let name = &endpoint.name;
     match endpoint.kind {
-        Kind::Http => format!("curl -H 'x-adit-endpoint: {name}' http://NODE:8000/"),
-        Kind::Tcp | Kind::Other(_) => format!("adit forward tcp PORT {name} --connect NODE:8001"),
+        Kind::Http | Kind::Http2 | Kind::Http2Tls => {
+            let edge = HostPort { host: connect.host.clone(), port: 8000 };
+            format!("curl -H 'x-adit-endpoint: {name}' http://{edge}/")
+        }
+        Kind::Udp => format!("adit forward udp PORT {name} --connect {connect}"),
+        Kind::Tcp | Kind::Other(_) => format!("adit forward tcp PORT {name} --connect {connect}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::from_words;
+
+    #[test]
+    fn clients_are_shown_to_the_node_that_the_agent_was_told_of() {
+        let told = |connect: &str| {
+            let words = ["it", "3000", "--insecure", "--connect", connect];
+            let http = from_words::<ServeHttpArgs>(&words).unwrap().into_config().unwrap();
+            let tcp = from_words::<ServeArgs>(&words).unwrap().into_config(EndpointKind::Tcp).unwrap();
+            [http, tcp].map(|config| way(&config.endpoints[0], &config.client.connect))
+        };
+        assert_eq!(
+            told("node.example.com:9001"),
+            [
+                "curl -H 'x-adit-endpoint: it' http://node.example.com:8000/",
+                "adit forward tcp PORT it --connect node.example.com:9001",
+            ]
+        );
+        assert!(told("[::1]:8001")[0].ends_with(" http://[::1]:8000/"));
     }
 }

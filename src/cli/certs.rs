@@ -10,7 +10,7 @@ use std::time::{Duration, SystemTime};
 use anyhow::{Context as _, bail, ensure};
 use clap::{Args, Subcommand};
 
-use crate::tls::{Authority, NODE_NAME, Request, Summary, Usage, day, load_certificates};
+use crate::tls::{ANY_NODE, Authority, NODE_NAME, Request, Summary, Usage, day, load_certificates};
 
 /// Make certificates, and show what is in them.
 #[derive(Debug, Args)]
@@ -35,7 +35,7 @@ enum Command {
 struct CaArgs {
     /// Folder to write to.
     #[arg(long, value_name = "DIR", default_value = "certs")]
-    dir: PathBuf,
+    certs: PathBuf,
     /// Name of the authority, for people to read.
     #[arg(long, value_name = "NAME", default_value = "adit CA")]
     name: String,
@@ -46,12 +46,12 @@ struct NodeArgs {
     /// DNS names and IP addresses by which others reach the node.
     #[arg(value_name = "NAME|IP", required = true)]
     names: Vec<String>,
-    /// Name of the node, which its peers hold it to; * for any node.
-    #[arg(long, value_name = "NAME", default_value = "*")]
+    /// Name of the node, which its peers hold it to; @any for any node.
+    #[arg(long, value_name = "NAME", default_value = ANY_NODE)]
     node_id: String,
     /// Folder with ca.pem and ca.key, to write to as well.
     #[arg(long, value_name = "DIR", default_value = "certs")]
-    dir: PathBuf,
+    certs: PathBuf,
     /// Name of the two files, without an extension.
     #[arg(long, value_name = "OUT", default_value = "node")]
     out: String,
@@ -66,7 +66,7 @@ struct AgentArgs {
     name: String,
     /// Folder with ca.pem and ca.key, to write to as well.
     #[arg(long, value_name = "DIR", default_value = "certs")]
-    dir: PathBuf,
+    certs: PathBuf,
     #[command(flatten)]
     lifetime: Lifetime,
 }
@@ -110,9 +110,9 @@ pub(super) fn run(args: CertsArgs, out: &mut dyn Write) -> anyhow::Result<()> {
 }
 
 fn ca(args: &CaArgs, out: &mut dyn Write) -> anyhow::Result<()> {
-    std::fs::create_dir_all(&args.dir)
-        .with_context(|| format!("the folder {} cannot be made", args.dir.display()))?;
-    let (cert, key) = (args.dir.join("ca.pem"), args.dir.join("ca.key"));
+    std::fs::create_dir_all(&args.certs)
+        .with_context(|| format!("the folder {} cannot be made", args.certs.display()))?;
+    let (cert, key) = (args.certs.join("ca.pem"), args.certs.join("ca.key"));
     Authority::generate(&args.name)?.pem().write(&cert, &key)?;
     writeln!(out, "wrote {} (the authority's certificate: give it to all who connect)", cert.display())?;
     writeln!(out, "wrote {} (its private key: whoever has it can pose as any node)", key.display())?;
@@ -122,7 +122,7 @@ fn ca(args: &CaArgs, out: &mut dyn Write) -> anyhow::Result<()> {
 fn node(args: NodeArgs, out: &mut dyn Write) -> anyhow::Result<()> {
     ensure!(
         !args.out.is_empty() && !args.out.contains(['/', '\\']),
-        "--out takes the name of a file, not a path: use --dir for the folder"
+        "--out takes the name of a file, not a path: use --certs for the folder"
     );
     let request = Request {
         // A longer name does not fit there, and clients look at the alternative names only.
@@ -136,7 +136,7 @@ fn node(args: NodeArgs, out: &mut dyn Write) -> anyhow::Result<()> {
         usage: Usage::Both,
         lifetime: args.lifetime.duration(),
     };
-    issue(&args.dir, &args.out, &request, out)
+    issue(&args.certs, &args.out, &request, out)
 }
 
 fn agent(args: AgentArgs, out: &mut dyn Write) -> anyhow::Result<()> {
@@ -146,14 +146,14 @@ fn agent(args: AgentArgs, out: &mut dyn Write) -> anyhow::Result<()> {
         usage: Usage::Client,
         lifetime: args.lifetime.duration(),
     };
-    issue(&args.dir, &format!("agent-{}", args.name), &request, out)
+    issue(&args.certs, &format!("agent-{}", args.name), &request, out)
 }
 
 fn issue(dir: &Path, stem: &str, request: &Request, out: &mut dyn Write) -> anyhow::Result<()> {
     let (ca, ca_key) = (dir.join("ca.pem"), dir.join("ca.key"));
     if !ca.exists() && !ca_key.exists() {
         bail!(
-            "there is no authority in {}: make one with `adit certs ca --dir {}`",
+            "there is no authority in {}: make one with `adit certs ca --certs {}`",
             dir.display(),
             dir.display()
         );
@@ -236,16 +236,16 @@ mod tests {
     fn an_authority_a_node_and_an_agent_are_made_and_shown() {
         let temporary = tempfile::tempdir().unwrap();
         let dir = &temporary.path().join("new");
-        let told = certs(dir, &["ca", "--dir", "DIR", "--name", "Test CA"]).unwrap();
+        let told = certs(dir, &["ca", "--certs", "DIR", "--name", "Test CA"]).unwrap();
         assert!(told.contains("ca.pem") && told.contains("ca.key"), "{told}");
-        certs(dir, &["node", "node.example.com", "192.0.2.1", "--dir", "DIR", "--days", "10"]).unwrap();
-        certs(dir, &["agent", "press-7", "--dir", "DIR"]).unwrap();
+        certs(dir, &["node", "node.example.com", "192.0.2.1", "--certs", "DIR", "--days", "10"]).unwrap();
+        certs(dir, &["agent", "press-7", "--certs", "DIR"]).unwrap();
 
         let shown = certs(dir, &["show", "DIR/ca.pem", "DIR/node.pem", "DIR/agent-press-7.pem"]).unwrap();
         let node = Summary::of(&load_certificates(&dir.join("node.pem")).unwrap()[0]).unwrap();
         for expected in [
             "  subject  CN=Test CA (an authority)\n",
-            "  subject  CN=node.example.com\n  names    node.example.com, 192.0.2.1, adit:node:*\n  issuer   CN=Test CA\n",
+            "  subject  CN=node.example.com\n  names    node.example.com, 192.0.2.1, adit-node:@any\n  issuer   CN=Test CA\n",
             "(10 days left)\n",
             &format!("  pin      {}\n\n", node.fingerprint),
             "  subject  CN=press-7\n",
@@ -259,19 +259,19 @@ mod tests {
     fn nothing_is_overwritten() {
         let temporary = tempfile::tempdir().unwrap();
         let dir = temporary.path();
-        certs(dir, &["ca", "--dir", "DIR"]).unwrap();
-        certs(dir, &["node", "a.example", "--dir", "DIR"]).unwrap();
+        certs(dir, &["ca", "--certs", "DIR"]).unwrap();
+        certs(dir, &["node", "a.example", "--certs", "DIR"]).unwrap();
         let contents =
             || ["ca.pem", "ca.key", "node.pem", "node.key"].map(|f| std::fs::read(dir.join(f)).unwrap());
         let before = contents();
-        for again in [&["ca", "--dir", "DIR"][..], &["node", "b.example", "--dir", "DIR"]] {
+        for again in [&["ca", "--certs", "DIR"][..], &["node", "b.example", "--certs", "DIR"]] {
             let error = certs(dir, again).unwrap_err().to_string();
             assert!(error.contains("exists already"), "{error}");
         }
         // Only one of the two is in the way: the other is not made.
-        let error = certs(dir, &["agent", "x", "--dir", "DIR"]).and_then(|_| {
+        let error = certs(dir, &["agent", "x", "--certs", "DIR"]).and_then(|_| {
             std::fs::remove_file(dir.join("agent-x.key")).unwrap();
-            certs(dir, &["agent", "x", "--dir", "DIR"])
+            certs(dir, &["agent", "x", "--certs", "DIR"])
         });
         assert!(error.is_err() && !dir.join("agent-x.key").exists());
         assert_eq!(before, contents());
@@ -281,14 +281,14 @@ mod tests {
     fn mistakes_are_answered_with_the_fix() {
         let temporary = tempfile::tempdir().unwrap();
         let dir = temporary.path();
-        let error = certs(dir, &["node", "a.example", "--dir", "DIR"]).unwrap_err().to_string();
+        let error = certs(dir, &["node", "a.example", "--certs", "DIR"]).unwrap_err().to_string();
         assert!(error.contains("adit certs ca"), "{error}");
-        certs(dir, &["ca", "--dir", "DIR"]).unwrap();
+        certs(dir, &["ca", "--certs", "DIR"]).unwrap();
         let table: [(&[&str], &str); 6] = [
-            (&["node", "https://a.example", "--dir", "DIR"], "without a port or scheme"),
-            (&["agent", "../up", "--dir", "DIR"], "neither an IP address nor a DNS name"),
-            (&["node", "a.example", "--out", "../up", "--dir", "DIR"], "use --dir"),
-            (&["node", "a.example", "--days", "0", "--dir", "DIR"], "1..=3650"),
+            (&["node", "https://a.example", "--certs", "DIR"], "without a port or scheme"),
+            (&["agent", "../up", "--certs", "DIR"], "neither an IP address nor a DNS name"),
+            (&["node", "a.example", "--out", "../up", "--certs", "DIR"], "use --certs"),
+            (&["node", "a.example", "--days", "0", "--certs", "DIR"], "1..=3650"),
             (&["show", "DIR/ca.key"], "holds no certificate"),
             (&["show", "DIR/none.pem"], "cannot be read"),
         ];

@@ -18,6 +18,9 @@ pub(super) fn run(args: NodeArgs) -> Result<(), Failure> {
         let mut signals = Signals::new()?;
         let node = Node::start(config).await?;
         tell(node.addresses());
+        for port in node.udp_ports() {
+            say(format_args!("udp    {} to {}", port.listen, port.endpoint));
+        }
         signals.next().await;
         signals.leave(node.drain()).await
     })
@@ -28,6 +31,12 @@ pub(super) fn tell(addresses: &Addresses) {
     say(format_args!("edge   http://{}", addresses.edge));
     if let Some(edge) = addresses.edge_tls {
         say(format_args!("edge   https://{edge}"));
+    }
+    if let Some(sni) = addresses.edge_sni {
+        say(format_args!("sni    tls://{sni}"));
+    }
+    for port in &addresses.tcp {
+        say(format_args!("tcp    tcp://{} for {}", port.bind, port.endpoint));
     }
     say(format_args!("link   quic://{}", addresses.link));
     say(format_args!("admin  http://{}", addresses.admin));

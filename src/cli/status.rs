@@ -17,7 +17,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// Show the links and endpoints of a node.
 #[derive(Debug, Args)]
 pub(super) struct StatusArgs {
-    /// The node's admin port.
+    /// The admin port of the node to ask: what it was given as --admin-bind.
     #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:8002")]
     admin: HostPort,
     /// Print what the node answers, for programs.
@@ -71,6 +71,8 @@ struct Endpoint {
     tenant: String,
     endpoint: String,
     kind: String,
+    #[serde(default)]
+    hosts: Vec<String>,
     agents: u64,
     flows: u64,
 }
@@ -136,7 +138,7 @@ impl Status {
         text.push('\n');
         text.push_str(&table(
             "no endpoints",
-            &["ENDPOINT", "KIND", "TENANT", "AGENTS", "FLOWS"],
+            &["ENDPOINT", "KIND", "TENANT", "AGENTS", "FLOWS", "HOSTS"],
             endpoints.iter().map(Endpoint::row),
         ));
         text
@@ -184,6 +186,7 @@ impl Endpoint {
             self.tenant.clone(),
             self.agents.to_string(),
             self.flows.to_string(),
+            if self.hosts.is_empty() { "-".into() } else { self.hosts.join(", ") },
         ]
     }
 }
@@ -220,7 +223,8 @@ mod tests {
                 "links": [{"id": 1, "role": "agent", "agent": "00112233445566778899aabbccddeeff", "name": "lap\u001btop",
                     "address": "1.2.3.4:5", "transport": "quic", "tenant": "default", "rtt_ms": 0.42, "flows": 3,
                     "endpoints": 2, "age_s": 3672, "suspect": true, "state": "up"}],
-                "endpoints": [],
+                "endpoints": [{"tenant": "default", "endpoint": "web", "kind": "http", "agents": 1, "flows": 2,
+                    "hosts": ["a.example", "*.b.example"]}],
                 "peers": [{"node": "n2", "address": "1.2.3.5:6", "phase": "draining", "rtt_ms": 1.0, "flows": 4,
                     "agent_links": 7, "suspect": false}]}"#,
         )
@@ -232,7 +236,8 @@ mod tests {
              n2    1.2.3.5:6  1.0ms  4      7       draining\n\n\
              LINK  ROLE   AGENT     NAME     ADDRESS    OVER  TENANT   RTT    FLOWS  ENDPOINTS  AGE      STATE\n\
              1     agent  00112233  lap?top  1.2.3.4:5  quic  default  0.4ms  3      2          1h1m12s  up, suspect\n\
-             \nno endpoints\n"
+             \nENDPOINT  KIND  TENANT   AGENTS  FLOWS  HOSTS\n\
+             web       http  default  1       2      a.example, *.b.example\n"
         );
     }
 }

@@ -6,13 +6,17 @@
 //! waits.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque, btree_map::Entry},
     ops::Bound,
 };
 
 use rpds::RedBlackTreeSetSync;
 
-use crate::protocol::{PeerRoute, RouteUpdate};
+use crate::protocol::{ListenOptions, PeerRoute, RouteUpdate};
+
+/// The most routes that one node has, with their hosts: it takes no more, and who is told of more closes the link. Each costs
+/// all others about a kilobyte.
+pub const MAX_ROUTES: usize = 250_000;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Change {
@@ -25,6 +29,8 @@ enum Change {
 pub struct RouteLog {
     /// Persistent, so that a snapshot on its way to a peer is a copy that costs nothing and never changes.
     routes: RedBlackTreeSetSync<PeerRoute>,
+    /// How much room they take together.
+    weight: usize,
     /// The latest changes; the last of them has the number `sequence`, each before it one less.
     changes: VecDeque<(PeerRoute, Change)>,
     limit: usize,
@@ -35,6 +41,7 @@ impl Default for RouteLog {
     fn default() -> Self {
         Self {
             routes: RedBlackTreeSetSync::new_sync(),
+            weight: 0,
             changes: VecDeque::new(),
             limit: Self::MAX_CHANGES,
             sequence: 0,
@@ -51,11 +58,12 @@ impl RouteLog {
         Self::default()
     }
 
-    /// Adds a route. False when it was there.
+    /// Adds a route. False when it was there, or there are as many as there may be.
     pub fn add(&mut self, route: PeerRoute) -> bool {
-        if self.routes.contains(&route) {
+        if self.is_full() || self.routes.contains(&route) {
             return false;
         }
+        self.weight += route.weight();
         self.routes.insert_mut(route.clone());
         self.record(route, Change::Added);
         true
@@ -65,6 +73,7 @@ impl RouteLog {
     pub fn remove(&mut self, route: &PeerRoute) -> bool {
         let removed = self.routes.remove_mut(route);
         if removed {
+            self.weight -= route.weight();
             self.record(route.clone(), Change::Removed);
         }
         removed
@@ -88,6 +97,11 @@ impl RouteLog {
     /// Whether there is none.
     pub fn is_empty(&self) -> bool {
         self.routes.is_empty()
+    }
+
+    /// Whether there are as many as there may be.
+    pub fn is_full(&self) -> bool {
+        self.weight >= MAX_ROUTES
     }
 
     fn record(&mut self, route: PeerRoute, change: Change) {
@@ -140,9 +154,13 @@ impl Sender {
         let mut outgoing = self.snapshot.take()?;
         let begins = outgoing.after.is_none();
         let from = outgoing.after.as_ref().map_or(Bound::Unbounded, Bound::Excluded);
-        let mut rest = outgoing.routes.range((from, Bound::Unbounded));
-        let added: Vec<_> = rest.by_ref().take(RouteUpdate::MAX_ROUTES).cloned().collect();
-        let more = rest.next().is_some();
+        let mut rest = outgoing.routes.range((from, Bound::Unbounded)).peekable();
+        let (mut added, mut room) = (Vec::new(), RouteUpdate::MAX_ROUTES);
+        while let Some(route) = rest.next_if(|route| route.weight() <= room) {
+            room -= route.weight();
+            added.push(route.clone());
+        }
+        let more = rest.peek().is_some();
         let sequence = outgoing.sequence;
         if more {
             outgoing.after = added.last().cloned();
@@ -159,11 +177,16 @@ impl Sender {
         // A route's first and last change in this batch. Adds and removes of one route take turns: when the two differ,
         // the peer's view of it is right as it is.
         let mut batch: BTreeMap<&PeerRoute, (Change, Change)> = BTreeMap::new();
+        let mut room = RouteUpdate::MAX_ROUTES;
         for (route, change) in log.since(sent)? {
-            if batch.len() == RouteUpdate::MAX_ROUTES && !batch.contains_key(route) {
-                break;
+            match batch.entry(route) {
+                Entry::Occupied(mut ends) => ends.get_mut().1 = *change,
+                Entry::Vacant(vacant) => {
+                    let Some(left) = room.checked_sub(route.weight()) else { break };
+                    room = left;
+                    vacant.insert((*change, *change));
+                }
             }
-            batch.entry(route).and_modify(|(_, last)| *last = *change).or_insert((*change, *change));
             sent += 1;
         }
         self.sent = Some(sent);
@@ -195,7 +218,7 @@ pub enum ExchangeError {
         got: u64,
     },
     /// The peer has more routes than any node may have.
-    #[error("more than {limit} routes")]
+    #[error("more than {limit} routes and hosts")]
     TooManyRoutes {
         /// The bound.
         limit: usize,
@@ -212,27 +235,48 @@ pub struct Changes {
     pub removed: Vec<PeerRoute>,
 }
 
+/// Routes, and how much room they take.
+#[derive(Debug, Default)]
+struct Weighed {
+    routes: BTreeSet<PeerRoute>,
+    weight: usize,
+}
+
+impl Weighed {
+    fn insert(&mut self, route: PeerRoute) -> bool {
+        let weight = route.weight();
+        let new = self.routes.insert(route);
+        self.weight += if new { weight } else { 0 };
+        new
+    }
+
+    fn remove(&mut self, route: &PeerRoute) -> bool {
+        let removed = self.routes.remove(route);
+        self.weight -= if removed { route.weight() } else { 0 };
+        removed
+    }
+}
+
 /// What one peer has told.
 #[derive(Debug)]
 pub struct Receiver {
-    routes: BTreeSet<PeerRoute>,
-    /// The number up to which `routes` holds, none before the first snapshot.
+    held: Weighed,
+    /// The number up to which `held` holds, none before the first snapshot.
     sequence: Option<u64>,
     /// A snapshot that is still arriving.
-    arriving: Option<BTreeSet<PeerRoute>>,
+    arriving: Option<Weighed>,
     limit: usize,
 }
 
 impl Default for Receiver {
     fn default() -> Self {
-        Self { routes: BTreeSet::new(), sequence: None, arriving: None, limit: Self::MAX_ROUTES }
+        // A node that is not full takes one route more, whatever that has of hosts.
+        let limit = MAX_ROUTES + ListenOptions::MAX_HOSTS;
+        Self { held: Weighed::default(), sequence: None, arriving: None, limit }
     }
 }
 
 impl Receiver {
-    /// The most routes that one peer may have.
-    pub const MAX_ROUTES: usize = 1_000_000;
-
     /// Nothing yet.
     pub fn new() -> Self {
         Self::default()
@@ -254,27 +298,31 @@ impl Receiver {
             _ => {}
         }
         if update.snapshot {
-            self.arriving = Some(BTreeSet::new());
+            self.arriving = Some(Weighed::default());
         }
-        let held = self.arriving.as_ref().unwrap_or(&self.routes).len();
-        if held + update.added.len() > self.limit {
+        let held = self.arriving.as_ref().unwrap_or(&self.held).weight;
+        let weight = |routes: &[PeerRoute]| routes.iter().map(PeerRoute::weight).sum::<usize>();
+        // What is removed makes room. A peer that removes what it does not have passes the limit by one frame.
+        if held + weight(&update.added).saturating_sub(weight(&update.removed)) > self.limit {
             return Err(ExchangeError::TooManyRoutes { limit: self.limit });
         }
         let (more, sequence) = (update.more, update.sequence);
         let mut changes = Changes::default();
         if let Some(mut arriving) = self.arriving.take() {
-            arriving.extend(update.added);
+            for route in update.added {
+                arriving.insert(route);
+            }
             if more {
                 self.arriving = Some(arriving);
             } else {
-                changes.removed = self.routes.difference(&arriving).cloned().collect();
-                changes.added = arriving.difference(&self.routes).cloned().collect();
-                self.routes = arriving;
+                changes.removed = self.held.routes.difference(&arriving.routes).cloned().collect();
+                changes.added = arriving.routes.difference(&self.held.routes).cloned().collect();
+                self.held = arriving;
             }
         } else {
-            changes.removed = update.removed.into_iter().filter(|route| self.routes.remove(route)).collect();
+            changes.removed = update.removed.into_iter().filter(|route| self.held.remove(route)).collect();
             changes.added =
-                update.added.into_iter().filter(|route| self.routes.insert(route.clone())).collect();
+                update.added.into_iter().filter(|route| self.held.insert(route.clone())).collect();
         }
         if !more {
             self.sequence = Some(sequence);
@@ -284,17 +332,17 @@ impl Receiver {
 
     /// The peer's routes, in order.
     pub fn routes(&self) -> impl Iterator<Item = &PeerRoute> {
-        self.routes.iter()
+        self.held.routes.iter()
     }
 
     /// How many routes the peer has.
     pub fn len(&self) -> usize {
-        self.routes.len()
+        self.held.routes.len()
     }
 
     /// Whether the peer has no route.
     pub fn is_empty(&self) -> bool {
-        self.routes.is_empty()
+        self.held.routes.is_empty()
     }
 
     /// Whether the first snapshot has come.
@@ -308,7 +356,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::protocol::{AgentId, EndpointId, Kind, TenantId};
+    use crate::protocol::{AgentId, EndpointId, HostPattern, Kind, TenantId};
 
     fn route(number: usize) -> PeerRoute {
         PeerRoute {
@@ -316,7 +364,14 @@ mod tests {
             endpoint: EndpointId::new(&format!("endpoint-{number:06}")).unwrap(),
             agent: AgentId::from_bits(number as u128),
             kind: Kind::Http,
+            options: ListenOptions::default(),
         }
+    }
+
+    /// A route with as many hosts as its number is from a multiple of eight.
+    fn mapped(number: usize) -> PeerRoute {
+        let host = |label| HostPattern::new(&format!("h{label}.e{number}.example")).unwrap();
+        PeerRoute { options: ListenOptions { hosts: (0..number % 8).map(host).collect() }, ..route(number) }
     }
 
     fn log_of(numbers: std::ops::Range<usize>) -> RouteLog {
@@ -356,6 +411,20 @@ mod tests {
             assert_eq!(exchange(&log, &mut sender, &mut receiver), frames, "{routes}");
             assert!(same(&log, &receiver));
         }
+    }
+
+    #[test]
+    fn hosts_take_the_room_of_routes() {
+        let most = ListenOptions::MAX_HOSTS;
+        let host = |label| HostPattern::new(&format!("h{label}.example")).unwrap();
+        let options = ListenOptions { hosts: (0..most).map(host).collect() };
+        let heavy = |number| PeerRoute { options: options.clone(), ..route(number) };
+        let (mut log, mut sender, mut receiver) = (RouteLog::new(), Sender::new(), Receiver::new());
+        (0..31).for_each(|number| assert!(log.add(heavy(number))));
+        assert_eq!(exchange(&log, &mut sender, &mut receiver), 3, "15 are 495 routes and hosts");
+        (31..62).for_each(|number| assert!(log.add(heavy(number))));
+        assert_eq!(exchange(&log, &mut sender, &mut receiver), 3, "changes too");
+        assert!(same(&log, &receiver));
     }
 
     #[test]
@@ -435,6 +504,58 @@ mod tests {
     }
 
     #[test]
+    fn a_node_that_has_all_it_may_have_can_still_exchange_some_for_others() {
+        let (mut log, mut sender, mut receiver) = (log_of(0..MAX_ROUTES), Sender::new(), Receiver::new());
+        assert!(!log.add(route(MAX_ROUTES)), "it takes no more");
+        exchange(&log, &mut sender, &mut receiver);
+        for number in 0..100 {
+            assert!(log.remove(&route(number)) && log.add(route(MAX_ROUTES + number)));
+        }
+        assert_eq!(exchange(&log, &mut sender, &mut receiver), 1);
+        assert!(same(&log, &receiver));
+    }
+
+    #[test]
+    fn hosts_count_towards_what_a_node_may_have() {
+        let options = ListenOptions { hosts: vec![HostPattern::new("a.example").unwrap(); 9] };
+        let heavy = |number| PeerRoute { options: options.clone(), ..route(number) };
+        let mut log = RouteLog::new();
+        (0..MAX_ROUTES / 10).for_each(|number| assert!(log.add(heavy(number))));
+        assert!(log.is_full() && !log.add(route(MAX_ROUTES)));
+        assert!(log.remove(&heavy(0)) && !log.is_full());
+
+        let mut receiver = Receiver { limit: 30, ..Receiver::new() };
+        let told = |numbers: std::ops::Range<usize>| numbers.map(heavy).collect();
+        receiver.apply(RouteUpdate { added: told(0..3), ..snapshot(1, false, 0..0) }).unwrap();
+        let more = RouteUpdate { snapshot: false, added: told(3..4), ..snapshot(2, false, 0..0) };
+        assert_eq!(receiver.apply(more.clone()), Err(ExchangeError::TooManyRoutes { limit: 30 }));
+        receiver.apply(RouteUpdate { removed: told(0..1), ..more }).unwrap();
+        assert_eq!(receiver.len(), 3);
+    }
+
+    #[test]
+    fn removing_what_is_not_there_makes_no_room() {
+        let mut receiver = Receiver { limit: 10, ..Receiver::new() };
+        receiver.apply(snapshot(1, false, 0..10)).unwrap();
+        let mut sequence = 1;
+        let mut swap = |receiver: &mut Receiver| {
+            sequence += 1;
+            let (added, removed) =
+                ((100..105).map(|number| route(sequence as usize * 1000 + number)), 500..505);
+            let removed = removed.map(route).collect();
+            receiver.apply(RouteUpdate {
+                snapshot: false,
+                more: false,
+                sequence,
+                added: added.collect(),
+                removed,
+            })
+        };
+        assert!(swap(&mut receiver).is_ok());
+        assert_eq!(swap(&mut receiver), Err(ExchangeError::TooManyRoutes { limit: 10 }));
+    }
+
+    #[test]
     fn a_peer_with_too_many_routes_is_refused() {
         let mut receiver = Receiver { limit: 10, ..Receiver::new() };
         receiver.apply(snapshot(1, true, 0..8)).unwrap();
@@ -456,14 +577,15 @@ mod tests {
             burst in 0_usize..2, limit in 1_usize..200,
         ) {
             let mut log = RouteLog { limit, ..RouteLog::new() };
-            (0..burst * 600).for_each(|number| assert!(log.add(route(number))));
+            (0..burst * 600).for_each(|number| assert!(log.add(mapped(number))));
             let (mut sender, mut receiver) = (Sender::new(), Receiver::new());
             let mut told = BTreeSet::new();
             let mut versions = BTreeMap::from([(log.sequence(), log.routes.clone())]);
             let mut take = |sender: &mut Sender, log: &RouteLog, versions: &BTreeMap<u64, RedBlackTreeSetSync<_>>| {
                 let Some(update) = sender.next(log) else { return false };
                 let ends = (!update.more).then_some(update.sequence);
-                assert!(update.added.len() + update.removed.len() <= RouteUpdate::MAX_ROUTES);
+                let weight = update.added.iter().chain(&update.removed).map(PeerRoute::weight).sum::<usize>();
+                assert!(weight <= RouteUpdate::MAX_ROUTES);
                 let changes = receiver.apply(update).unwrap();
                 for gone in &changes.removed {
                     assert!(told.remove(gone));
@@ -480,8 +602,8 @@ mod tests {
             for (step, number) in steps {
                 match step {
                     0 => { take(&mut sender, &log, &versions); }
-                    1..6 => { log.add(route(number)); }
-                    _ => { log.remove(&route(number)); }
+                    1..6 => { log.add(mapped(number)); }
+                    _ => { log.remove(&mapped(number)); }
                 }
                 versions.insert(log.sequence(), log.routes.clone());
             }

@@ -1,5 +1,7 @@
 //! Links to every other node: accepted, dialled, and made again for as long as membership says that the node lives.
 
+mod gossip;
+
 use std::{
     collections::{HashMap, HashSet},
     net::SocketAddr,
@@ -15,15 +17,16 @@ use tokio::{sync::mpsc, time::Instant};
 
 use super::{
     Config, Event, Node, Shared, StartError,
-    membership::{Effect, Member, Membership},
-    node::{self, ControlLoop},
+    faults::{Faults, SHUN},
+    membership::Member,
+    node::{self, ControlLoop, Fault},
 };
 use crate::{
     net::{self, HostPort},
     protocol::{ALPN_PEER, Close, Code, LinkId, NodeId, OLDEST_VERSION, Peer, PeerHello, Refusal, VERSION},
     telemetry::{self, Metrics},
     tls,
-    transport::{FrameReader, FrameWriter, Link, Lost, Settings, quic},
+    transport::{Datagrams, FrameReader, FrameWriter, Link, Lost, PacketCounters, Settings, quic},
 };
 
 /// How long a peer has for its handshake, and then for its first frame.
@@ -62,11 +65,10 @@ pub(super) fn open(config: &Config, settings: &Settings) -> Result<Opened, Start
     })
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 struct Counters {
     peers: Gauge,
     members: Gauge,
-    refused: Counter,
     dropped: Counter,
 }
 
@@ -77,7 +79,9 @@ struct Links {
     last_link: AtomicU64,
     /// Members that a task is dialling.
     dialling: Mutex<HashSet<NodeId>>,
+    faults: Faults,
     counters: Counters,
+    packets: PacketCounters,
 }
 
 /// Starts the tasks of the peer port.
@@ -87,6 +91,7 @@ pub(super) fn run(
     join: Vec<HostPort>,
     events: mpsc::Receiver<Event>,
     metrics: &Metrics,
+    packets: PacketCounters,
 ) {
     let counters = metrics.register(|registry| Counters {
         peers: telemetry::gauge(registry, "peers", "Nodes that this node is linked to"),
@@ -95,7 +100,6 @@ pub(super) fn run(
             "members",
             "Other nodes that membership holds to be in the cluster",
         ),
-        refused: telemetry::counter(registry, "peer_refusals", "Peer links that were refused"),
         dropped: telemetry::counter(
             registry,
             "membership_dropped",
@@ -108,11 +112,13 @@ pub(super) fn run(
         opened,
         last_link: AtomicU64::new(0),
         dialling: Mutex::default(),
+        faults: metrics.register(Faults::new),
         counters,
+        packets,
     });
     tasks.spawn(Arc::clone(&links).accept());
     tasks.spawn(Arc::clone(&links).seeds(join));
-    tasks.spawn(links.membership(events));
+    tasks.spawn(gossip::run(links, events));
 }
 
 /// Why a peer link did not come about.
@@ -135,17 +141,11 @@ impl Links {
         while let Some(incoming) = self.opened.listener.accept().await {
             let links = Arc::clone(&self);
             self.shared.tasks.spawn(async move {
-                let from = incoming.remote_address();
+                // Without its port, which is another one for each link.
+                let from = incoming.remote_address().ip();
                 match links.accepted(incoming).await {
                     Ok(()) | Err(LinkError::Myself | LinkError::Linked) => {}
-                    Err(LinkError::Refuse(refusal)) => {
-                        links.counters.refused.inc();
-                        tracing::warn!(%from, %refusal, "a peer link was refused");
-                    }
-                    Err(error) => {
-                        links.counters.refused.inc();
-                        tracing::warn!(%from, %error, "a peer link did not come about");
-                    }
+                    Err(error) => links.faults.refused(from, error),
                 }
             });
         }
@@ -267,6 +267,10 @@ impl Links {
             );
             return Err(Refusal::new(Code::Forbidden, text));
         }
+        if self.faults.is_shunned(&hello.node) {
+            let text = format!("the last link of this node was closed for what it had sent, within {SHUN:?}");
+            return Err(Refusal::new(Code::Busy, text));
+        }
         let me = shared.me();
         if hello.node == me.node {
             if hello.incarnation == me.incarnation {
@@ -304,7 +308,8 @@ impl Links {
     ) {
         let shared = &self.shared;
         let id = LinkId(self.last_link.fetch_add(1, Relaxed) + 1);
-        let node = Node::new(id, hello, link, dialled);
+        let datagrams = Datagrams::new(link, self.packets.clone());
+        let node = Node::new(id, hello, datagrams, dialled);
         let old = shared.peers().insert(hello.node.clone(), Arc::clone(&node));
         if let Some(old) = old {
             shared.tasks.spawn(async move {
@@ -317,7 +322,6 @@ impl Links {
                 }
             });
         }
-        tracing::info!(peer = %node.member.node, address = %node.link.remote_address(), dialled, "linked to a peer");
         self.counters.peers.inc();
         shared.members_changed();
         shared.tasks.spawn(node::datagrams(Arc::clone(&node), Arc::clone(shared)));
@@ -329,20 +333,38 @@ impl Links {
             if links.shared.membership.send(event).await.is_err() {
                 return;
             }
-            let why = run.run(reader, writer).await;
+            let ended = run.run(reader, writer).await;
             links.counters.peers.dec();
-            match node.link.lost() {
-                Some(Lost::Local | Lost::Peer { .. }) => {
-                    tracing::info!(peer = %member.node, why, "a peer link was closed");
-                }
-                _ => tracing::warn!(peer = %member.node, why, "a peer link is lost"),
-            }
+            links.ended(&node, ended);
             links.keep(member);
         });
     }
 
+    /// Takes note of why a link has ended. One that the peer had made no use of is no news: it may make the next at once.
+    fn ended(&self, node: &Node, ended: Result<Lost, Fault>) {
+        let peer = &node.member.node;
+        match ended {
+            Err(fault) => self.faults.closed(peer, fault),
+            Ok(lost @ Lost::Peer { code, .. })
+                if code == Close::Refused as u64 || code == Close::Protocol as u64 =>
+            {
+                self.faults.warn(peer, lost, "a peer does not want the link");
+            }
+            Ok(why @ (Lost::Local | Lost::Peer { .. })) if node.is_complete() => {
+                tracing::info!(%peer, %why, "a peer link was closed");
+            }
+            Ok(why @ (Lost::Local | Lost::Peer { .. })) => {
+                tracing::debug!(%peer, %why, "a peer link was closed at once");
+            }
+            Ok(why) => tracing::warn!(%peer, %why, "a peer link is lost"),
+        }
+    }
+
     /// Dials a member for a while, until there is a link to it.
     fn keep(self: &Arc<Self>, member: Member) {
+        if self.faults.is_shunned(&member.node) {
+            return;
+        }
         let first = self.dialling.lock().unwrap_or_else(PoisonError::into_inner).insert(member.node.clone());
         if !first {
             return;
@@ -354,8 +376,15 @@ impl Links {
             while Instant::now() < end && !links.has_link(&member.node) {
                 tokio::time::sleep(wait.mul_f64(rand::random())).await;
                 wait = (wait * 2).min(RETRY);
-                if let Err(error) = links.dial_name(&member.address).await {
-                    tracing::debug!(peer = %member.node, %error, "a peer cannot be linked to");
+                match links.dial_name(&member.address).await {
+                    Ok(()) => {}
+                    Err(error @ LinkError::Refuse(_)) => links.faults.refused(&member.node, error),
+                    Err(error @ LinkError::Refused(_)) => {
+                        links.faults.warn(&member.node, error, "a member does not want a link");
+                    }
+                    Err(error) => {
+                        tracing::debug!(peer = %member.node, %error, "a member cannot be linked to");
+                    }
                 }
             }
             links.dialling.lock().unwrap_or_else(PoisonError::into_inner).remove(&member.node);
@@ -376,14 +405,14 @@ impl Links {
 
     /// Tries the seeds, again and again. An address that has led to a node that is linked, or to this one, is not dialled.
     async fn seeds(self: Arc<Self>, join: Vec<HostPort>) {
+        const NO_PEER: &str = "no peer there yet; trying on";
         let mut led: HashMap<SocketAddr, Option<NodeId>> = HashMap::new();
-        let mut said: HashMap<String, String> = HashMap::new();
         loop {
             for name in &join {
                 let addresses = match name.resolve().await {
                     Ok(addresses) => addresses,
                     Err(error) => {
-                        tell(&mut said, &name.to_string(), &telemetry::report(&error));
+                        self.faults.warn(name, telemetry::report(&error), NO_PEER);
                         continue;
                     }
                 };
@@ -398,95 +427,12 @@ impl Links {
                         Ok(node) => drop(led.insert(address, Some(node))),
                         Err(LinkError::Myself) => drop(led.insert(address, None)),
                         Err(LinkError::Linked) => {}
-                        Err(error) => tell(&mut said, &address.to_string(), &error.to_string()),
+                        Err(error @ LinkError::Refuse(_)) => self.faults.refused(address, error),
+                        Err(error) => self.faults.warn(address, error, NO_PEER),
                     }
                 }
             }
             tokio::time::sleep(SEEDS.mul_f64(0.5 + rand::random::<f64>() / 2.0)).await;
-        }
-    }
-
-    /// Runs membership: what it hears, when its timers are due, and what it wants done.
-    async fn membership(self: Arc<Self>, mut events: mpsc::Receiver<Event>) {
-        let mut membership = Membership::new(self.shared.me(), rand::random());
-        loop {
-            let timer = async {
-                match membership.next_tick() {
-                    Some(at) => tokio::time::sleep_until(at).await,
-                    None => std::future::pending().await,
-                }
-            };
-            let event = tokio::select! {
-                event = events.recv() => match event {
-                    Some(event) => Some(event),
-                    None => return,
-                },
-                () = timer => None,
-            };
-            let now = Instant::now();
-            let mut left = None;
-            match event {
-                None => membership.tick(now),
-                Some(Event::Heard(data)) => {
-                    if let Err(error) = membership.receive(&data, now) {
-                        tracing::debug!(%error, "a membership message makes no sense");
-                    }
-                }
-                Some(Event::Linked(member)) => membership.announce(&member, now),
-                Some(Event::Leave(said)) => {
-                    membership.leave(now);
-                    left = Some(said);
-                }
-            }
-            for effect in membership.effects() {
-                self.effect(effect);
-            }
-            if let Some(said) = left {
-                // Whoever asked may have given up waiting.
-                if said.send(()).is_err() {
-                    tracing::debug!("nobody waits for the goodbye any more");
-                }
-                return;
-            }
-        }
-    }
-
-    fn effect(self: &Arc<Self>, effect: Effect) {
-        match effect {
-            Effect::Send { to, data } => {
-                let peer = self.shared.peers().get(&to.node).cloned();
-                let sent = peer.is_some_and(|peer| peer.link.send_datagram(data));
-                if !sent {
-                    self.counters.dropped.inc();
-                    self.keep(to);
-                }
-            }
-            Effect::Up(member) => {
-                self.counters.members.inc();
-                tracing::info!(peer = %member.node, address = member.address, "a node is in the cluster");
-                if !self.has_link(&member.node) {
-                    self.keep(member);
-                }
-            }
-            Effect::Down(member) => {
-                self.counters.members.dec();
-                tracing::warn!(peer = %member.node, "a node is gone from the cluster");
-                let peer = self.shared.peers().get(&member.node).cloned();
-                // A link that answers knows better than rumour, which will be refuted.
-                if let Some(peer) = peer.filter(|peer| peer.vitals.is_suspect()) {
-                    peer.link.close(Close::Timeout, "gone from the cluster");
-                }
-            }
-            Effect::Replaced { old, new } => {
-                tracing::info!(peer = %new.node, old = old.incarnation, new = new.incarnation, "a node has restarted");
-            }
-            Effect::Renewed(me) => {
-                tracing::warn!(
-                    incarnation = me.incarnation,
-                    "the cluster had held this node to be gone; it is back"
-                );
-                *self.shared.me.lock().unwrap_or_else(PoisonError::into_inner) = me;
-            }
         }
     }
 }
@@ -495,13 +441,4 @@ fn duplicate(node: &NodeId) -> Refusal {
     let text =
         format!("there is another live node of the name {:?}; give each its own --node-id", node.as_str());
     Refusal::new(Code::Forbidden, text)
-}
-
-/// Logs what went wrong with a seed, once until it changes.
-fn tell(said: &mut HashMap<String, String>, seed: &str, error: &str) {
-    if said.insert(seed.to_owned(), error.to_owned()).as_deref() == Some(error) {
-        tracing::debug!(seed, error, "still no peer there");
-    } else {
-        tracing::warn!(seed, error, "no peer there yet; trying on");
-    }
 }

@@ -4,10 +4,11 @@
 //! links and the time go in, [`Effect`]s come out. It opens no link, reads no clock and draws chance from one seed.
 //!
 //! Who was declared down is never forgotten by time, only beyond [`MAX_MEMBERS`] names: a node that was away for long comes
-//! back with the dead still alive in its list, and who had forgotten them would take them in again and pass them on.
+//! back with the dead still alive in its list, and who had forgotten them would take them in again and pass them on. But they
+//! are called for a day and no longer.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashMap},
     mem::discriminant,
     num::{NonZeroU8, NonZeroUsize},
     time::Duration,
@@ -35,6 +36,10 @@ const MAX_ADDRESS: usize = 261;
 
 /// How often some of those that are down are called, in case they are back.
 const RECALL_PERIOD: Duration = Duration::from_secs(5);
+
+/// For how long they are. In a cluster whose nodes have a new name with each start the dead would be dialled for ever; a split
+/// that lasts longer heals through the seeds, which are.
+const RECALL_FOR: Duration = Duration::from_secs(24 * 3600);
 
 /// A node in one of its lives. Of two with the same name the one of the higher incarnation is the later life.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -113,9 +118,12 @@ pub enum InvalidMessage {
     /// It is longer than any message.
     #[error("message of {0} bytes, at most {MAX_DATAGRAM} are allowed")]
     TooLong(usize),
-    /// It does not say what a message says, or claims to come from this node.
+    /// It does not say what a message says.
     #[error("malformed message")]
     Malformed,
+    /// It claims to come from another node than that of its link.
+    #[error("a message of {0}, which is another node")]
+    Foreign(NodeId),
     /// It names further members when there are as many as there may be.
     #[error("more than {MAX_MEMBERS} members")]
     TooManyMembers,
@@ -207,9 +215,10 @@ type Swim = Foca<Member, PostcardCodec, SmallRng, NoCustomBroadcast>;
 pub struct Membership {
     foca: Swim,
     outbox: Outbox,
-    /// When those that are down are called next, and where in the list that is.
+    /// When those that are down are called next, where in the list that is, and since when each has been on it.
     recall: Option<Instant>,
     recalled: usize,
+    recalling: HashMap<NodeId, Instant>,
     /// When this node was last renewed, and how often in quick succession.
     renewal: Option<Instant>,
     renewals: u32,
@@ -224,6 +233,7 @@ impl Membership {
             outbox: Outbox::default(),
             recall: None,
             recalled: 0,
+            recalling: HashMap::new(),
             renewal: None,
             renewals: 0,
             left: false,
@@ -251,15 +261,22 @@ impl Membership {
 
     /// Makes this node known to one that a link has been made to, whatever was thought of it before.
     pub fn announce(&mut self, to: &Member, now: Instant) {
+        // Whoever holds the other to be down may go on silently under a new incarnation until it is called.
+        self.recalling.insert(to.node.clone(), now);
+        self.call(to, now);
+    }
+
+    fn call(&mut self, to: &Member, now: Instant) {
         self.run(now, |foca, handle| foca.announce(to.clone(), handle));
     }
 
-    /// Takes in a datagram of a peer link.
+    /// Takes in a datagram of the link to a node. Nobody passes on what another has said: an indirect probe is a message of
+    /// its own at each hop.
     ///
     /// # Errors
-    /// When it is not a message, or names more members than there may be. It has then changed nothing.
-    pub fn receive(&mut self, data: &[u8], now: Instant) -> Result<(), InvalidMessage> {
-        self.check(data)?;
+    /// When it is not a message of that node, or names more members than there may be. It has then changed nothing.
+    pub fn receive(&mut self, from: &NodeId, data: &[u8], now: Instant) -> Result<(), InvalidMessage> {
+        self.check(from, data)?;
         let mut result = Ok(());
         self.run(now, |foca, handle| {
             result = foca.handle_data(data, handle).map_err(|_| InvalidMessage::Malformed);
@@ -355,24 +372,31 @@ impl Membership {
 
     /// Calls three of those that are down, each in its turn.
     fn recall(&mut self, now: Instant) {
+        let since = |member: &Member| self.recalling.get(&member.node).copied().unwrap_or(now);
         let mut down: Vec<_> = self.down().cloned().collect();
+        self.recalling = down.iter().map(|member| (member.node.clone(), since(member))).collect();
+        let recalling = &self.recalling;
+        down.retain(|member| recalling.get(&member.node).is_some_and(|since| now < *since + RECALL_FOR));
         down.sort_by(|a, b| a.node.cmp(&b.node));
         let count = down.len().min(3);
         let turn = self.recalled % down.len().max(1);
         self.recalled = turn + count;
         for member in down.iter().cycle().skip(turn).take(count) {
-            self.announce(member, now);
+            self.call(member, now);
         }
     }
 
     /// Refuses what is not exactly a message, and what would make the list of members grow beyond its bound.
-    fn check(&self, data: &[u8]) -> Result<(), InvalidMessage> {
+    fn check(&self, from: &NodeId, data: &[u8]) -> Result<(), InvalidMessage> {
         if data.len() > MAX_DATAGRAM {
             return Err(InvalidMessage::TooLong(data.len()));
         }
         let malformed = |_| InvalidMessage::Malformed;
         let mut rest = data;
         let header: Header<Member> = PostcardCodec.decode_header(&mut rest).map_err(malformed)?;
+        if header.src.node != *from {
+            return Err(InvalidMessage::Foreign(header.src.node));
+        }
         let mut named = vec![header.src];
         for _ in 0..if rest.len() < 2 { 0 } else { rest.get_u16() } {
             let member: foca::Member<Member> = PostcardCodec.decode_member(&mut rest).map_err(malformed)?;
@@ -441,13 +465,14 @@ mod tests {
                 message(&other, &me, &[foca::Member::alive(named(&"a".repeat(262)))]),
                 InvalidMessage::Malformed,
             ),
-            (message(&member("me", 9), &me, &[]), InvalidMessage::Malformed),
+            (message(&member("me", 9), &me, &[]), InvalidMessage::Foreign(me.node.clone())),
+            (message(&member("third", 1), &me, &[]), InvalidMessage::Foreign(member("third", 1).node)),
         ];
         for (data, error) in cases {
-            assert_eq!(membership.receive(&data, now), Err(error));
+            assert_eq!(membership.receive(&other.node, &data, now), Err(error));
             assert!(membership.members().is_empty() && membership.effects().is_empty());
         }
-        membership.receive(&good, now).unwrap();
+        membership.receive(&other.node, &good, now).unwrap();
         assert_eq!(membership.members(), [other, named("host:1")]);
     }
 
@@ -461,7 +486,7 @@ mod tests {
                     (first..first + 16).map(|number| member(&format!("{kind}{number}"), 1)).collect();
                 let state = if down { foca::Member::down } else { foca::Member::alive };
                 let named: Vec<_> = named.into_iter().map(state).collect();
-                membership.receive(&message(&other, &me, &named), now)
+                membership.receive(&other.node, &message(&other, &me, &named), now)
             })
         };
         assert_eq!(flood(&mut membership, "dead", true), Ok(()));
@@ -469,7 +494,10 @@ mod tests {
         assert_eq!(membership.members().len(), 1);
         assert_eq!(flood(&mut membership, "live", false), Err(InvalidMessage::TooManyMembers));
         assert!(membership.foca.iter_membership_state().len() <= MAX_MEMBERS);
-        assert_eq!(membership.receive(&message(&member("other", 1), &member("me", 1), &[]), now), Ok(()));
+        assert_eq!(
+            membership.receive(&other.node, &message(&member("other", 1), &member("me", 1), &[]), now),
+            Ok(())
+        );
     }
 
     #[test]
@@ -484,14 +512,14 @@ mod tests {
         nodes[0].announce(&long("2"), now);
         for turn in 0..4 {
             for data in sent(&mut nodes[turn % 2]) {
-                nodes[(turn + 1) % 2].receive(&data, now).unwrap();
+                nodes[(turn + 1) % 2].receive(&long(["1", "2"][turn % 2]).node, &data, now).unwrap();
             }
         }
         assert_eq!(nodes[0].members(), [long("2")]);
         assert_eq!(nodes[1].members(), [long("1")]);
         // Nobody answers: a third is asked for help, which takes three names in one message.
         let help = foca::Member::alive(long("3"));
-        nodes[0].receive(&message(&long("2"), &long("1"), &[help]), now).unwrap();
+        nodes[0].receive(&long("2").node, &message(&long("2"), &long("1"), &[help]), now).unwrap();
         for second in 1..9 {
             nodes[0].tick(now + Duration::from_millis(second * 500));
             assert!(sent(&mut nodes[0]).iter().all(|data| data.len() <= MAX_DATAGRAM));
@@ -502,11 +530,13 @@ mod tests {
     fn after_goodbye_nothing_is_said_or_due() {
         let (now, me, other) = (Instant::now(), member("me", 1), member("other", 1));
         let mut membership = Membership::new(me.clone(), 1);
-        membership.receive(&message(&other, &me, &[]), now).unwrap();
+        membership.receive(&other.node, &message(&other, &me, &[]), now).unwrap();
         membership.effects();
         membership.leave(now);
         assert_eq!(sent(&mut membership).len(), 1);
-        membership.receive(&message(&other, &me, &[foca::Member::down(me.clone())]), now).unwrap();
+        membership
+            .receive(&other.node, &message(&other, &me, &[foca::Member::down(me.clone())]), now)
+            .unwrap();
         membership.announce(&other, now);
         membership.tick(now + Duration::from_secs(60));
         assert_eq!((membership.effects(), membership.next_tick()), (vec![], None));
@@ -519,7 +549,11 @@ mod tests {
         let mut membership = Membership::new(me.clone(), 1);
         let former = foca::Member::down(member("me", 1));
         membership
-            .receive(&message(&other, &me, &[former, foca::Member::down(member("dead", 1))]), now)
+            .receive(
+                &other.node,
+                &message(&other, &me, &[former, foca::Member::down(member("dead", 1))]),
+                now,
+            )
             .unwrap();
         membership.effects();
         membership.tick(now + RECALL_PERIOD);
@@ -535,6 +569,32 @@ mod tests {
     }
 
     #[test]
+    fn the_dead_are_called_for_a_day_and_stay_dead() {
+        let (mut now, me, dead) = (Instant::now(), member("me", 1), member("dead", 1));
+        let mut membership = Membership::new(me.clone(), 1);
+        let hear = |membership: &mut Membership, from: &Member, named, now| {
+            membership.receive(&from.node, &message(from, &me, &[named]), now).unwrap();
+        };
+        hear(&mut membership, &member("other", 1), foca::Member::down(dead.clone()), now);
+        let mut called = |membership: &mut Membership, hours: u64| {
+            membership.effects();
+            let until = now + Duration::from_secs(hours * 3600);
+            while let Some(next) = membership.next_tick().filter(|next| *next <= until) {
+                membership.tick(next);
+            }
+            now = until;
+            let calls = membership.effects().into_iter();
+            calls.filter(|effect| matches!(effect, Effect::Send { to, .. } if *to == dead)).count()
+        };
+        assert!(called(&mut membership, 23) > 23 * 3600 / 10);
+        assert!(called(&mut membership, 2) > 0);
+        assert_eq!(called(&mut membership, 24), 0);
+        let back = member("away", 1);
+        hear(&mut membership, &back, foca::Member::alive(member("dead", 1)), now);
+        assert_eq!(membership.members(), [back]);
+    }
+
+    #[test]
     fn who_was_declared_down_goes_on_in_a_new_life() {
         let (now, me, other) = (Instant::now(), member("me", 1), member("other", 1));
         let told = Header {
@@ -547,7 +607,7 @@ mod tests {
         PostcardCodec.encode_header(&told, &mut turn_undead).unwrap();
         for data in [message(&other, &me, &[foca::Member::down(me.clone())]), turn_undead] {
             let mut membership = Membership::new(me.clone(), 1);
-            membership.receive(&data, now).unwrap();
+            membership.receive(&other.node, &data, now).unwrap();
             assert_eq!(membership.me(), member("me", 2));
             assert!(membership.effects().contains(&Effect::Renewed(member("me", 2))));
             membership.tick(now + Duration::from_secs(1));
@@ -563,10 +623,10 @@ mod tests {
         ) {
             let (now, me, other) = (Instant::now(), member("me", 1), member("other", 1));
             let mut membership = Membership::new(me.clone(), 1);
-            let _ = membership.receive(&noise, now);
+            let _ = membership.receive(&other.node, &noise, now);
             let mut data = message(&other, &me, &[foca::Member::alive(member("x", 3)), foca::Member::down(me.clone())]);
             edits.iter().for_each(|(at, byte)| { let at = at.index(data.len()); data[at] = *byte; });
-            let _ = membership.receive(&data, now);
+            let _ = membership.receive(&other.node, &data, now);
             membership.tick(now + Duration::from_secs(1));
             membership.tick(now + Duration::from_secs(9));
             prop_assert_eq!(membership.me().node, me.node);

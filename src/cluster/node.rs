@@ -17,17 +17,22 @@ use tokio::sync::{Notify, mpsc, watch};
 
 use super::{
     Handler, Shared,
-    exchange::{Receiver, Sender},
+    exchange::{ExchangeError, Receiver, Sender},
     membership::Member,
 };
 use crate::{
     drain::{Aborted, Tasks},
     protocol::{AgentId, Close, DecodeError, LinkId, Load, Peer, PeerHello, Phase, Retire},
-    transport::{FrameError, FrameReader, FrameWriter, Link, Monitor, Vitals, Waiting},
+    transport::{
+        Datagrams, FrameError, FrameReader, FrameWriter, Inbox, Link, Lost, Monitor, Vitals, Waiting,
+    },
 };
 
 /// Frames that wait for the control stream. While it is full, what is due is kept and not queued.
 const CONTROL_QUEUE: usize = 4;
+
+/// The stream that the control stream of a peer link is, on both sides: the first that the dialler opens.
+pub(super) const CONTROL_STREAM: u64 = 0;
 
 /// How often a node tells how busy it is, while that changes.
 const LOAD_EVERY: Duration = Duration::from_millis(200);
@@ -40,6 +45,8 @@ pub struct Node {
     pub member: Member,
     /// The link itself.
     pub link: Link,
+    /// Its datagrams.
+    pub datagrams: Datagrams,
     /// Whether it answers.
     pub vitals: Arc<Vitals>,
     /// Its flows: everything that must end before it may be closed.
@@ -77,7 +84,7 @@ impl fmt::Debug for Node {
 }
 
 impl Node {
-    pub(super) fn new(id: LinkId, hello: &PeerHello, link: Link, dialled: bool) -> Arc<Self> {
+    pub(super) fn new(id: LinkId, hello: &PeerHello, datagrams: Datagrams, dialled: bool) -> Arc<Self> {
         let vitals = Arc::<Vitals>::default();
         let node = Self {
             id,
@@ -86,7 +93,8 @@ impl Node {
                 incarnation: hello.incarnation,
                 address: hello.peer_address.clone(),
             },
-            link,
+            link: datagrams.link().clone(),
+            datagrams,
             flows: Tasks::new(),
             link_address: hello.link_address.clone(),
             dialled,
@@ -211,6 +219,11 @@ impl Announcements {
         self.log.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Whether there are as many routes as peers may be told of.
+    pub fn is_full(&self) -> bool {
+        self.log().is_full()
+    }
+
     /// Tells every peer that an agent of this node serves an endpoint.
     pub fn add(&self, route: crate::protocol::PeerRoute) {
         let mut log = self.log();
@@ -253,6 +266,17 @@ impl Due {
     }
 }
 
+/// What a peer has sent that cannot be right.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Fault {
+    /// It is no frame.
+    #[error(transparent)]
+    Frame(#[from] DecodeError),
+    /// Its routes make no sense.
+    #[error(transparent)]
+    Routes(#[from] ExchangeError),
+}
+
 /// Writes what is queued for a peer, until the link ends.
 async fn write(mut writer: FrameWriter<Peer>, mut queue: mpsc::Receiver<Peer>, link: Link) {
     while let Some(frame) = queue.recv().await {
@@ -278,8 +302,15 @@ impl ControlLoop {
         Self { node, shared, sender: Sender::new(), receiver: Receiver::new(), said }
     }
 
-    /// Runs until the link ends; says why it has.
-    pub(super) async fn run(mut self, mut reader: FrameReader<Peer>, writer: FrameWriter<Peer>) -> String {
+    /// Runs until the link ends; says why it has. The link itself says later that this side has closed it.
+    ///
+    /// # Errors
+    /// When it was closed for what the peer had sent.
+    pub(super) async fn run(
+        mut self,
+        mut reader: FrameReader<Peer>,
+        writer: FrameWriter<Peer>,
+    ) -> Result<Lost, Fault> {
         let node = Arc::clone(&self.node);
         let link = node.link.clone();
         let mut monitor = Monitor::new(&link, Arc::clone(&node.vitals));
@@ -293,53 +324,30 @@ impl ControlLoop {
         self.shared.tasks.spawn(write(writer, queue, link.clone()));
         let mut due = Due { routes: true, ..Due::default() };
         loop {
-            let step = tokio::select! {
+            tokio::select! {
                 frame = reader.next() => match frame {
-                    Ok(frame) => {
-                        self.heard(frame, &mut due);
-                        Ok(())
-                    }
-                    Err(FrameError::Decode(DecodeError::Unknown { kind })) => {
-                        due.unsupported = Some(kind);
-                        Ok(())
-                    }
-                    Err(error) => Err(error),
+                    Ok(frame) => self.heard(frame, &mut due).map_err(|error| self.fault(error.into()))?,
+                    Err(FrameError::Decode(DecodeError::Unknown { kind })) => due.unsupported = Some(kind),
+                    Err(FrameError::Decode(error)) => return Err(self.fault(error.into())),
+                    Err(error) => return Ok(link.lost().unwrap_or_else(|| Lost::Other(error.to_string()))),
                 },
-                number = monitor.ping(&link) => {
-                    due.ping = Some(number);
-                    Ok(())
-                }
-                () = node.retiring.notified() => {
-                    due.retire = true;
-                    Ok(())
-                }
-                Ok(()) = phase.changed() => {
-                    due.phase = true;
-                    Ok(())
-                }
-                _ = load.tick() => {
-                    due.load = true;
-                    Ok(())
-                }
-                Ok(()) = changes.changed() => {
-                    due.routes = true;
-                    Ok(())
-                }
-                Ok(room) = out.reserve(), if due.any() => {
-                    if let Some(frame) = self.next(&mut due) {
-                        room.send(frame);
-                    }
-                    Ok(())
-                }
-                lost = link.closed() => return lost.to_string(),
-            };
-            if let Err(error) = step {
-                if let FrameError::Decode(error) = &error {
-                    link.close(Close::Protocol, &error.to_string());
-                }
-                return link.lost().map_or_else(|| error.to_string(), |lost| lost.to_string());
+                number = monitor.ping(&link) => due.ping = Some(number),
+                () = node.retiring.notified() => due.retire = true,
+                Ok(()) = phase.changed() => due.phase = true,
+                _ = load.tick() => due.load = true,
+                Ok(()) = changes.changed() => due.routes = true,
+                Ok(room) = out.reserve(), if due.any() => if let Some(frame) = self.next(&mut due) {
+                    room.send(frame);
+                },
+                lost = link.closed() => return Ok(lost),
             }
         }
+    }
+
+    /// Closes the link for what the peer has sent, before anything else does, so that the peer is told why.
+    fn fault(&self, fault: Fault) -> Fault {
+        self.node.link.close(Close::Protocol, &fault.to_string());
+        fault
     }
 
     /// The next frame to send, of what is due. A peer that reads slowly is told the sum of what has changed meanwhile.
@@ -375,24 +383,25 @@ impl ControlLoop {
         update.map(Peer::Routes)
     }
 
-    fn heard(&mut self, frame: Peer, due: &mut Due) {
+    fn heard(&mut self, frame: Peer, due: &mut Due) -> Result<(), ExchangeError> {
         let node = &self.node;
         match frame {
             Peer::Ping(number) => due.pong = Some(number),
-            Peer::Routes(update) => match self.receiver.apply(update) {
-                Ok(changes) => {
-                    let handler = &self.shared.handler;
-                    handler.removed(node, &changes.removed);
-                    handler.added(node, &changes.added);
-                    if self.receiver.complete() && !node.complete.swap(true, Relaxed) {
-                        self.shared.settled();
-                    }
+            Peer::Routes(update) => {
+                let changes = self.receiver.apply(update)?;
+                let handler = &self.shared.handler;
+                handler.removed(node, &changes.removed);
+                handler.added(node, &changes.added);
+                if self.receiver.complete() && !node.complete.swap(true, Relaxed) {
+                    let (peer, address, dialled) =
+                        (&node.member.node, node.link.remote_address(), node.dialled);
+                    tracing::info!(%peer, %address, dialled, routes = changes.added.len(), "linked to a peer");
+                    self.shared.settled();
                 }
-                Err(error) => {
-                    tracing::error!(peer = %node.member.node, %error, "a peer's routes make no sense; its link is closed");
-                    node.link.close(Close::Protocol, &error.to_string());
-                }
-            },
+            }
+            Peer::Phase(phase) if phase <= node.phase() => {
+                tracing::debug!(peer = %node.member.node, phase = phase.name(), "a peer's phase goes back");
+            }
             Peer::Phase(phase) => {
                 node.draining.store(phase == Phase::Draining, Relaxed);
                 node.phase.send_replace(phase);
@@ -412,6 +421,7 @@ impl ControlLoop {
             Peer::Pong(_) => {}
             other => tracing::debug!(peer = %node.member.node, ?other, "a frame that only begins a link"),
         }
+        Ok(())
     }
 }
 
@@ -426,11 +436,21 @@ impl Drop for ControlLoop {
     }
 }
 
-/// Passes the peer's datagrams on to membership, until the link ends.
+/// Hands out the peer's datagrams, those of the control stream to membership, until the link ends.
 pub(super) async fn datagrams(node: Arc<Node>, shared: Arc<Shared>) {
-    while let Ok(data) = node.link.datagram().await {
+    let membership = membership(node.datagrams.inbox(CONTROL_STREAM), &node, &shared);
+    tokio::select! {
+        () = node.datagrams.clone().run() => {}
+        () = membership => {}
+    }
+}
+
+async fn membership(mut messages: Inbox, node: &Node, shared: &Shared) {
+    loop {
+        let data = messages.recv().await;
+        let heard = super::Event::Heard { from: node.member.node.clone(), data };
         // When membership cannot keep up, what it misses is said again: SWIM is made for loss.
-        if shared.membership.try_send(super::Event::Heard(data)).is_err() {
+        if shared.membership.try_send(heard).is_err() {
             tracing::debug!(peer = %node.member.node, "a membership message was dropped");
         }
     }

@@ -18,7 +18,7 @@ use super::{
     exchange::{Receiver, RouteLog, Sender},
     membership::{Effect, Member, Membership},
 };
-use crate::protocol::{AgentId, EndpointId, Kind, NodeId, PeerRoute, RouteUpdate, TenantId};
+use crate::protocol::{AgentId, EndpointId, Kind, ListenOptions, NodeId, PeerRoute, RouteUpdate, TenantId};
 
 /// Figures of a run, for whoever asks by `--nocapture`.
 macro_rules! report {
@@ -138,6 +138,7 @@ fn route(number: usize) -> PeerRoute {
         endpoint: EndpointId::new(&format!("e{number}")).unwrap(),
         agent: AgentId::from_bits(number as u128),
         kind: Kind::Http,
+        options: ListenOptions::default(),
     }
 }
 
@@ -415,7 +416,7 @@ impl World {
             Event::Datagram { link, from, to, data } => {
                 let lost = self.rng.random_range(0..100) < self.loss;
                 if !lost && self.has_link(to, from, link) && self.reach(from, to) {
-                    self.nodes[to].membership.receive(&data, now).unwrap();
+                    self.nodes[to].membership.receive(&name(from), &data, now).unwrap();
                     self.settle(to);
                 }
             }
@@ -707,6 +708,18 @@ fn a_partition_of_hours_heals_within_seconds() {
         let time = world.converge(secs(15));
         report!("healed after {time:?}");
     }
+}
+
+#[test]
+fn a_split_that_outlasts_all_calls_heals_through_the_seeds() {
+    let mut world = cluster(3, 3);
+    world.seeds = vec![1];
+    world.converge(secs(15));
+    world.cut(|node| node as u8);
+    world.run_for(secs(48 * 3600));
+    world.mend();
+    let time = world.converge(secs(15));
+    report!("healed after {time:?}");
 }
 
 #[test]

@@ -1,10 +1,10 @@
-//! The routing table: which name is served by what.
+//! The routing table: which name is served by what. Names are those of endpoints, or of hosts.
 //!
 //! An immutable snapshot. A change makes a new version that shares all but one path with the one before, so whoever holds
 //! the current version can swap it under readers that never wait. What stands behind a name is the owner's business: this
 //! chooses nothing and knows no link.
 
-use std::sync::Arc;
+use std::{borrow::Borrow, hash::Hash, sync::Arc};
 
 use rpds::HashTrieMapSync;
 
@@ -21,31 +21,34 @@ pub struct Name {
 
 /// One version of the routing table. Clones share everything.
 #[derive(Debug)]
-pub struct Table<T> {
-    routes: HashTrieMapSync<Name, Arc<[T]>>,
+pub struct Table<K: Hash + Eq, T> {
+    routes: HashTrieMapSync<K, Arc<[T]>>,
 }
 
-impl<T> Clone for Table<T> {
+impl<K: Hash + Eq, T> Clone for Table<K, T> {
     fn clone(&self) -> Self {
         Self { routes: self.routes.clone() }
     }
 }
 
-impl<T> Default for Table<T> {
+impl<K: Hash + Eq, T> Default for Table<K, T> {
     fn default() -> Self {
         Self { routes: HashTrieMapSync::new_sync() }
     }
 }
 
-impl<T> Table<T> {
+impl<K: Hash + Eq + Clone, T> Table<K, T> {
     /// What serves a name; nothing when the name is not known.
-    pub fn get(&self, name: &Name) -> &[T] {
+    pub fn get<Q: Hash + Eq + ?Sized>(&self, name: &Q) -> &[T]
+    where
+        K: Borrow<Q>,
+    {
         self.routes.get(name).map_or(&[], |serving| serving)
     }
 
     /// A new version, in which what serves one name has changed. A name that nothing serves is gone.
     #[must_use]
-    pub fn with(&self, name: &Name, change: impl FnOnce(&[T]) -> Vec<T>) -> Self {
+    pub fn with(&self, name: &K, change: impl FnOnce(&[T]) -> Vec<T>) -> Self {
         let serving = change(self.get(name));
         let routes = if serving.is_empty() {
             self.routes.remove(name)
@@ -66,7 +69,7 @@ impl<T> Table<T> {
     }
 
     /// All names and what serves them, in no order.
-    pub fn iter(&self) -> impl Iterator<Item = (&Name, &[T])> {
+    pub fn iter(&self) -> impl Iterator<Item = (&K, &[T])> {
         self.routes.iter().map(|(name, serving)| (name, &**serving))
     }
 }

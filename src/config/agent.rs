@@ -4,11 +4,11 @@ use std::{collections::BTreeSet, path::PathBuf, sync::Arc, time::Duration};
 
 use clap::{Args, ValueEnum};
 
-use super::{ConfigError, ConnectArgs, LogArgs, duration, layers::table};
+use super::{ConfigError, ConnectArgs, LogArgs, UdpArgs, agent_http::HttpArgs, duration, layers::table};
 use crate::{
     agent::{self, HealthCheck, Probe, Service, ServiceAddress},
     client,
-    protocol::{EndpointId, Kind},
+    protocol::{EndpointId, HostPattern, Kind, ListenOptions},
     tls::{self, Trust},
 };
 
@@ -28,7 +28,7 @@ pub struct AgentArgs {
     pub log: LogArgs,
 }
 
-/// `adit agent http|tcp`: one endpoint.
+/// `adit agent tcp`, and the better part of `adit agent http`: one endpoint.
 #[derive(Debug, Clone, Args)]
 pub struct ServeArgs {
     /// The name that clients ask for.
@@ -37,10 +37,38 @@ pub struct ServeArgs {
     /// The service: a port of this machine, host:port, or a URL (http, https, tcp, tls).
     #[arg(value_name = "ADDR")]
     address: ServiceAddress,
+    #[command(flatten, next_help_heading = "Clients of the endpoint")]
+    clients: ClientArgs,
     #[command(flatten, next_help_heading = "TLS towards the service")]
     upstream: UpstreamArgs,
     #[command(flatten, next_help_heading = "Health of the service")]
     health: HealthArgs,
+    #[command(flatten)]
+    pub agent: AgentArgs,
+}
+
+/// `adit agent http`: one endpoint of a web service.
+#[derive(Debug, Clone, Args)]
+pub struct ServeHttpArgs {
+    #[command(flatten)]
+    version: VersionArgs,
+    #[command(flatten)]
+    http: HttpArgs,
+    #[command(flatten)]
+    pub serve: ServeArgs,
+}
+
+/// `adit agent udp`: one endpoint.
+#[derive(Debug, Clone, Args)]
+pub struct ServeUdpArgs {
+    /// The name that clients ask for.
+    #[arg(value_name = "ENDPOINT")]
+    endpoint: EndpointId,
+    /// The service: a port of this machine, or host:port.
+    #[arg(value_name = "ADDR")]
+    address: ServiceAddress,
+    #[command(flatten)]
+    udp: UdpArgs,
     #[command(flatten)]
     pub agent: AgentArgs,
 }
@@ -67,24 +95,48 @@ pub struct EndpointArgs {
     #[arg(long)]
     address: ServiceAddress,
     #[command(flatten)]
+    clients: ClientArgs,
+    #[command(flatten)]
     upstream: UpstreamArgs,
     #[command(flatten)]
     health: HealthArgs,
+    #[command(flatten)]
+    version: VersionArgs,
+    #[command(flatten)]
+    http: HttpArgs,
+    #[command(flatten)]
+    udp: UdpArgs,
+}
+
+/// What nodes are told of an endpoint's clients.
+#[derive(Debug, Clone, Default, Args)]
+pub(super) struct ClientArgs {
+    /// Let a whole host name stand for the endpoint (repeatable): NAME, or *.NAME for all names below it.
+    #[arg(long, value_name = "NAME")]
+    host: Vec<HostPattern>,
+}
+
+/// How HTTP is spoken with a service.
+#[derive(Debug, Clone, Default, Args)]
+pub(super) struct VersionArgs {
+    /// The service speaks HTTP/2 without TLS, as most gRPC servers do. One that has TLS chooses the version itself.
+    #[arg(long, help_heading = "HTTP")]
+    h2c: bool,
 }
 
 /// How the agent knows that a service is up.
-#[derive(Debug, Clone, Args)]
+#[derive(Debug, Clone, Default, Args)]
 pub(super) struct HealthArgs {
     /// Serve the endpoint only while its service is up: while it answers GET PATH with 2xx or 3xx, or accepts connections.
     #[arg(long, value_name = "PATH|tcp")]
     health_check: Option<Probe>,
     /// Check so often.
-    #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = interval)]
+    #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = some_time)]
     health_interval: Duration,
 }
 
 /// How the TLS of a service is verified.
-#[derive(Debug, Clone, Args)]
+#[derive(Debug, Clone, Default, Args)]
 pub struct UpstreamArgs {
     /// Trust only the authorities in this PEM file. By default, the public ones.
     #[arg(long, value_name = "FILE")]
@@ -97,10 +149,12 @@ pub struct UpstreamArgs {
 /// What a service speaks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum EndpointKind {
-    /// HTTP/1.1.
+    /// HTTP.
     Http,
     /// Bytes.
     Tcp,
+    /// Packets.
+    Udp,
 }
 
 impl AgentArgs {
@@ -115,8 +169,8 @@ impl HealthArgs {
     }
 }
 
-/// How often something is done.
-fn interval(text: &str) -> Result<Duration, String> {
+/// A duration that is not nothing.
+pub(super) fn some_time(text: &str) -> Result<Duration, String> {
     match duration(text) {
         Ok(Duration::ZERO) => Err("expected more than nothing".into()),
         read => read.map_err(|error| error.to_string()),
@@ -136,14 +190,58 @@ impl ServeArgs {
     /// # Errors
     /// See [`ConfigError`].
     pub fn into_config(self, kind: EndpointKind) -> Result<agent::Config, ConfigError> {
+        self.with_http(kind, VersionArgs::default(), HttpArgs::default())
+    }
+
+    fn with_http(
+        self,
+        kind: EndpointKind,
+        version: VersionArgs,
+        http: HttpArgs,
+    ) -> Result<agent::Config, ConfigError> {
         let endpoint = EndpointArgs {
             name: self.endpoint,
             kind,
             address: self.address,
+            clients: self.clients,
+            version,
+            http,
             upstream: self.upstream,
             health: self.health,
+            udp: UdpArgs::default(),
         };
         Ok(agent::Config { endpoints: vec![endpoint.into_endpoint()?], client: self.agent.client()? })
+    }
+}
+
+impl ServeUdpArgs {
+    /// The agent for this endpoint.
+    ///
+    /// # Errors
+    /// See [`ConfigError`].
+    pub fn into_config(self) -> Result<agent::Config, ConfigError> {
+        let endpoint = EndpointArgs {
+            name: self.endpoint,
+            kind: EndpointKind::Udp,
+            address: self.address,
+            clients: ClientArgs::default(),
+            version: VersionArgs::default(),
+            http: HttpArgs::default(),
+            upstream: UpstreamArgs::default(),
+            health: HealthArgs::default(),
+            udp: self.udp,
+        };
+        Ok(agent::Config { endpoints: vec![endpoint.into_endpoint()?], client: self.agent.client()? })
+    }
+}
+
+impl ServeHttpArgs {
+    /// The agent for this endpoint.
+    ///
+    /// # Errors
+    /// See [`ConfigError`].
+    pub fn into_config(self) -> Result<agent::Config, ConfigError> {
+        self.serve.with_http(EndpointKind::Http, self.version, self.http)
     }
 }
 
@@ -173,18 +271,42 @@ impl RunAgentArgs {
 
 impl EndpointArgs {
     fn into_endpoint(self) -> Result<agent::Endpoint, ConfigError> {
-        let (kind, alpn): (_, &[&[u8]]) = match self.kind {
-            EndpointKind::Http => (Kind::Http, &[b"http/1.1"]),
-            EndpointKind::Tcp => (Kind::Tcp, &[]),
+        if self.kind == EndpointKind::Udp {
+            self.check_udp()?;
+        }
+        let kind = match (self.kind, self.version.h2c) {
+            (EndpointKind::Http, false) => Kind::Http,
+            (EndpointKind::Http, true) if !self.address.is_tls() => Kind::Http2,
+            (EndpointKind::Tcp, false) => Kind::Tcp,
+            (EndpointKind::Udp, false) => Kind::Udp,
+            (_, true) => return Err(ConfigError::NoH2c(self.name)),
         };
         let trust = self.upstream.trust(&self.name, self.address.is_tls())?;
-        let tls = Arc::new(tls::client_config(&trust, None, alpn)?);
+        let tls = Arc::new(tls::client_config(&trust, None, &[])?);
+        let service = Service::new(self.address, &tls)?;
+        let http = self.http.into_options(&self.name, kind, &service)?;
         Ok(agent::Endpoint {
             name: self.name,
             kind,
-            service: Service::new(self.address, &tls)?,
+            options: ListenOptions { hosts: self.clients.host },
+            service,
             health: self.health.into_config(),
+            http,
+            udp_idle: self.udp.udp_idle,
         })
+    }
+
+    /// What is only for services that are connected to.
+    fn check_udp(&self) -> Result<(), ConfigError> {
+        let options = [
+            ("TLS", self.address.is_tls()),
+            ("--health-check", self.health.health_check.is_some()),
+            ("--host", !self.clients.host.is_empty()),
+        ];
+        match options.into_iter().find(|(_, given)| *given) {
+            Some((option, _)) => Err(ConfigError::NotForUdp { option, endpoint: self.name.clone() }),
+            None => Ok(()),
+        }
     }
 }
 

@@ -1,15 +1,16 @@
 //! The flags and the file of `adit node`.
 
-use std::{fs, net::SocketAddr, path::PathBuf, time::Duration};
+use std::{collections::BTreeMap, fs, net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::Args;
 
-use super::{ConfigError, LinkArgs, LogArgs, address, both, bytes, duration};
+use super::{ConfigError, LimitArgs, LinkArgs, LogArgs, UdpArgs, address, both, duration, mapping, port};
 use crate::{
-    cluster, edge,
+    cluster,
+    edge::{self, udp},
     net::HostPort,
     node,
-    protocol::NodeId,
+    protocol::{EndpointId, HostPattern, NodeId},
     tls::{self, Identity},
 };
 
@@ -44,21 +45,33 @@ pub struct NodeArgs {
     /// Private key of an --edge-cert, as PEM (repeatable, in the same order).
     #[arg(long, value_name = "FILE", help_heading = "Clients (the edge)")]
     edge_key: Vec<PathBuf>,
-    /// Wait so long for a service's response headers, from the end of the request on. Nothing limits what follows.
-    #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = duration)]
-    #[arg(help_heading = "Clients (the edge)")]
-    request_timeout: Duration,
+    /// Tell clients of HTTPS that HTTP/3 is on this UDP port, if not on that of --edge-tls-bind; 0 for no HTTP/3.
+    #[arg(long, value_name = "PORT", help_heading = "Clients (the edge)")]
+    edge_http3_port: Option<u16>,
+    /// Listen for TLS that the services end themselves. It is passed on unopened, to the TCP endpoint of the name that the
+    /// client asks for (SNI).
+    #[arg(long, value_name = "ADDRESS:PORT", value_parser = address, help_heading = "Clients (the edge)")]
+    edge_sni_bind: Option<SocketAddr>,
+    /// Listen for TCP connections to one endpoint (repeatable): a port of 127.0.0.1, or ADDRESS:PORT, and the endpoint's
+    /// name.
+    #[arg(long, value_name = "LISTEN=ENDPOINT", value_parser = port, help_heading = "Clients (the edge)")]
+    tcp: Vec<edge::Port>,
+    /// Let a whole host name stand for an endpoint, whatever its first label (repeatable): NAME, or *.NAME for all names
+    /// below it.
+    #[arg(long, value_name = "NAME=ENDPOINT", value_parser = mapping, help_heading = "Clients (the edge)")]
+    host: Vec<(HostPattern, EndpointId)>,
     /// Wait so long for an agent of an endpoint that had one a moment ago.
     #[arg(long, value_name = "DURATION", default_value = "2s", value_parser = duration)]
     #[arg(help_heading = "Clients (the edge)")]
     upstream_wait: Duration,
-    /// Refuse requests whose headers are longer.
-    #[arg(long, value_name = "BYTES", default_value_t = 65536, help_heading = "Clients (the edge)")]
-    #[arg(value_parser = clap::value_parser!(u32).range(8192..))]
-    max_header_bytes: u32,
-    /// Refuse requests whose body is longer. By default, there is no limit.
-    #[arg(long, value_name = "BYTES", value_parser = bytes, help_heading = "Clients (the edge)")]
-    max_body_bytes: Option<u64>,
+    #[command(flatten, next_help_heading = "Clients (the edge)")]
+    limits: LimitArgs,
+
+    /// Listen for plain UDP of clients, for one endpoint (repeatable).
+    #[arg(long, value_name = "ADDRESS:PORT=ENDPOINT", help_heading = "Clients (the edge)")]
+    udp: Vec<udp::Port>,
+    #[command(flatten, next_help_heading = "Clients (the edge)")]
+    associations: UdpArgs,
 
     /// Listen for the links of agents and forwarders (UDP).
     #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:8001", value_parser = address)]
@@ -138,12 +151,20 @@ impl NodeArgs {
             Some(identity) => identity,
             None => development()?,
         };
+        let http3 = match self.edge_http3_port {
+            None => edge::Http3::Bound,
+            Some(0) => edge::Http3::Off,
+            Some(port) => edge::Http3::Port(port),
+        };
         let tls = match self.edge_tls_bind {
+            None if self.edge_http3_port.is_some_and(|port| port > 0) => {
+                return Err(ConfigError::Half { given: "--edge-http3-port", missing: "--edge-tls-bind" });
+            }
             None => None,
             Some(bind) if own.edge.is_empty() => {
-                Some(edge::TlsConfig { bind, identities: vec![development()?] })
+                Some(edge::TlsConfig { bind, identities: vec![development()?], http3 })
             }
-            Some(bind) => Some(edge::TlsConfig { bind, identities: own.edge }),
+            Some(bind) => Some(edge::TlsConfig { bind, identities: own.edge, http3 }),
         };
         tracing::info!(pin = %identity.fingerprint(), "agents can pin the link certificate");
         let node = self.node_id.clone().unwrap_or_else(default_id);
@@ -151,6 +172,7 @@ impl NodeArgs {
         Ok(node::Config {
             node,
             cluster_links,
+            hosts: self.hosts()?,
             upstream_wait: self.upstream_wait,
             rebalance: node::Rebalance {
                 threshold: self.rebalance_threshold,
@@ -161,10 +183,11 @@ impl NodeArgs {
             edge: edge::Config {
                 bind: self.edge_bind,
                 tls,
-                request_timeout: self.request_timeout,
-                max_header_bytes: self.max_header_bytes as usize,
-                max_body_bytes: self.max_body_bytes,
+                sni: self.edge_sni_bind,
+                tcp: self.tcp,
+                limits: self.limits.limits(),
             },
+            udp: udp::Config { ports: self.udp, idle: self.associations.udp_idle },
             link: node::LinkConfig {
                 bind: self.link_bind,
                 advertise: self.advertise_link,
@@ -224,6 +247,17 @@ impl NodeArgs {
             link: link.map(|(cert, key)| Identity::load(cert, key)).transpose()?,
             edge: edge.map(|(cert, key)| Identity::load(cert, key)).collect::<Result<_, _>>()?,
         })
+    }
+
+    /// The hosts that are mapped, each to one endpoint.
+    fn hosts(&self) -> Result<Vec<(HostPattern, EndpointId)>, ConfigError> {
+        let mut hosts = BTreeMap::new();
+        for (host, endpoint) in &self.host {
+            if hosts.insert(host, endpoint).is_some_and(|other| other != endpoint) {
+                return Err(ConfigError::HostTwice(host.clone()));
+            }
+        }
+        Ok(hosts.into_iter().map(|(host, endpoint)| (host.clone(), endpoint.clone())).collect())
     }
 
     /// By what a development certificate should know this node, beside the host's own names.

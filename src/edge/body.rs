@@ -1,15 +1,56 @@
-//! The bodies of responses: a service's, streamed, or one that adit made itself.
+//! The bodies of requests as hyper has them, and of responses: a service's, streamed, or one that adit made itself.
 
 use std::{
     pin::Pin,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
 };
 
 use bytes::Bytes;
+use http::{Request, Version};
 use http_body::{Frame, SizeHint};
 use http_body_util::Full;
+use hyper::body::Incoming;
 
-use crate::upstream::ResponseBody;
+use crate::upstream::{BoxError, ResponseBody};
+
+/// A request's body.
+#[derive(Debug)]
+pub(super) struct Received {
+    body: Incoming,
+    version: Version,
+}
+
+impl Received {
+    pub(super) fn new(request: Request<Incoming>) -> Request<Self> {
+        let version = request.version();
+        request.map(|body| Self { body, version })
+    }
+}
+
+impl http_body::Body for Received {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        let frame = ready!(Pin::new(&mut self.body).poll_frame(cx)).map(|frame| frame.map_err(Into::into));
+        // hyper takes a stream that is reset with NO_ERROR for one that has ended. Of a request it is half.
+        if frame.is_none() && self.version == Version::HTTP_2 && !self.body.is_end_stream() {
+            return Poll::Ready(Some(Err("the request's stream was reset".into())));
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
 
 /// A response's body.
 #[derive(Debug)]
@@ -32,12 +73,12 @@ impl Body {
 
 impl http_body::Body for Body {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = BoxError;
 
     fn poll_frame(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         match self.get_mut() {
             Self::Upstream(body) => Pin::new(body).poll_frame(cx),
             Self::Full(body) => Pin::new(body).poll_frame(cx).map_err(|never| match never {}),

@@ -2,16 +2,15 @@
 
 use std::{
     convert::Infallible,
+    error::Error as _,
     future::Future,
     net::SocketAddr,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering::Relaxed},
-    },
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
-use hyper::{rt::Executor, service::service_fn};
+use http::{Request, Version};
+use hyper::{body::Incoming, rt::Executor, service::service_fn};
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
     server::conn::auto,
@@ -19,27 +18,45 @@ use hyper_util::{
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 
-use super::{Shared, http};
+use super::{
+    Shared,
+    activity::{Activity, Exchange, Overdue},
+    admission::Admission,
+    body::Received,
+    http::serve as answer,
+    sni,
+    socket::Socket,
+    tcp,
+};
 use crate::{
     drain::Tasks,
     net::{self, Connection},
+    protocol::EndpointId,
+    upstream::BoxError,
 };
 
 /// How long a client has for its TLS handshake.
-const HANDSHAKE: Duration = Duration::from_secs(10);
+pub(super) const HANDSHAKE: Duration = Duration::from_secs(10);
 
-/// How long a client has from one request's end to the next request's complete head.
-const NEXT_HEAD: Duration = Duration::from_secs(60);
-
-/// How many fields a request may have; hyper allows 100 otherwise. Their bytes are what is limited.
-const FIELDS: usize = 256;
-
-/// How many requests one HTTP/2 connection may have open.
-const STREAMS: u32 = 256;
+/// How long a client that was told that its connection ends has to end it.
+const GOODBYE: Duration = Duration::from_secs(10);
 
 /// How often an HTTP/2 connection is asked whether its client is still there, and how long it has to answer.
 const PING_EVERY: Duration = Duration::from_secs(20);
 const PING_ANSWER: Duration = Duration::from_secs(20);
+
+/// What is behind a port of the edge.
+#[derive(Clone)]
+pub(super) enum Door {
+    /// HTTP in the clear.
+    Http,
+    /// HTTP over TLS.
+    Https(TlsAcceptor),
+    /// The endpoint that the client's TLS names.
+    Sni,
+    /// One endpoint.
+    Tcp(EndpointId),
+}
 
 /// A client, as its connection shows it.
 #[derive(Debug, Clone, Copy)]
@@ -48,37 +65,75 @@ pub(super) struct Client {
     pub(super) scheme: &'static str,
 }
 
-/// hyper runs the streams of HTTP/2 as tasks; this makes them the edge's.
+/// hyper runs the streams of HTTP/2 as tasks; this makes them the edge's, and ends those that stall.
 #[derive(Debug, Clone)]
-struct Owned(Tasks);
+struct Streams {
+    shared: Arc<Shared>,
+    /// The stream that was begun last: hyper hands its task over right after it has called the service.
+    begun: Arc<Mutex<Option<Arc<Activity>>>>,
+}
 
-impl<F: Future<Output = ()> + Send + 'static> Executor<F> for Owned {
+impl Streams {
+    fn begun(&self, exchange: Option<&Exchange>) -> Option<Arc<Activity>> {
+        let mut begun = self.begun.lock().unwrap_or_else(PoisonError::into_inner);
+        std::mem::replace(&mut begun, exchange.map(|exchange| Arc::clone(exchange.bodies())))
+    }
+}
+
+impl<F: Future<Output = ()> + Send + 'static> Executor<F> for Streams {
     fn execute(&self, task: F) {
-        self.0.spawn(task);
+        let Some(bodies) = self.begun(None).filter(|_| self.shared.limits.stall_timeout.is_some()) else {
+            return self.shared.connections.spawn(task);
+        };
+        let shared = Arc::clone(&self.shared);
+        self.shared.connections.spawn(async move {
+            tokio::select! {
+                () = task => {}
+                // What is dropped is reset.
+                overdue = bodies.overdue(&shared.limits) => shared.counters.refused(overdue.code()),
+            }
+        });
     }
 }
 
 /// Accepts connections until the edge leaves.
-pub(super) async fn accept(
-    listener: TcpListener,
-    tls: Option<TlsAcceptor>,
-    shared: Arc<Shared>,
-    accepting: Tasks,
-) {
+pub(super) async fn accept(listener: TcpListener, door: Door, shared: Arc<Shared>, accepting: Tasks) {
     loop {
         let (stream, address) = tokio::select! {
             accepted = net::accept(&listener) => accepted,
             () = accepting.signalled() => return,
         };
-        // As many at once as the process may have files open.
-        shared.connections.spawn(connect(stream, address, tls.clone(), Arc::clone(&shared)));
+        if let Some(admission) = shared.admissions.admit() {
+            let entered = enter(stream, address, admission, door.clone(), Arc::clone(&shared));
+            shared.connections.spawn(entered);
+        }
     }
 }
 
-async fn connect(stream: TcpStream, address: SocketAddr, tls: Option<TlsAcceptor>, shared: Arc<Shared>) {
-    let Some(tls) = tls else {
-        return serve(Connection::Tcp(stream), Client { address, scheme: "http" }, shared).await;
-    };
+async fn enter(
+    stream: TcpStream,
+    address: SocketAddr,
+    admission: Admission,
+    door: Door,
+    shared: Arc<Shared>,
+) {
+    match door {
+        Door::Http => {
+            serve(Connection::Tcp(stream), admission, Client { address, scheme: "http" }, shared).await;
+        }
+        Door::Https(tls) => secure(stream, address, admission, tls, shared).await,
+        Door::Sni => sni::serve(stream, address, &shared).await,
+        Door::Tcp(endpoint) => tcp::serve(stream, address, endpoint, &shared).await,
+    }
+}
+
+async fn secure(
+    stream: TcpStream,
+    address: SocketAddr,
+    admission: Admission,
+    tls: TlsAcceptor,
+    shared: Arc<Shared>,
+) {
     let handshake = async {
         // The semaphore is never closed, so there is a permit sooner or later, or the deadline comes.
         let _permit = shared.handshakes.acquire().await;
@@ -86,57 +141,85 @@ async fn connect(stream: TcpStream, address: SocketAddr, tls: Option<TlsAcceptor
     };
     match tokio::time::timeout(HANDSHAKE, handshake).await {
         Ok(Ok(stream)) => {
-            serve(Connection::Tls(Box::new(stream.into())), Client { address, scheme: "https" }, shared)
-                .await;
+            let connection = Connection::Tls(Box::new(stream.into()));
+            serve(connection, admission, Client { address, scheme: "https" }, shared).await;
         }
         Ok(Err(error)) => tracing::debug!(client = %address, %error, "a TLS handshake failed"),
         Err(_) => tracing::debug!(client = %address, "a TLS handshake was not done after {HANDSHAKE:?}"),
     }
 }
 
-async fn serve(io: Connection, client: Client, shared: Arc<Shared>) {
-    let begun = Arc::<AtomicBool>::default();
-    let first = Arc::clone(&begun);
-    let executor = Owned(shared.connections.clone());
-    let mut builder = auto::Builder::new(executor);
-    // Room for a head over the limit, so that the limit is answered with the reason.
-    let head = shared.limits.max_header_bytes.saturating_mul(2).max(16 * 1024);
+async fn serve(connection: Connection, admission: Admission, client: Client, shared: Arc<Shared>) {
+    let activity = Activity::new();
+    let socket = Socket::new(connection, admission, Arc::clone(&activity));
+    let streams = Streams { shared: Arc::clone(&shared), begun: Arc::default() };
+    let mut builder = auto::Builder::new(streams.clone());
+    let (head_bytes, head_fields) = shared.limits.head_room();
     builder
         .http1()
-        .timer(TokioTimer::new())
-        .header_read_timeout(NEXT_HEAD)
-        .max_buf_size(head)
-        .max_headers(FIELDS)
+        .header_read_timeout(None)
+        .max_buf_size(head_bytes)
+        .max_headers(head_fields)
         .http2()
         .timer(TokioTimer::new())
         .keep_alive_interval(PING_EVERY)
         .keep_alive_timeout(PING_ANSWER)
-        .max_concurrent_streams(STREAMS)
-        .max_header_list_size(u32::try_from(head).unwrap_or(u32::MAX));
-    let tasks = shared.connections.clone();
-    let service = service_fn(move |request| {
-        let shared = Arc::clone(&shared);
-        first.store(true, Relaxed);
-        async move { Ok::<_, Infallible>(http::serve(&shared, client, request).await) }
-    });
-    let connection = builder.serve_connection_with_upgrades(TokioIo::new(io), service);
+        .max_concurrent_streams(shared.limits.max_streams)
+        .max_header_list_size(u32::try_from(head_bytes).unwrap_or(u32::MAX));
+    let service = {
+        let (shared, activity) = (Arc::clone(&shared), Arc::clone(&activity));
+        service_fn(move |request: Request<Incoming>| {
+            let exchange = if request.version() < Version::HTTP_2 {
+                Exchange::alone(&activity)
+            } else {
+                let exchange = Exchange::stream(&activity);
+                streams.begun(Some(&exchange));
+                exchange
+            };
+            let shared = Arc::clone(&shared);
+            async move { Ok::<_, Infallible>(answer(&shared, client, &exchange, Received::new(request)).await) }
+        })
+    };
+    let connection = builder.serve_connection_with_upgrades(TokioIo::new(socket), service);
     tokio::pin!(connection);
-    // hyper has no timer before it knows which version is spoken.
-    let silent = async {
-        tokio::time::sleep(NEXT_HEAD).await;
-        if begun.load(Relaxed) {
-            std::future::pending::<()>().await;
+    let mut leaving = false;
+    loop {
+        let overdue = async {
+            if leaving {
+                tokio::time::sleep(GOODBYE).await;
+            }
+            activity.overdue(&shared.limits).await
+        };
+        tokio::select! {
+            ended = connection.as_mut() => {
+                if let Err(error) = ended {
+                    tracing::debug!(client = %client.address, %error, "a connection ended with an error");
+                    if let Some(reason) = refusal(&error) {
+                        shared.counters.refused(reason);
+                    }
+                }
+                return;
+            }
+            overdue = overdue => if leaving || overdue != Overdue::Idle {
+                tracing::debug!(client = %client.address, %overdue, "a connection is cut");
+                return shared.counters.refused(overdue.code());
+            },
+            () = shared.connections.signalled(), if !leaving => {}
         }
-    };
-    let ended = tokio::select! {
-        ended = connection.as_mut() => ended,
-        () = silent => return tracing::debug!(client = %client.address, "a connection asked for nothing"),
-        () = tasks.signalled() => {
-            connection.as_mut().graceful_shutdown();
-            connection.await
-        }
-    };
-    if let Err(error) = ended {
-        tracing::debug!(client = %client.address, %error, "a connection ended with an error");
+        leaving = true;
+        connection.as_mut().graceful_shutdown();
+    }
+}
+
+/// What a client did that the HTTP library ended its connection for.
+fn refusal(error: &BoxError) -> Option<&'static str> {
+    let error = error.downcast_ref::<hyper::Error>()?;
+    if error.is_parse_too_large() {
+        Some("head_too_large")
+    } else if error.is_parse() {
+        Some("malformed")
+    } else {
+        let error = error.source()?.downcast_ref::<h2::Error>().filter(|error| error.is_library())?;
+        Some(if error.reason() == Some(h2::Reason::ENHANCE_YOUR_CALM) { "flood" } else { "malformed" })
     }
 }

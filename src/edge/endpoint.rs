@@ -1,10 +1,14 @@
-//! Which endpoint a request is for: a header names it, or else the host's first label does.
+//! Which endpoint a request is for: a header names it, or else the host is mapped to it, or its first label is its name. A
+//! TLS connection that is passed on unopened has only the host.
 
 use std::net::IpAddr;
 
 use http::HeaderMap;
 
-use crate::protocol::{EndpointId, InvalidId};
+use crate::{
+    protocol::{EndpointId, InvalidId, TenantId},
+    upstream::Name,
+};
 
 /// The headers that name an endpoint, the first that is there rules; the second is Piko's.
 const HEADERS: [&str; 2] = ["x-adit-endpoint", "x-piko-endpoint"];
@@ -21,26 +25,41 @@ pub(super) enum EndpointError {
     Invalid(#[from] InvalidId),
 }
 
-/// The endpoint of a request with these headers, to this host (with or without a port).
-pub(super) fn endpoint(headers: &HeaderMap, host: Option<&str>) -> Result<EndpointId, EndpointError> {
+/// The endpoint of a request with these headers, to this host (with or without a port); `mapped` looks up whole hosts.
+pub(super) fn endpoint(
+    headers: &HeaderMap,
+    host: Option<&str>,
+    mapped: impl Fn(&str) -> Option<Name>,
+) -> Result<Name, EndpointError> {
     for header in HEADERS {
         if let Some(value) = headers.get(header) {
             // What is no text has characters that no endpoint has.
-            return Ok(EndpointId::new(&String::from_utf8_lossy(value.as_bytes()))?);
+            return named(&String::from_utf8_lossy(value.as_bytes()));
         }
     }
-    let host = host.ok_or(EndpointError::Missing)?;
+    of_host(host.ok_or(EndpointError::Missing)?, mapped)
+}
+
+/// The endpoint of a host (with or without a port).
+pub(super) fn of_host(host: &str, mapped: impl Fn(&str) -> Option<Name>) -> Result<Name, EndpointError> {
     if host.starts_with('[') {
         return Err(EndpointError::Missing);
     }
     let host = host.rsplit_once(':').map_or(host, |(host, _)| host);
+    if let Some(name) = mapped(host) {
+        return Ok(name);
+    }
     if host.parse::<IpAddr>().is_ok() {
         return Err(EndpointError::Missing);
     }
     match host.split_once('.') {
-        Some((label, rest)) if !rest.is_empty() => Ok(EndpointId::new(label)?),
+        Some((label, rest)) if !rest.is_empty() => named(label),
         _ => Err(EndpointError::Missing),
     }
+}
+
+fn named(endpoint: &str) -> Result<Name, EndpointError> {
+    Ok(Name { tenant: TenantId::default(), endpoint: EndpointId::new(endpoint)? })
 }
 
 #[cfg(test)]
@@ -52,7 +71,8 @@ mod tests {
             .iter()
             .map(|(name, value)| (http::HeaderName::from_static(name), http::HeaderValue::from_static(value)))
             .collect();
-        endpoint(&headers, host).map(|endpoint| endpoint.to_string())
+        let mapped = |host: &str| (host == "mapped.example.com").then(|| named("whole").unwrap());
+        endpoint(&headers, host, mapped).map(|name| name.endpoint.to_string())
     }
 
     #[test]
@@ -62,6 +82,12 @@ mod tests {
         assert_eq!(of(&both[1..], Some("c.example.com")).as_deref(), Ok("b"));
         assert_eq!(of(&[], Some("C.example.com:8000")).as_deref(), Ok("c"));
         assert_eq!(of(&[], Some("c.localhost")).as_deref(), Ok("c"));
+    }
+
+    #[test]
+    fn a_mapped_host_rules_over_its_first_label() {
+        assert_eq!(of(&[], Some("mapped.example.com:8000")).as_deref(), Ok("whole"));
+        assert_eq!(of(&[("x-adit-endpoint", "a")], Some("mapped.example.com")).as_deref(), Ok("a"));
     }
 
     #[test]

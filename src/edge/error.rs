@@ -16,12 +16,24 @@ pub(super) enum Error {
     Endpoint(#[from] EndpointError),
     #[error("the method CONNECT has no meaning here")]
     Connect,
-    #[error("a request of HTTP/1.1 has one Host field, no more and no less")]
+    #[error(
+        "a request of HTTP/1.1 has one Host field, no more and no less, with a host and nothing else in it"
+    )]
     Host,
+    #[error("the target is neither a path nor a URL")]
+    Target,
+    #[error("the only transfer coding that is understood is chunked, once")]
+    TransferCoding,
+    #[error("the request's target has {size} bytes, at most {max} are allowed")]
+    UriTooLong { size: usize, max: usize },
+    #[error("the request has {count} header fields, at most {max} are allowed")]
+    TooManyHeaders { count: usize, max: usize },
     #[error("the request's header fields have {size} bytes, at most {max} are allowed")]
     HeadersTooLarge { size: usize, max: usize },
     #[error("the request's body is larger than the {max} bytes that are allowed")]
     BodyTooLarge { max: u64 },
+    #[error("no byte of the request's body came, or could be passed on, for too long")]
+    Stalled,
     #[error("the service switched protocols, which the request had not asked for")]
     Switched,
     #[error("{}", crate::telemetry::report(.0))]
@@ -32,7 +44,7 @@ impl Error {
     /// What sending a request failed with; `max_body` is the limit that its body had.
     pub(super) fn of_send(error: SendError, max_body: Option<u64>) -> Self {
         match (&error, max_body) {
-            (SendError::Body(source), Some(max)) if is_length_limit(source) => Self::BodyTooLarge { max },
+            (SendError::Body(source), Some(max)) if is_length_limit(&**source) => Self::BodyTooLarge { max },
             _ => Self::Send(error),
         }
     }
@@ -44,10 +56,15 @@ impl Error {
             Self::Endpoint(EndpointError::Invalid(_)) => (StatusCode::BAD_REQUEST, "invalid_endpoint"),
             Self::Connect => (StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed"),
             Self::Host => (StatusCode::BAD_REQUEST, "invalid_host"),
+            Self::Target => (StatusCode::BAD_REQUEST, "invalid_target"),
+            Self::TransferCoding => (StatusCode::BAD_REQUEST, "invalid_transfer_coding"),
+            Self::UriTooLong { .. } => (StatusCode::URI_TOO_LONG, "uri_too_long"),
+            Self::TooManyHeaders { .. } => (StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "too_many_headers"),
             Self::HeadersTooLarge { .. } => {
                 (StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "headers_too_large")
             }
             Self::BodyTooLarge { .. } => (StatusCode::PAYLOAD_TOO_LARGE, "body_too_large"),
+            Self::Stalled => (StatusCode::REQUEST_TIMEOUT, "request_stalled"),
             Self::Send(SendError::Timeout(_)) => (StatusCode::GATEWAY_TIMEOUT, "response_timeout"),
             Self::Send(SendError::Body(_)) => (StatusCode::BAD_REQUEST, "request_broken"),
             Self::Switched | Self::Send(SendError::Broken(_)) => (StatusCode::BAD_GATEWAY, "upstream_broken"),
@@ -59,14 +76,40 @@ impl Error {
         }
     }
 
-    /// The response to the client, as JSON.
-    pub(super) fn response(&self) -> Response<Body> {
+    /// The response to the client: JSON, or what gRPC wants, to a request of gRPC with this content type.
+    pub(super) fn response(&self, grpc: Option<HeaderValue>) -> Response<Body> {
         let (status, code) = self.status();
+        if let Some(content_type) = grpc {
+            return self.grpc_response(content_type, status, code);
+        }
         let text = serde_json::json!({ "error": self.error_text(), "code": code }).to_string();
         let mut response = Response::new(Body::full(text + "\n"));
         *response.status_mut() = status;
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        headers.insert(headers::ERROR, HeaderValue::from_static(code));
+        if matches!(self, Self::TransferCoding) {
+            // Whoever sent it may be of another mind about where the next request begins (RFC 9112 §6.1).
+            headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
+        response
+    }
+
+    /// Trailers alone, in the place of the header (gRPC over HTTP/2, "Responses").
+    fn grpc_response(
+        &self,
+        content_type: HeaderValue,
+        status: StatusCode,
+        code: &'static str,
+    ) -> Response<Body> {
+        let mut response = Response::new(Body::empty());
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, content_type);
+        headers.insert(headers::GRPC_STATUS, HeaderValue::from_static(grpc_status(status)));
+        // All that is encoded is ASCII.
+        if let Ok(message) = HeaderValue::try_from(grpc_message(&self.error_text())) {
+            headers.insert(headers::GRPC_MESSAGE, message);
+        }
         headers.insert(headers::ERROR, HeaderValue::from_static(code));
         response
     }
@@ -80,6 +123,39 @@ impl Error {
     }
 }
 
+/// The status of gRPC that says what a status of HTTP does. Where gRPC has a mapping for its clients
+/// (http-grpc-status-mapping.md), it is that; the rest is for the limits that it does not know.
+fn grpc_status(status: StatusCode) -> &'static str {
+    match status.as_u16() {
+        // INTERNAL
+        400 => "13",
+        // UNAUTHENTICATED
+        401 => "16",
+        // PERMISSION_DENIED
+        403 => "7",
+        // UNIMPLEMENTED
+        404 | 405 | 501 => "12",
+        // RESOURCE_EXHAUSTED
+        413 | 414 | 431 => "8",
+        // UNAVAILABLE
+        429 | 502..=504 => "14",
+        // UNKNOWN
+        _ => "2",
+    }
+}
+
+/// A text as `grpc-message` has it: what is not printable ASCII is percent-encoded, byte by byte.
+fn grpc_message(text: &str) -> String {
+    let mut encoded = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        match byte {
+            b' '..=b'~' if byte != b'%' => encoded.push(byte.into()),
+            _ => encoded.push_str(&format!("%{byte:02X}")),
+        }
+    }
+    encoded
+}
+
 fn is_length_limit(error: &(dyn std::error::Error + 'static)) -> bool {
     let mut error = Some(error);
     while let Some(this) = error {
@@ -89,4 +165,15 @@ fn is_length_limit(error: &(dyn std::error::Error + 'static)) -> bool {
         error = this.source();
     }
     false
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn messages_of_grpc_are_percent_encoded() {
+        assert_eq!(grpc_message("50% of \"a~\""), "50%25 of \"a~\"");
+        assert_eq!(grpc_message("zu groß\n"), "zu gro%C3%9F%0A");
+    }
 }

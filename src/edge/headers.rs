@@ -5,13 +5,17 @@ use std::net::SocketAddr;
 use http::{
     HeaderMap, HeaderName, HeaderValue,
     header::{
-        CONNECTION, CONTENT_LENGTH, FORWARDED, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE,
-        TRANSFER_ENCODING, UPGRADE,
+        CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, COOKIE, FORWARDED, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION,
+        TE, TRANSFER_ENCODING, UPGRADE,
     },
 };
 
 /// The error code of a response that adit made itself; a service's own is not passed on, so that it can be relied upon.
 pub(super) const ERROR: HeaderName = HeaderName::from_static("x-adit-error");
+
+/// How a call of gRPC has ended.
+pub(super) const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
+pub(super) const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
 
 const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
@@ -69,6 +73,11 @@ pub(super) fn upgrade(headers: &HeaderMap) -> Option<HeaderValue> {
     if asked { wanted.cloned() } else { None }
 }
 
+/// The content type of a request of gRPC, in whichever of its forms.
+pub(super) fn grpc(headers: &HeaderMap) -> Option<HeaderValue> {
+    headers.get(CONTENT_TYPE).filter(|value| value.as_bytes().starts_with(b"application/grpc")).cloned()
+}
+
 fn has_token(value: &HeaderValue, token: &str) -> bool {
     value.to_str().is_ok_and(|value| value.split(',').any(|part| part.trim().eq_ignore_ascii_case(token)))
 }
@@ -100,6 +109,17 @@ pub(super) fn forwarded(
     append(headers, FORWARDED, &element);
 }
 
+/// Joins cookies that HTTP/2 and HTTP/3 let a client send in several fields; in HTTP/1.1 there is but one (RFC 9113 §8.2.3,
+/// RFC 9114 §4.2.1).
+pub(super) fn join_cookies(headers: &mut HeaderMap) {
+    let pieces: Vec<&[u8]> = headers.get_all(COOKIE).iter().map(HeaderValue::as_bytes).collect();
+    if pieces.len() > 1
+        && let Ok(cookie) = HeaderValue::from_bytes(&pieces.join(&b"; "[..]))
+    {
+        headers.insert(COOKIE, cookie);
+    }
+}
+
 /// Adds an element to a list field, joining what may stand in several lines.
 fn append(headers: &mut HeaderMap, name: HeaderName, element: &str) {
     let mut list = String::new();
@@ -114,11 +134,6 @@ fn append(headers: &mut HeaderMap, name: HeaderName, element: &str) {
     if let Ok(value) = HeaderValue::from_str(&list) {
         headers.insert(name, value);
     }
-}
-
-/// How much room the fields take, in bytes, as HTTP/2 counts it without its overhead.
-pub(super) fn size(headers: &HeaderMap) -> usize {
-    headers.iter().map(|(name, value)| name.as_str().len() + value.len()).sum()
 }
 
 #[cfg(test)]
@@ -163,6 +178,17 @@ mod tests {
         let mut headers = map(&[("connection", "keep-alive, Upgrade"), ("upgrade", "websocket")]);
         strip_hop_by_hop(&mut headers);
         assert_eq!(lines(&headers), ["connection: upgrade", "upgrade: websocket"]);
+    }
+
+    #[test]
+    fn cookies_become_one_field() {
+        for (fields, expected) in
+            [(&["a=1"][..], "cookie: a=1"), (&["a=1", "b=2; c=3", "d=4"], "cookie: a=1; b=2; c=3; d=4")]
+        {
+            let mut headers = map(&fields.iter().map(|cookie| ("cookie", *cookie)).collect::<Vec<_>>());
+            join_cookies(&mut headers);
+            assert_eq!(lines(&headers), [expected]);
+        }
     }
 
     #[test]

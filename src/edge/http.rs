@@ -1,76 +1,114 @@
 //! One request: match, route, send, relay.
 
-use std::sync::{Arc, atomic::Ordering::Relaxed};
+use std::{
+    sync::{Arc, atomic::Ordering::Relaxed},
+    time::Duration,
+};
 
+use bytes::Bytes;
 use http::{HeaderValue, Method, Request, Response, StatusCode, Uri, Version, header};
 use http_body_util::{BodyExt, Limited};
-use hyper::{
-    body::Incoming,
-    upgrade::{OnUpgrade, Upgraded},
-};
+use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::{rt::TokioIo, server::conn::auto};
 use tokio::time::Instant;
 
-use super::{Shared, body::Body, connection::Client, endpoint::endpoint, error::Error, headers};
+use super::{
+    Shared,
+    activity::{Exchange, Watched},
+    body::Body,
+    connection::Client,
+    endpoint::endpoint,
+    error::Error,
+    headers, meaning,
+    socket::Socket,
+};
 use crate::{
-    net::Connection,
-    protocol::TenantId,
     splice::{Counts, Prefixed, splice},
     transport::Stream,
-    upstream::{self, Name, ResponseBody, Upgrade},
+    upstream::{self, ResponseBody, Upgrade},
 };
 
+/// The body of a request, whichever version of HTTP it came by.
+pub(super) trait RequestBody:
+    http_body::Body<Data = Bytes, Error: Into<upstream::BoxError>> + Send + Unpin + 'static
+{
+}
+
+impl<B: http_body::Body<Data = Bytes, Error: Into<upstream::BoxError>> + Send + Unpin + 'static> RequestBody
+    for B
+{
+}
+
 /// Answers a request, whatever happens.
-pub(super) async fn serve(
+pub(super) async fn serve<B: RequestBody>(
     shared: &Arc<Shared>,
     client: Client,
-    request: Request<Incoming>,
-) -> Response<Body> {
+    exchange: &Arc<Exchange>,
+    request: Request<B>,
+) -> Response<Watched<Body>> {
     let started = Instant::now();
     let (version, method, uri) = (request.version(), request.method().clone(), request.uri().clone());
+    let grpc = headers::grpc(request.headers());
     let _in_flight = shared.counters.begin();
-    let mut response = match forward(shared, client, request).await {
-        Ok(response) => response,
+    let (status, mut response) = match forward(shared, client, exchange, request).await {
+        Ok(response) => (response.status(), response),
         Err(error) => {
             tracing::debug!(client = %client.address, %method, %uri, %error, "a request failed");
-            error.response()
+            let (status, code) = error.status();
+            if status.is_client_error() {
+                shared.counters.refused(code);
+            }
+            (status, error.response(grpc))
         }
     };
-    shared.counters.answered(version, response.status(), started.elapsed());
+    shared.counters.answered(version, status, started.elapsed());
     if shared.closing.load(Relaxed)
         && version < Version::HTTP_2
         && response.status() != StatusCode::SWITCHING_PROTOCOLS
     {
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
-    response
+    if let Some(alt_svc) = &shared.alt_svc
+        && client.scheme == "https"
+        && version < Version::HTTP_3
+    {
+        // What a service says of itself is about its own ports, which no client can reach.
+        response.headers_mut().insert(header::ALT_SVC, alt_svc.clone());
+    }
+    response.map(|body| exchange.download(body))
 }
 
-async fn forward(
+async fn forward<B: RequestBody>(
     shared: &Arc<Shared>,
     client: Client,
-    mut request: Request<Incoming>,
+    exchange: &Arc<Exchange>,
+    mut request: Request<B>,
 ) -> Result<Response<Body>, Error> {
     check(shared, &request)?;
     let host = host(&request);
-    let name = Name {
-        tenant: TenantId::default(),
-        endpoint: endpoint(request.headers(), host.as_ref().and_then(|host| host.to_str().ok()))?,
-    };
+    let name = endpoint(request.headers(), host.as_ref().and_then(|host| host.to_str().ok()), |host| {
+        shared.upstreams.of_host(host)
+    })?;
     let switching = request.version() == Version::HTTP_11 && headers::upgrade(request.headers()).is_some();
     let client_side = switching.then(|| hyper::upgrade::on(&mut request));
 
     rewrite(&mut request, client, host, switching);
-    let max_body = shared.limits.max_body_bytes;
-    let request = request.map(|body| match max_body {
-        Some(max) => upstream::Body::new(Limited::new(body, usize::try_from(max).unwrap_or(usize::MAX))),
-        None => upstream::Body::new(body.map_err(Into::into)),
+    // A call of gRPC has the deadline that its client gives it and keeps itself, and its response may begin with its first
+    // message, whenever that is.
+    let limits = &shared.limits;
+    let timeout = headers::grpc(request.headers()).is_none().then_some(limits.request_timeout);
+    let request = request.map(|body| {
+        let body = exchange.upload(body);
+        match limits.max_body_bytes {
+            Some(max) => upstream::Body::new(Limited::new(body, usize::try_from(max).unwrap_or(usize::MAX))),
+            None => upstream::Body::new(body.map_err(Into::into)),
+        }
     });
-    let mut response = shared
-        .upstreams
-        .send(&name, request, shared.limits.request_timeout)
-        .await
-        .map_err(|error| Error::of_send(error, max_body))?;
+    let sent = shared.upstreams.send(&name, request, timeout);
+    let mut response = tokio::select! {
+        sent = sent => sent.map_err(|error| Error::of_send(error, limits.max_body_bytes))?,
+        () = exchange.upload_stalled(limits.stall_timeout.unwrap_or(Duration::MAX)) => return Err(Error::Stalled),
+    };
 
     let service_side =
         (response.status() == StatusCode::SWITCHING_PROTOCOLS).then(|| hyper::upgrade::on(&mut response));
@@ -78,7 +116,9 @@ async fn forward(
     response.headers_mut().remove(headers::ERROR);
     *response.version_mut() = Version::HTTP_11;
     match (client_side, service_side) {
-        (Some(client_side), Some(service_side)) => Ok(switch(shared, client_side, service_side, response)),
+        (Some(client_side), Some(service_side)) => {
+            Ok(switch(shared, exchange, client_side, service_side, response))
+        }
         // RFC 9110 §15.2.2: such a client would wait for the response that follows.
         (None, Some(_)) => Err(Error::Switched),
         (_, None) => Ok(response.map(Body::Upstream)),
@@ -86,29 +126,17 @@ async fn forward(
 }
 
 /// What must hold before anybody is asked.
-fn check(shared: &Shared, request: &Request<Incoming>) -> Result<(), Error> {
+fn check<B: RequestBody>(shared: &Shared, request: &Request<B>) -> Result<(), Error> {
     if request.method() == Method::CONNECT {
         return Err(Error::Connect);
     }
-    let hosts = request.headers().get_all(header::HOST).iter().count();
-    if hosts > 1 || (hosts == 0 && request.version() == Version::HTTP_11) {
-        return Err(Error::Host);
-    }
-    let (size, max) = (headers::size(request.headers()), shared.limits.max_header_bytes);
-    if size > max {
-        return Err(Error::HeadersTooLarge { size, max });
-    }
-    if let Some(max) = shared.limits.max_body_bytes
-        && hyper::body::Body::size_hint(request.body()).lower() > max
-    {
-        return Err(Error::BodyTooLarge { max });
-    }
-    Ok(())
+    meaning::check(request)?;
+    shared.limits.check(request)
 }
 
 /// The host that the request is for: that of an absolute target before the `Host` field (RFC 9112 §3.2.2); in HTTP/2 it
 /// comes as `:authority`.
-fn host(request: &Request<Incoming>) -> Option<HeaderValue> {
+fn host<B>(request: &Request<B>) -> Option<HeaderValue> {
     match request.uri().authority() {
         // Whoever has a password in the target does not want it passed on.
         Some(authority) => {
@@ -121,16 +149,30 @@ fn host(request: &Request<Incoming>) -> Option<HeaderValue> {
 }
 
 /// Makes of the client's request the one that the service gets.
-fn rewrite(request: &mut Request<Incoming>, client: Client, host: Option<HeaderValue>, switching: bool) {
+fn rewrite<B: RequestBody>(
+    request: &mut Request<B>,
+    client: Client,
+    host: Option<HeaderValue>,
+    switching: bool,
+) {
+    if request.version() >= Version::HTTP_2 {
+        headers::join_cookies(request.headers_mut());
+    }
     *request.version_mut() = Version::HTTP_11;
     let target = request.uri().path_and_query().cloned().map_or_else(Uri::default, Uri::from);
     *request.uri_mut() = target;
-    let has_body = !hyper::body::Body::is_end_stream(request.body());
+    let (has_body, length) = (!request.body().is_end_stream(), request.body().size_hint().exact());
     let headers = request.headers_mut();
     headers::strip_hop_by_hop(headers);
     if !switching {
         headers.remove(header::UPGRADE);
         headers.remove(header::CONNECTION);
+    }
+    // What is sent on is the length that was understood, once and in plain digits, however it was written.
+    if headers.remove(header::CONTENT_LENGTH).is_some()
+        && let Some(length) = length
+    {
+        headers.insert(header::CONTENT_LENGTH, length.into());
     }
     if has_body && !headers.contains_key(header::CONTENT_LENGTH) {
         // Without either, hyper sends no body for methods that seldom have one.
@@ -150,14 +192,18 @@ fn rewrite(request: &mut Request<Incoming>, client: Client, host: Option<HeaderV
 /// Joins client and service once both have switched protocols.
 fn switch(
     shared: &Shared,
+    exchange: &Arc<Exchange>,
     client: OnUpgrade,
     service: OnUpgrade,
     response: Response<ResponseBody>,
 ) -> Response<Body> {
     let (parts, body) = response.into_parts();
     let upgrade = body.into_upgrade();
+    let exchange = Arc::clone(exchange);
     // A connection of its own kind by now, which the edge waits for as for any other.
     shared.connections.spawn(async move {
+        // Their connection is not idle meanwhile.
+        let _exchange = exchange;
         if let Err(error) = join(client, service, upgrade).await {
             tracing::debug!(
                 error = crate::telemetry::report(&*error),
@@ -174,13 +220,16 @@ async fn join(
     _in_use: Option<Upgrade>,
 ) -> Result<(), upstream::BoxError> {
     let (client, service) = tokio::try_join!(client, service)?;
-    let client = auto::upgrade::downcast::<TokioIo<Connection>>(client).map_err(unexpected)?;
+    let client = auto::upgrade::downcast::<TokioIo<Socket>>(client).map_err(unexpected)?;
+    let (side, _admission) = client.io.into_inner().into_inner().ok_or(NOT_SERVED)?;
     let service = service.downcast::<TokioIo<Stream>>().map_err(unexpected)?;
-    let client = Prefixed { prefix: client.read_buf, side: client.io.into_inner() };
+    let client = Prefixed { prefix: client.read_buf, side };
     let service = Prefixed { prefix: service.read_buf, side: service.io.into_inner() };
     Ok(splice(client, service, &Counts::default()).await?)
 }
 
+const NOT_SERVED: &str = "an upgraded connection is not of the kind that was served";
+
 fn unexpected(_: Upgraded) -> upstream::BoxError {
-    "an upgraded connection is not of the kind that was served".into()
+    NOT_SERVED.into()
 }

@@ -22,6 +22,25 @@ pub enum Connection {
 }
 
 impl Connection {
+    /// The protocol that was agreed on by ALPN (RFC 7301).
+    pub fn alpn(&self) -> Option<&[u8]> {
+        match self {
+            Self::Tcp(_) => None,
+            Self::Tls(stream) => match &**stream {
+                TlsStream::Client(stream) => stream.get_ref().1.alpn_protocol(),
+                TlsStream::Server(stream) => stream.get_ref().1.alpn_protocol(),
+            },
+        }
+    }
+
+    /// The TCP connection itself.
+    pub fn tcp(&self) -> &TcpStream {
+        match self {
+            Self::Tcp(stream) => stream,
+            Self::Tls(stream) => stream.get_ref().0,
+        }
+    }
+
     /// The TCP connection itself, what is buffered above it given up.
     pub fn into_tcp(self) -> TcpStream {
         match self {

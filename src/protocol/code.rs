@@ -111,8 +111,8 @@ impl Refusal {
     }
 }
 
-/// Where a node is in its life.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+/// Where a node is in its life, which only goes forward.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Phase {
     /// Not everything listens yet.
     Starting,

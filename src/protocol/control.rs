@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use prost::Message;
 
-use super::{AgentId, Code, EndpointId, Frame, Kind, NodeId, Refusal, Secret, TenantId};
+use super::{AgentId, Code, Frame, Listen, NodeId, Refusal, Secret, TenantId};
 
 /// What the opener of a link is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -34,7 +34,8 @@ pub struct Hello {
     pub tenant: Option<TenantId>,
     /// Its credentials, at most [`Hello::MAX_TOKEN`] bytes.
     pub token: Option<Secret>,
-    /// What it serves from the start, at most [`Hello::MAX_LISTENS`]; each is acknowledged as if it had come in `Listen`.
+    /// What it serves from the start, by [`Listen::weight`] at most [`Hello::MAX_LISTENS`]; each is acknowledged as if it had
+    /// come in `Listen`.
     pub listens: Vec<Listen>,
     /// Nodes that it has links to already, at most [`Hello::MAX_AVOID`]: one of them refuses with [`Code::Elsewhere`].
     pub avoid: Vec<NodeId>,
@@ -45,7 +46,7 @@ impl Hello {
     pub const MAX_NAME: usize = 64;
     /// The longest token, in bytes.
     pub const MAX_TOKEN: usize = 16 * 1024;
-    /// The most listens in one `Hello`; more follow as `Listen` frames.
+    /// The most listens, with their hosts, in one `Hello`; more follow as `Listen` frames.
     pub const MAX_LISTENS: usize = 256;
     /// The most nodes in `avoid`.
     pub const MAX_AVOID: usize = 16;
@@ -79,17 +80,6 @@ impl NodeAddress {
     /// The most nodes in one list.
     pub const MAX_NODES: usize = 256;
     pub(super) const MAX_ADDRESS: usize = 261;
-}
-
-/// An endpoint that the agent serves over this link.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Listen {
-    /// The agent's number for it, unique on the link; answers carry it.
-    pub id: u64,
-    /// The endpoint.
-    pub endpoint: EndpointId,
-    /// What the service behind it speaks.
-    pub kind: Kind,
 }
 
 /// Flows, by stream number, on which no further request may be put.
@@ -254,7 +244,10 @@ impl Frame for Control {
 pub(super) mod wire {
     use prost::Message;
 
-    use super::{AgentId, Duration, EndpointId, GoAwayReason, Kind, NodeId, Role, Secret, TenantId};
+    use super::{
+        super::{EndpointId, HostPattern, Kind, ListenOptions},
+        AgentId, Duration, GoAwayReason, NodeId, Role, Secret, TenantId,
+    };
 
     #[derive(Message)]
     pub(in crate::protocol) struct Number {
@@ -292,6 +285,8 @@ pub(super) mod wire {
         endpoint: String,
         #[prost(uint32, tag = "3")]
         kind: u32,
+        #[prost(string, repeated, tag = "4")]
+        hosts: Vec<String>,
     }
 
     #[derive(Message)]
@@ -362,10 +357,14 @@ pub(super) mod wire {
     }
 
     pub(in crate::protocol) fn at_most<T>(what: &str, list: Vec<T>, max: usize) -> Result<Vec<T>, String> {
-        if list.len() > max {
-            return Err(format!("{} {what}, at most {max} are allowed", list.len()));
+        bound(what, list.len(), max).map(|()| list)
+    }
+
+    pub(in crate::protocol) fn bound(what: &str, count: usize, max: usize) -> Result<(), String> {
+        if count > max {
+            return Err(format!("{count} {what}, at most {max} are allowed"));
         }
-        Ok(list)
+        Ok(())
     }
 
     /// Proto3 has no absent text: an empty one stands for it.
@@ -412,10 +411,7 @@ pub(super) mod wire {
                 token: given(self.token, |token| {
                     text("token", token, super::Hello::MAX_TOKEN).map(Secret::new)
                 })?,
-                listens: at_most("listens", self.listens, super::Hello::MAX_LISTENS)?
-                    .into_iter()
-                    .map(Listen::parse)
-                    .collect::<Result<_, _>>()?,
+                listens: listens(self.listens)?,
                 avoid: at_most("nodes to avoid", self.avoid, super::Hello::MAX_AVOID)?
                     .into_iter()
                     .map(|node| NodeId::new(&node).map_err(sentence))
@@ -424,9 +420,25 @@ pub(super) mod wire {
         }
     }
 
+    fn listens(listens: Vec<Listen>) -> Result<Vec<super::Listen>, String> {
+        let weight = listens.iter().map(|listen| 1 + listen.hosts.len()).sum();
+        bound("listens and hosts", weight, super::Hello::MAX_LISTENS)?;
+        listens.into_iter().map(Listen::parse).collect()
+    }
+
+    pub(in crate::protocol) fn hosts(hosts: Vec<String>) -> Result<Vec<HostPattern>, String> {
+        let hosts = at_most("hosts", hosts, ListenOptions::MAX_HOSTS)?;
+        hosts.iter().map(|host| HostPattern::new(host).map_err(|error| error.to_string())).collect()
+    }
+
     impl From<&super::Listen> for Listen {
         fn from(listen: &super::Listen) -> Self {
-            Self { id: listen.id, endpoint: listen.endpoint.to_string(), kind: listen.kind.number() }
+            Self {
+                id: listen.id,
+                endpoint: listen.endpoint.to_string(),
+                kind: listen.kind.number(),
+                hosts: listen.options.hosts.iter().map(ToString::to_string).collect(),
+            }
         }
     }
 
@@ -436,6 +448,7 @@ pub(super) mod wire {
                 id: self.id,
                 endpoint: EndpointId::new(&self.endpoint).map_err(sentence)?,
                 kind: Kind::from_number(self.kind),
+                options: ListenOptions { hosts: hosts(self.hosts)? },
             })
         }
     }

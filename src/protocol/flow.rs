@@ -14,6 +14,12 @@ pub enum Kind {
     Http,
     /// Bytes.
     Tcp,
+    /// Packets: an association, whose packets are its stream's datagrams, or stand on the stream.
+    Udp,
+    /// HTTP/2, many requests at a time, of a service in the clear.
+    Http2,
+    /// The same of a service with TLS, whose requests are for `https`.
+    Http2Tls,
     /// A kind of a newer version: refused by name, so that what else the peer asked for stands.
     Other(u32),
 }
@@ -23,6 +29,9 @@ impl Kind {
         match self {
             Self::Http => 1,
             Self::Tcp => 2,
+            Self::Udp => 3,
+            Self::Http2 => 4,
+            Self::Http2Tls => 5,
             Self::Other(number) => number,
         }
     }
@@ -31,8 +40,16 @@ impl Kind {
         match number {
             1 => Self::Http,
             2 => Self::Tcp,
+            3 => Self::Udp,
+            4 => Self::Http2,
+            5 => Self::Http2Tls,
             other => Self::Other(other),
         }
+    }
+
+    /// Whether it is HTTP, of whichever version.
+    pub fn is_http(self) -> bool {
+        matches!(self, Self::Http | Self::Http2 | Self::Http2Tls)
     }
 
     /// The name that logs and metrics use.
@@ -40,6 +57,10 @@ impl Kind {
         match self {
             Self::Http => "http",
             Self::Tcp => "tcp",
+            Self::Udp => "udp",
+            // As in ALPN (RFC 9113 §3.1).
+            Self::Http2 => "h2c",
+            Self::Http2Tls => "h2",
             Self::Other(_) => "other",
         }
     }

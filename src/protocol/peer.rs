@@ -4,8 +4,8 @@ use bytes::Bytes;
 use prost::Message;
 
 use super::{
-    AgentId, EndpointId, Frame, Kind, NodeId, Phase, Refusal, Retire, TenantId,
-    control::wire::{at_most, text},
+    AgentId, EndpointId, Frame, Kind, ListenOptions, NodeId, Phase, Refusal, Retire, TenantId,
+    control::wire::{at_most, bound, hosts, text},
 };
 
 /// The first frame of a peer link, from both sides.
@@ -21,9 +21,9 @@ pub struct PeerHello {
     pub cluster: String,
     /// Which of the lives of that name this is: higher is later.
     pub incarnation: u64,
-    /// Where peers reach it, `host:port`, at most 261 bytes.
+    /// Where peers reach it, `host:port`, 1 to 261 bytes.
     pub peer_address: String,
-    /// Where agents and forwarders reach it, `host:port`, at most 261 bytes.
+    /// Where agents and forwarders reach it, `host:port`, 1 to 261 bytes.
     pub link_address: String,
     /// Where it is in its life.
     pub phase: Phase,
@@ -40,6 +40,15 @@ pub struct PeerRoute {
     pub agent: AgentId,
     /// What the service behind it speaks.
     pub kind: Kind,
+    /// What else the agent says of it.
+    pub options: ListenOptions,
+}
+
+impl PeerRoute {
+    /// How much of the room in a frame it takes: itself, and each of its hosts.
+    pub fn weight(&self) -> usize {
+        self.options.weight()
+    }
 }
 
 /// Changes of the sender's routes, numbered so that none is missed or applied twice.
@@ -58,7 +67,7 @@ pub struct RouteUpdate {
 }
 
 impl RouteUpdate {
-    /// The most routes in one frame, added and removed together.
+    /// The most routes, with their hosts, in one frame, added and removed together.
     pub const MAX_ROUTES: usize = 512;
 }
 
@@ -172,6 +181,14 @@ fn phase(number: u32) -> Result<Phase, String> {
     Phase::from_number(number).ok_or_else(|| format!("phase {number} is not known"))
 }
 
+/// Who is nowhere cannot be linked to.
+fn address(what: &str, address: String) -> Result<String, String> {
+    if address.is_empty() {
+        return Err(format!("{what} is empty"));
+    }
+    text(what, address, super::NodeAddress::MAX_ADDRESS)
+}
+
 #[derive(Message)]
 struct WireHello {
     #[prost(uint32, tag = "1")]
@@ -215,8 +232,8 @@ impl WireHello {
             node: NodeId::new(&self.node).map_err(|error| error.to_string())?,
             cluster: text("cluster name", self.cluster, NodeId::MAX_LEN)?,
             incarnation: self.incarnation,
-            peer_address: text("peer address", self.peer_address, super::NodeAddress::MAX_ADDRESS)?,
-            link_address: text("link address", self.link_address, super::NodeAddress::MAX_ADDRESS)?,
+            peer_address: address("peer address", self.peer_address)?,
+            link_address: address("link address", self.link_address)?,
             phase: phase(self.phase)?,
         })
     }
@@ -232,6 +249,8 @@ struct WireRoute {
     agent: Vec<u8>,
     #[prost(uint32, tag = "4")]
     kind: u32,
+    #[prost(string, repeated, tag = "5")]
+    hosts: Vec<String>,
 }
 
 impl From<&PeerRoute> for WireRoute {
@@ -241,6 +260,7 @@ impl From<&PeerRoute> for WireRoute {
             endpoint: route.endpoint.to_string(),
             agent: route.agent.0.to_vec(),
             kind: route.kind.number(),
+            hosts: route.options.hosts.iter().map(ToString::to_string).collect(),
         }
     }
 }
@@ -252,6 +272,7 @@ impl WireRoute {
             endpoint: EndpointId::new(&self.endpoint).map_err(|error| error.to_string())?,
             agent: agent(self.agent)?,
             kind: Kind::from_number(self.kind),
+            options: ListenOptions { hosts: hosts(self.hosts)? },
         })
     }
 }
@@ -288,10 +309,8 @@ impl From<&RouteUpdate> for WireRoutes {
 
 impl WireRoutes {
     fn parse(self) -> Result<RouteUpdate, String> {
-        let count = self.added.len() + self.removed.len();
-        if count > RouteUpdate::MAX_ROUTES {
-            return Err(format!("{count} routes, at most {} are allowed", RouteUpdate::MAX_ROUTES));
-        }
+        let weight = self.added.iter().chain(&self.removed).map(|route| 1 + route.hosts.len()).sum();
+        bound("routes and hosts", weight, RouteUpdate::MAX_ROUTES)?;
         let parse = |routes: Vec<WireRoute>| routes.into_iter().map(WireRoute::parse).collect();
         Ok(RouteUpdate {
             snapshot: self.snapshot,

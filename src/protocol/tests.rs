@@ -39,7 +39,7 @@ fn frame<F: Frame + Debug>(bytes: &[u8]) -> Result<F, DecodeError> {
 }
 
 fn listen(id: u64, endpoint: &str, kind: Kind) -> Listen {
-    Listen { id, endpoint: read(endpoint), kind }
+    Listen { id, endpoint: read(endpoint), kind, options: ListenOptions::default() }
 }
 
 fn hello() -> Hello {
@@ -91,6 +91,14 @@ fn http_open() -> Open {
     Open { endpoint, tenant: None, kind, hop, agent: None, client: None, trace: None }
 }
 
+fn udp_open() -> Open {
+    let (endpoint, kind, hop) = (read("dns"), Kind::Udp, Hop::First);
+    let client = Some(read("198.51.100.9:40001"));
+    Open { endpoint, tenant: None, kind, hop, agent: None, client, trace: None }
+}
+
+const PACKET: [u8; 4] = [0xde, 0xad, 0xbe, 0xef];
+
 fn agent() -> AgentId {
     AgentId::from_bits(0x0001_0203_0405_0607_0809_0a0b_0c0d_0e0f)
 }
@@ -114,7 +122,8 @@ fn peer_hello() -> PeerHello {
 }
 
 fn route(endpoint: &str, kind: Kind) -> PeerRoute {
-    PeerRoute { tenant: read("acme"), endpoint: read(endpoint), agent: agent(), kind }
+    let (tenant, endpoint, options) = (read("acme"), read(endpoint), ListenOptions::default());
+    PeerRoute { tenant, endpoint, agent: agent(), kind, options }
 }
 
 fn snapshot() -> RouteUpdate {
@@ -131,7 +140,12 @@ fn load() -> Load {
     Load { agent_links: 3, agents: vec![(agent(), 12)], suspects: Vec::new() }
 }
 
-/// One of each control frame.
+/// Hosts that stand for an endpoint.
+fn mapped(hosts: &[&str]) -> ListenOptions {
+    ListenOptions { hosts: hosts.iter().map(|host| read(host)).collect() }
+}
+
+/// One of each control frame, and a second `Listen`.
 fn controls() -> Vec<Control> {
     let all = vec![
         Control::Hello(hello()),
@@ -140,6 +154,10 @@ fn controls() -> Vec<Control> {
         Control::Ping(1),
         Control::Pong(300),
         Control::Listen(listen(3, "ssh", Kind::Tcp)),
+        Control::Listen(Listen {
+            options: mapped(&["a.example", "*.b.example"]),
+            ..listen(4, "web", Kind::Http)
+        }),
         Control::Listening(3),
         Control::ListenRefused(3, refusal(Code::Invalid, "the link serves ssh already")),
         Control::Unlisten(3),
@@ -206,7 +224,7 @@ fn peers() -> Vec<Peer> {
         snapshot: false,
         more: true,
         sequence: 302,
-        added: vec![route("db", Kind::Tcp)],
+        added: vec![PeerRoute { options: mapped(&["a.example"]), ..route("db", Kind::Tcp) }],
         removed: vec![route("web", Kind::Http)],
     };
     let all = vec![
@@ -289,6 +307,9 @@ mod bytes_on_the_wire {
           08ac02
         Listen 06 000009
           080312037373681802
+        Listen 06 000021
+          0804120377656218012209612e6578616d706c65220b2a2e622e6578616d706c
+          65
         Listening 07 000002
           0803
         ListenRefused 08 000021
@@ -349,10 +370,10 @@ mod bytes_on_the_wire {
         Routes 32 000026
           080118ac02221f0a0461636d6512037765621a10000102030405060708090a0b
           0c0d0e0f2001
-        Routes 32 000046
-          100118ae02221e0a0461636d65120264621a10000102030405060708090a0b0c
-          0d0e0f20022a1f0a0461636d6512037765621a10000102030405060708090a0b
-          0c0d0e0f2001
+        Routes 32 000051
+          100118ae0222290a0461636d65120264621a10000102030405060708090a0b0c
+          0d0e0f20022a09612e6578616d706c652a1f0a0461636d6512037765621a1000
+          0102030405060708090a0b0c0d0e0f2001
         Phase 33 000002
           0803
         Load 34 000018
@@ -436,11 +457,27 @@ mod round_trips {
     }
 
     fn kind() -> impl Strategy<Value = Kind> {
-        prop_oneof![Just(Kind::Http), Just(Kind::Tcp)]
+        prop_oneof![
+            Just(Kind::Http),
+            Just(Kind::Tcp),
+            Just(Kind::Udp),
+            Just(Kind::Http2),
+            Just(Kind::Http2Tls)
+        ]
+    }
+
+    fn options() -> impl Strategy<Value = ListenOptions> {
+        let host = id("(\\*\\.)?([a-z0-9]([a-z0-9_-]{0,61}[a-z0-9])?\\.){0,2}[a-z]{1,63}");
+        vec(host, 0..4).prop_map(|hosts| ListenOptions { hosts })
     }
 
     fn listen() -> impl Strategy<Value = Listen> {
-        (any::<u64>(), endpoint(), kind()).prop_map(|(id, endpoint, kind)| Listen { id, endpoint, kind })
+        (any::<u64>(), endpoint(), kind(), options()).prop_map(|(id, endpoint, kind, options)| Listen {
+            id,
+            endpoint,
+            kind,
+            options,
+        })
     }
 
     fn hello() -> impl Strategy<Value = Hello> {
@@ -569,13 +606,10 @@ mod round_trips {
 
     fn route() -> impl Strategy<Value = PeerRoute> {
         // Peers are told of services that speak something newer, too.
-        let kind = any::<u32>().prop_map(|number| Kind::from_number(number % 5));
-        (tenant(), endpoint(), agent(), kind).prop_map(|(tenant, endpoint, agent, kind)| PeerRoute {
-            tenant,
-            endpoint,
-            agent,
-            kind,
-        })
+        let kind = any::<u32>().prop_map(|number| Kind::from_number(number % 8));
+        (tenant(), endpoint(), agent(), kind, options()).prop_map(
+            |(tenant, endpoint, agent, kind, options)| PeerRoute { tenant, endpoint, agent, kind, options },
+        )
     }
 
     fn routes() -> impl Strategy<Value = RouteUpdate> {
@@ -1027,7 +1061,27 @@ mod bounds {
             with_hello(|hello| hello.listens = (0..count).map(|id| listen(id, "web", Kind::Tcp)).collect())
         };
         accepts::<Control>(&listens(256));
-        refuses::<Control>(&listens(257), "listens");
+        refuses::<Control>(&listens(257), "257 listens and hosts");
+        // Hosts take the same room.
+        let mapped = |count| {
+            let one = Listen { options: mapped(&["a.example"; 3]), ..listen(1, "web", Kind::Tcp) };
+            with_hello(|hello| hello.listens = vec![one; count])
+        };
+        accepts::<Control>(&mapped(64));
+        refuses::<Control>(&mapped(65), "260 listens and hosts");
+    }
+
+    #[test]
+    fn hosts_of_a_listen() {
+        let listen = |hosts: &[&str]| {
+            let hosts: Vec<_> = hosts.iter().map(|host| block(4, host)).collect();
+            raw(0x06, &[number(1, 1), block(2, "web"), number(3, 1), hosts.concat()].concat())
+        };
+        accepts::<Control>(&listen(&["a.example"; 32]));
+        refuses::<Control>(&listen(&["a.example"; 33]), "33 hosts");
+        for bad in ["", "a..example", "a b.example", "10.0.0.1", "a.*", &"a".repeat(64)] {
+            refuses::<Control>(&listen(&["a.example", bad]), "not a host name");
+        }
     }
 
     #[test]
@@ -1167,12 +1221,23 @@ mod bounds {
             text(max).iter().for_each(|bytes| accepts::<Peer>(bytes));
             text(max + 1).iter().for_each(|bytes| refuses::<Peer>(bytes, what));
         }
+        for (what, set) in [
+            ("peer address is empty", (|hello| hello.peer_address.clear()) as fn(&mut PeerHello)),
+            ("link address is empty", |hello| hello.link_address.clear()),
+        ] {
+            with_peer_hello(set).iter().for_each(|bytes| refuses::<Peer>(bytes, what));
+        }
+    }
+
+    /// What every `PeerHello` must have, but for its name and phase.
+    fn addresses() -> Vec<u8> {
+        [block(6, "n1:8003"), block(7, "n1:8001")].concat()
     }
 
     #[test]
     fn name_of_a_peer() {
         for kind in [0x30, 0x31] {
-            let name = |text: &str| raw(kind, &[block(3, text), number(8, 1)].concat());
+            let name = |text: &str| raw(kind, &[block(3, text), addresses(), number(8, 1)].concat());
             accepts::<Peer>(&name(&"n".repeat(64)));
             refuses::<Peer>(&name(&"n".repeat(65)), "node name");
             refuses::<Peer>(&name(""), "node name");
@@ -1182,7 +1247,7 @@ mod bounds {
 
     #[test]
     fn numbers_of_phases() {
-        let hello = |phase| raw(0x30, &[block(3, "n1"), number(8, phase)].concat());
+        let hello = |phase| raw(0x30, &[block(3, "n1"), addresses(), number(8, phase)].concat());
         let alone = |phase| raw(0x33, &number(1, phase));
         for phase in 1..=3 {
             accepts::<Peer>(&hello(phase));
@@ -1208,6 +1273,13 @@ mod bounds {
         refuses::<Peer>(&update(513, 0), "513 routes");
         refuses::<Peer>(&update(0, 513), "513 routes");
         refuses::<Peer>(&update(200, 313), "513 routes");
+        let mapped = |added, removed| {
+            let one = PeerRoute { options: mapped(&["a.example"; 3]), ..route("web", Kind::Http) };
+            let [added, removed] = [added, removed].map(|count| vec![one.clone(); count]);
+            bytes(&Peer::Routes(RouteUpdate { added, removed, ..snapshot() }))
+        };
+        accepts::<Peer>(&mapped(100, 28));
+        refuses::<Peer>(&mapped(100, 29), "516 routes and hosts");
     }
 
     #[test]
@@ -1227,6 +1299,14 @@ mod bounds {
             for agent in [0, 15, 17] {
                 refuses::<Peer>(&route("acme", "web", agent), "agent id");
             }
+            let hosts = |count, host: &str| {
+                let route =
+                    [block(1, "acme"), block(2, "web"), block(3, [0; 16]), block(5, host).repeat(count)];
+                raw(0x32, &block(field, route.concat()))
+            };
+            accepts::<Peer>(&hosts(32, "a.example"));
+            refuses::<Peer>(&hosts(33, "a.example"), "33 hosts");
+            refuses::<Peer>(&hosts(1, "a/b"), "not a host name");
         }
     }
 
@@ -1305,7 +1385,10 @@ mod bounds {
     #[test]
     fn the_largest_frames_fit() {
         let text = |len| "x".repeat(len);
-        let long = Listen { id: u64::MAX, endpoint: read(&text(128)), kind: Kind::Tcp };
+        let host: HostPattern = read(&["*".into(), text(61), text(63), text(63), text(63)].join("."));
+        assert_eq!(host.as_str().len(), HostPattern::MAX_LEN);
+        let hosts = |count| ListenOptions { hosts: vec![host.clone(); count] };
+        let long = Listen { id: u64::MAX, endpoint: read(&text(128)), kind: Kind::Tcp, options: hosts(31) };
         accepts::<Control>(&with_hello(|hello| {
             *hello = Hello {
                 version: u32::MAX,
@@ -1315,7 +1398,7 @@ mod bounds {
                 name: Some(text(64)),
                 tenant: Some(read(&text(64))),
                 token: Some(Secret::new(text(16_384))),
-                listens: vec![long; 256],
+                listens: vec![long; 8],
                 avoid: vec![read(&text(64)); 16],
             }
         }));
@@ -1356,19 +1439,92 @@ mod bounds {
             endpoint: read(&text(128)),
             agent: AgentId::from_bits(u128::MAX),
             kind: Kind::Other(u32::MAX),
+            options: ListenOptions::default(),
         };
-        accepts::<Peer>(&bytes(&Peer::Routes(RouteUpdate {
-            snapshot: true,
-            more: true,
-            sequence: u64::MAX,
-            added: vec![route; 512],
-            removed: Vec::new(),
-        })));
+        let mapped = PeerRoute { options: hosts(31), ..route.clone() };
+        for added in [vec![route; 512], vec![mapped; 16]] {
+            accepts::<Peer>(&bytes(&Peer::Routes(RouteUpdate {
+                snapshot: true,
+                more: true,
+                sequence: u64::MAX,
+                added,
+                removed: Vec::new(),
+            })));
+        }
         accepts::<Peer>(&bytes(&Peer::Load(Load {
             agent_links: u32::MAX,
             agents: vec![(AgentId::from_bits(u128::MAX), u32::MAX); 1024],
             suspects: vec![AgentId::from_bits(u128::MAX); 1024],
         })));
+    }
+}
+
+mod packets {
+    use bytes::Bytes;
+
+    use super::*;
+
+    #[test]
+    fn a_datagram_begins_with_its_stream_as_quic_writes_numbers() {
+        // The examples of RFC 9000 §A.1, and the edges.
+        for (stream, bytes) in [
+            (0, "00"),
+            (37, "25"),
+            (63, "3f"),
+            (64, "4040"),
+            (15_293, "7bbd"),
+            (16_383, "7fff"),
+            (16_384, "80004000"),
+            (494_878_333, "9d7f3e7d"),
+            ((1 << 30) - 1, "bfffffff"),
+            (1 << 30, "c000000040000000"),
+            (151_288_809_941_952_652, "c2197c5eff14e88c"),
+            ((1 << 62) - 1, "ffffffffffffffff"),
+        ] {
+            let datagram = encode_datagram(stream, &PACKET);
+            assert_eq!(hex(&datagram), format!("{bytes}deadbeef"), "{stream}");
+            assert_eq!(split_datagram(datagram), Some((stream, Bytes::from_static(&PACKET))));
+        }
+        // A number may take more room than it needs.
+        assert_eq!(split_datagram(Bytes::from_static(&[0x40, 0x25])), Some((37, Bytes::new())));
+        for short in [&[][..], &[0x40], &[0x80, 0, 0], &[0xc0, 0, 0, 0, 0, 0, 0]] {
+            assert_eq!(split_datagram(Bytes::from_static(short)), None, "{short:02x?}");
+        }
+    }
+
+    #[test]
+    fn a_packet_on_a_stream_may_be_empty_and_as_long_as_its_length_says() {
+        assert_eq!(encode_packet(&[]).as_deref(), Some(&[0, 0][..]));
+        assert_eq!(encode_packet(&[7; MAX_PACKET]).map(|bytes| bytes.len()), Some(2 + MAX_PACKET));
+        assert_eq!(encode_packet(&[7; MAX_PACKET + 1]), None);
+    }
+
+    proptest! {
+        #[test]
+        fn packets_come_back_whole_however_their_stream_is_cut(
+            packets in vec(vec(any::<u8>(), 0..300), 0..20), cuts in vec(1_usize..400, 1..40),
+        ) {
+            let stream: Vec<u8> = packets.iter().flat_map(|packet| encode_packet(packet).unwrap()).collect();
+            let (mut left, mut buf, mut read) = (&stream[..], BytesMut::new(), Vec::new());
+            for cut in cuts.iter().cycle() {
+                let (piece, rest) = left.split_at((*cut).min(left.len()));
+                buf.extend_from_slice(piece);
+                left = rest;
+                read.extend(std::iter::from_fn(|| split_packet(&mut buf)));
+                if left.is_empty() {
+                    break;
+                }
+            }
+            prop_assert_eq!(read, packets);
+            prop_assert!(buf.is_empty());
+        }
+
+        #[test]
+        fn whatever_the_bytes_a_datagram_is_split_or_ignored(bytes in vec(any::<u8>(), 0..40)) {
+            if let Some((stream, packet)) = split_datagram(Bytes::from(bytes.clone())) {
+                prop_assert!(stream < 1 << 62 && bytes.ends_with(&packet));
+            }
+        }
     }
 }
 
@@ -1386,6 +1542,9 @@ mod documents {
             ("Open, HTTP", bytes(&Flow::Open(http_open()))),
             ("Opened", bytes(&Flow::Opened)),
             ("Refused", bytes(&Flow::Refused(refusal(Code::UpstreamRefused, "db:5432 refused")))),
+            ("Open, UDP", bytes(&Flow::Open(udp_open()))),
+            ("Datagram", encode_datagram(8, &PACKET).to_vec()),
+            ("Packet on its stream", encode_packet(&PACKET).unwrap().to_vec()),
             ("Hello, between nodes", bytes(&Peer::Hello(peer_hello()))),
             ("Routes", bytes(&Peer::Routes(snapshot()))),
             ("Load", bytes(&Peer::Load(load()))),
@@ -1513,7 +1672,7 @@ mod documents {
         // The frames of both kinds of control stream begin with a message of the name Hello.
         let peer = derived(&include_str!("peer.rs").replace("Wire", "Peer"));
         let all: Fields = control.into_iter().chain(flow).chain(peer).collect();
-        assert_eq!(all.len(), 60);
+        assert_eq!(all.len(), 62);
         assert_eq!(declared(PROTO), all);
     }
 }

@@ -14,9 +14,14 @@ use rustls::pki_types::CertificateDer;
 use x509_parser::extensions::GeneralName;
 use x509_parser::time::ASN1Time;
 
-/// What stands before a node's name in its certificate, as a URI; `*` behind it stands for every node of the cluster. Peers
-/// take a node only by a name that its certificate has.
-pub const NODE_NAME: &str = "adit:node:";
+/// What stands before a node's name in its certificate, as a URI; [`ANY_NODE`] behind it stands for every node of the
+/// cluster. Peers take a node only by a name that its certificate has.
+///
+/// Some clients read every name of a certificate, and refuse it for a URI that has more than one colon or a `*`.
+pub const NODE_NAME: &str = "adit-node:";
+
+/// Stands for every node; no node can have that name.
+pub const ANY_NODE: &str = "@any";
 
 /// Whether a certificate is one of the node of this name.
 ///
@@ -25,7 +30,7 @@ pub const NODE_NAME: &str = "adit:node:";
 pub fn is_of_node(certificate: &CertificateDer<'_>, node: &str) -> Result<bool, rustls::Error> {
     let names = Summary::of(certificate)?.names;
     let mut nodes = names.iter().filter_map(|name| name.strip_prefix(NODE_NAME));
-    Ok(nodes.any(|name| name == "*" || name == node))
+    Ok(nodes.any(|name| name == ANY_NODE || name == node))
 }
 
 /// The SHA-256 digest of a certificate's DER encoding, written `sha256:` and 64 hexadecimal digits.

@@ -13,8 +13,8 @@ use rustls::client::verify_server_cert_signed_by_trust_anchor;
 use rustls::pki_types::UnixTime;
 use rustls::server::ParsedCertificate;
 
-use super::certificate::NODE_NAME;
 use super::certificate::day;
+use super::certificate::{ANY_NODE, NODE_NAME};
 use super::generate::{Authority, DEFAULT_LIFETIME, GenerateError, Issued, Request, Usage, is_dns_name};
 use super::identity::{Identity, LoadError, load_key};
 use super::provider;
@@ -105,7 +105,10 @@ impl Files {
         let authority = self.authority(created)?;
         let request = Request {
             common_name: "adit node".to_owned(),
-            names: own_names().chain(names.iter().cloned()).chain([format!("{NODE_NAME}*")]).collect(),
+            names: own_names()
+                .chain(names.iter().cloned())
+                .chain([format!("{NODE_NAME}{ANY_NODE}")])
+                .collect(),
             usage: Usage::Both,
             lifetime: DEFAULT_LIFETIME,
         };

@@ -3,6 +3,7 @@
 //!
 //! Whatever is trusted, the server always has to prove that it holds the key of the certificate it shows.
 
+use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -148,11 +149,21 @@ pub(super) fn root_store(roots: &[CertificateDer<'static>]) -> Result<Arc<RootCe
 
 /// The server showed a certificate that is not pinned; found inside the handshake's
 /// [`rustls::CertificateError::Other`].
-#[derive(Debug, thiserror::Error)]
-#[error("the server's certificate is {presented}, which is not pinned")]
+#[derive(thiserror::Error)]
+#[error(
+    "the server's certificate is {presented}, which is not pinned: if this is the node that you mean, give --pin the \
+     digest that it logs when it starts"
+)]
 pub struct PinMismatch {
     /// The digest of what it showed.
     pub presented: Fingerprint,
+}
+
+/// rustls shows what it does not know by `Debug`, and QUIC passes only that text on.
+impl fmt::Debug for PinMismatch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
 }
 
 /// What is demanded of a server's certificate where webpki's own verifier does not serve.

@@ -10,8 +10,8 @@ use super::{
     registry::{InFlight, Name, Tried, Upstream, Upstreams, Via},
 };
 use crate::{
-    protocol::{AgentId, Code, Hop, Kind, Open, Refusal},
-    transport::{self, AskError, FlowError, OpenError, Stream, Waiting},
+    protocol::{AgentId, Code, Hop, Open, Refusal},
+    transport::{self, AskError, Datagrams, FlowError, OpenError, Stream, Waiting},
 };
 
 /// How long to wait for room on a link.
@@ -28,7 +28,7 @@ const LOOK_AGAIN: Duration = Duration::from_millis(250);
 pub(super) const TRY: Duration = Duration::from_secs(10);
 
 /// How long an agent whose service refused a flow is passed over, and one that gave no answer.
-const SHUN_REFUSED: Duration = Duration::from_secs(1);
+pub(super) const SHUN_REFUSED: Duration = Duration::from_secs(1);
 const SHUN_SILENT: Duration = Duration::from_secs(5);
 
 /// A flow that an agent has joined to its service.
@@ -36,6 +36,8 @@ const SHUN_SILENT: Duration = Duration::from_secs(5);
 pub struct OpenFlow {
     /// Its bytes.
     pub stream: Stream,
+    /// The datagrams of its link.
+    pub datagrams: Datagrams,
     /// Counted as in use until this is dropped.
     pub in_use: InUse,
 }
@@ -70,7 +72,7 @@ impl InUse {
 impl Drop for InUse {
     fn drop(&mut self) {
         if let Some(http) = &self.http {
-            self.in_flight.0.pool.gone(http.flow);
+            self.in_flight.0.idle.gone(http.flow);
         }
     }
 }
@@ -190,12 +192,13 @@ impl Upstreams {
     async fn join(&self, upstream: &Arc<Upstream>, open: &Open) -> Result<OpenFlow, OpenFlowError> {
         let in_flight = upstream.begin();
         let (stream, hold) = self.open_at(upstream, open.clone()).await?;
-        let http = (open.kind == Kind::Http).then(|| Http {
+        let http = open.kind.is_http().then(|| Http {
             flow: stream.id(),
-            retired: upstream.pool.joined(stream.id()),
+            retired: upstream.idle.joined(stream.id()),
             _waiting: upstream.via.vitals().wait(),
         });
-        Ok(OpenFlow { stream, in_use: InUse { in_flight, _hold: hold, http } })
+        let datagrams = upstream.via.datagrams().clone();
+        Ok(OpenFlow { stream, datagrams, in_use: InUse { in_flight, _hold: hold, http } })
     }
 
     /// Waits until an upstream is suspect while another one, that answers, can be asked instead. Never ends otherwise: where
@@ -243,7 +246,11 @@ impl Upstreams {
             }
             Ok(Err(AskError::Refused(refusal))) => {
                 self.inner.counters.refusals.get_or_create(&CodeLabel { code: refusal.code.name() }).inc();
-                if !matches!(refusal.code, Code::Busy | Code::Draining | Code::NotListening) {
+                // An agent that does not know what is asked for is as good as before for everything else.
+                if !matches!(
+                    refusal.code,
+                    Code::Busy | Code::Draining | Code::NotListening | Code::Unsupported
+                ) {
                     self.shun(upstream, SHUN_REFUSED);
                 }
                 Err(OpenFlowError::Refused(refusal))

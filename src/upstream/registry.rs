@@ -17,17 +17,21 @@ use tokio::{sync::watch, time::Instant};
 
 use super::{
     choice::{self, Rank},
+    idle::Idle,
     metrics::{Counters, RoleLabel},
-    pool::Pool,
+    routes::{Route, Routes},
     session::{Session, State},
+    shared::Shared,
 };
 pub use crate::cluster::table::Name;
 use crate::{
-    cluster::{self, Announcements, table::Table},
+    cluster::{self, Announcements},
     drain::Tasks,
-    protocol::{AgentId, GoAway, Kind, LinkId, Listen, Load, PeerRoute, Role},
+    protocol::{
+        AgentId, GoAway, HostPattern, Kind, LinkId, Listen, ListenOptions, Load, PeerRoute, Refusal, Role,
+    },
     telemetry::Metrics,
-    transport::{Link, Vitals},
+    transport::{Datagrams, Link, PacketCounters, Vitals},
 };
 
 /// One agent's service for one endpoint, and the way to it.
@@ -36,8 +40,12 @@ pub(super) struct Upstream {
     pub(super) name: Name,
     pub(super) agent: AgentId,
     pub(super) kind: Kind,
+    pub(super) options: ListenOptions,
     pub(super) via: Via,
-    pub(super) pool: Pool,
+    /// Its flows of HTTP/1.1 that wait for a request.
+    pub(super) idle: Idle,
+    /// Its connections of HTTP/2.
+    pub(super) shared: Shared,
     in_flight: AtomicUsize,
     /// Until when it is passed over, in milliseconds of [`Upstreams::now`].
     shunned_until: AtomicU64,
@@ -106,6 +114,13 @@ impl Via {
         }
     }
 
+    pub(super) fn datagrams(&self) -> &Datagrams {
+        match self {
+            Self::Agent(session) => &session.datagrams,
+            Self::Node(node) => &node.datagrams,
+        }
+    }
+
     pub(super) fn vitals(&self) -> &Arc<Vitals> {
         match self {
             Self::Agent(session) => &session.vitals,
@@ -134,11 +149,31 @@ impl fmt::Display for Via {
     }
 }
 
-type Routes = Table<Arc<Upstream>>;
-
 /// How long an endpoint that has lost its last agent is remembered, and how many are.
 const GONE: Duration = Duration::from_secs(10);
 const MAX_GONE: usize = 10_000;
+
+/// Endpoints that have lost their last agent lately, and when.
+#[derive(Debug, Default)]
+struct Gone {
+    since: BTreeMap<Name, Instant>,
+    swept: Option<Instant>,
+}
+
+impl Gone {
+    fn note(&mut self, name: &Name, has_agents: bool, now: Instant) {
+        // Not each time: a peer may come and go with a hundred thousand.
+        if self.swept.is_none_or(|swept| now > swept + GONE / 10) {
+            self.since.retain(|_, since| now.saturating_duration_since(*since) < GONE);
+            self.swept = Some(now);
+        }
+        if has_agents {
+            self.since.remove(name);
+        } else if self.since.len() < MAX_GONE {
+            self.since.insert(name.clone(), now);
+        }
+    }
+}
 
 /// How long a node that has just started may not have heard of every endpoint.
 const YOUNG: Duration = Duration::from_secs(5);
@@ -151,13 +186,14 @@ pub struct Upstreams {
 
 #[derive(Debug)]
 pub(super) struct Inner {
-    routes: ArcSwap<Routes>,
+    pub(super) routes: ArcSwap<Routes<Upstream>>,
+    /// Held while a listen's hosts are compared with those that are mapped, and mapped.
+    mapping: Mutex<()>,
     links: Mutex<BTreeMap<LinkId, Arc<Session>>>,
     last_link: AtomicU64,
     /// What peers are told of the agents of this node.
     announcements: Arc<Announcements>,
-    /// Endpoints that have lost their last agent lately, and when.
-    gone: Mutex<BTreeMap<Name, Instant>>,
+    gone: Mutex<Gone>,
     changed: watch::Sender<()>,
     /// Whether every endpoint that peers serve has been heard of.
     settled: AtomicBool,
@@ -207,6 +243,8 @@ pub struct EndpointStatus {
     pub endpoint: String,
     /// What its services speak.
     pub kind: &'static str,
+    /// Hosts that its agents have mapped to it.
+    pub hosts: Vec<String>,
     /// How many agents serve it.
     pub agents: usize,
     /// Flows in use.
@@ -214,11 +252,16 @@ pub struct EndpointStatus {
 }
 
 impl Upstreams {
-    /// No agent yet. Requests wait for one so long at most where there is a gap.
-    pub fn new(metrics: &Metrics, wait: Duration) -> Self {
+    /// No agent yet, and these hosts mapped to endpoints. Requests wait for an agent so long at most where there is a gap.
+    pub fn new(
+        metrics: &Metrics,
+        wait: Duration,
+        hosts: impl IntoIterator<Item = (HostPattern, Name)>,
+    ) -> Self {
         Self {
             inner: Arc::new(Inner {
-                routes: ArcSwap::from_pointee(Routes::default()),
+                routes: ArcSwap::from_pointee(Routes::new(hosts)),
+                mapping: Mutex::default(),
                 links: Mutex::default(),
                 last_link: AtomicU64::new(0),
                 announcements: Arc::default(),
@@ -230,6 +273,11 @@ impl Upstreams {
                 started: Instant::now(),
             }),
         }
+    }
+
+    /// What has become of UDP packets on this node.
+    pub fn packets(&self) -> &PacketCounters {
+        &self.inner.counters.packets
     }
 
     /// The number for the next link.
@@ -277,14 +325,9 @@ impl Upstreams {
         let (had, has) = (!before.get(name).is_empty(), !self.inner.routes.load().get(name).is_empty());
         if had != has {
             let mut gone = self.inner.gone.lock().unwrap_or_else(PoisonError::into_inner);
-            let now = Instant::now();
-            gone.retain(|_, since| now.saturating_duration_since(*since) < GONE);
-            if has {
-                gone.remove(name);
-            } else if gone.len() < MAX_GONE {
-                gone.insert(name.clone(), now);
-            }
+            gone.note(name, has, Instant::now());
         }
+        self.warn_of_contested(name, &before);
         self.inner.changed.send_replace(());
         self.inner.counters.endpoints.set(i64::try_from(self.inner.routes.load().len()).unwrap_or(i64::MAX));
     }
@@ -295,7 +338,7 @@ impl Upstreams {
         let mut changed = self.inner.changed.subscribe();
         let lately = {
             let gone = self.inner.gone.lock().unwrap_or_else(PoisonError::into_inner);
-            gone.get(name).is_some_and(|since| since.elapsed() < GONE)
+            gone.since.get(name).is_some_and(|since| since.elapsed() < GONE)
         };
         if !lately && (self.inner.settled.load(Relaxed) || self.inner.started.elapsed() > YOUNG) {
             return false;
@@ -314,18 +357,16 @@ impl Upstreams {
         self.inner.settled.store(true, Relaxed);
     }
 
-    fn add(&self, upstream: &Arc<Upstream>, replaces: impl Fn(&Upstream) -> bool) {
-        self.change(&upstream.name, |upstreams| {
-            let others = upstreams.iter().filter(|other| !replaces(other));
-            others.chain([upstream]).cloned().collect()
-        });
-    }
-
-    /// Sends flows for an endpoint to a link from now on, in place of older links of the same agent.
-    pub(super) fn listen(&self, session: &Arc<Session>, listen: &Listen) -> Arc<Upstream> {
-        let name = Name { tenant: session.identity.tenant.clone(), endpoint: listen.endpoint.clone() };
+    /// Sends flows for an endpoint to a link from now on, in place of older links of the same agent. A host that is mapped to
+    /// another endpoint here stays with that, and the listen is refused.
+    pub(super) fn listen(&self, session: &Arc<Session>, listen: Listen) -> Result<Arc<Upstream>, Refusal> {
         let agent = session.identity.agent;
-        let upstream = Upstream::new(name, agent, listen.kind, Via::Agent(Arc::clone(session)));
+        let Listen { id: _, endpoint, kind, options } = listen;
+        let route = PeerRoute { tenant: session.identity.tenant.clone(), endpoint, agent, kind, options };
+        let upstream = Upstream::new(route, Via::Agent(Arc::clone(session)));
+        let _mapping = (!upstream.hosts().is_empty())
+            .then(|| self.inner.mapping.lock().unwrap_or_else(PoisonError::into_inner));
+        self.check_hosts(&upstream)?;
         let of_agent = |other: &Upstream| match &other.via {
             Via::Agent(session) if other.agent == agent => Some(session.id),
             _ => None,
@@ -333,7 +374,7 @@ impl Upstreams {
         for other in self.inner.routes.load().get(&upstream.name) {
             // Requests of other nodes that find an idle flow would go on over the older link.
             if of_agent(other).is_some_and(|link| link < session.id) {
-                other.pool.retire_all();
+                other.retire_all();
             }
         }
         self.change(&upstream.name, |upstreams| {
@@ -345,7 +386,7 @@ impl Upstreams {
             others.chain([&upstream]).cloned().collect()
         });
         self.inner.announcements.add(upstream.route());
-        upstream
+        Ok(upstream)
     }
 
     /// Opens no flow for a listen any more. Flows in use may finish.
@@ -353,7 +394,7 @@ impl Upstreams {
         self.change(&upstream.name, |upstreams| {
             upstreams.iter().filter(|other| !Arc::ptr_eq(other, upstream)).cloned().collect()
         });
-        upstream.pool.retire_all();
+        upstream.retire_all();
         if self.local(&upstream.name, upstream.agent).is_none() {
             self.inner.announcements.remove(&upstream.route());
         }
@@ -366,23 +407,35 @@ impl Upstreams {
 
     /// Takes note of what a peer serves.
     pub fn peer_added(&self, peer: &Arc<cluster::Node>, routes: &[PeerRoute]) {
-        for route in routes {
-            let name = Name { tenant: route.tenant.clone(), endpoint: route.endpoint.clone() };
-            let upstream = Upstream::new(name, route.agent, route.kind, Via::Node(Arc::clone(peer)));
-            self.add(&upstream, |other| match &other.via {
-                Via::Node(node) => other.agent == route.agent && node.member.node == peer.member.node,
+        for (name, routes) in by_name(routes) {
+            // Of one agent's the last holds.
+            let upstreams: BTreeMap<_, _> = routes
+                .into_iter()
+                .map(|route| {
+                    let via = Via::Node(Arc::clone(peer));
+                    (route.agent, Upstream::new(route.clone(), via))
+                })
+                .collect();
+            let replaced = |other: &Upstream| match &other.via {
+                Via::Node(node) => {
+                    node.member.node == peer.member.node && upstreams.contains_key(&other.agent)
+                }
                 Via::Agent(_) => false,
+            };
+            self.change(&name, |before| {
+                let others = before.iter().filter(|other| !replaced(other));
+                others.chain(upstreams.values()).cloned().collect()
             });
         }
     }
 
     /// Takes note of what a peer serves no more.
     pub fn peer_removed(&self, peer: &Arc<cluster::Node>, routes: &[PeerRoute]) {
-        for route in routes {
-            let name = Name { tenant: route.tenant.clone(), endpoint: route.endpoint.clone() };
-            let is = |other: &Upstream| other.agent == route.agent && other.via.is_node(peer);
+        for (name, routes) in by_name(routes) {
+            let agents: BTreeSet<_> = routes.into_iter().map(|route| route.agent).collect();
+            let is = |other: &Upstream| other.via.is_node(peer) && agents.contains(&other.agent);
             for upstream in self.inner.routes.load().get(&name).iter().filter(|other| is(other)) {
-                upstream.pool.retire_all();
+                upstream.retire_all();
             }
             self.change(&name, |upstreams| upstreams.iter().filter(|other| !is(other)).cloned().collect());
         }
@@ -392,7 +445,7 @@ impl Upstreams {
     pub fn peer_retired(&self, peer: &Arc<cluster::Node>, flows: &[u64]) {
         for (_, upstreams) in self.inner.routes.load().iter() {
             for upstream in upstreams.iter().filter(|upstream| upstream.via.is_node(peer)) {
-                upstream.pool.retire(flows);
+                upstream.retire(flows);
             }
         }
     }
@@ -472,6 +525,13 @@ impl Upstreams {
                 tenant: name.tenant.to_string(),
                 endpoint: name.endpoint.to_string(),
                 kind: upstreams.first().map_or("", |upstream| upstream.kind.name()),
+                hosts: upstreams
+                    .iter()
+                    .flat_map(|upstream| upstream.hosts())
+                    .collect::<BTreeSet<_>>()
+                    .into_iter()
+                    .map(ToString::to_string)
+                    .collect(),
                 // One agent may be linked to several nodes.
                 agents: upstreams.iter().map(|upstream| upstream.agent).collect::<BTreeSet<_>>().len(),
                 flows: upstreams.iter().map(|upstream| upstream.in_flight()).sum(),
@@ -482,14 +542,27 @@ impl Upstreams {
     }
 }
 
+/// A peer's routes by endpoint, so that many agents of one cost one change.
+fn by_name(routes: &[PeerRoute]) -> BTreeMap<Name, Vec<&PeerRoute>> {
+    let mut by_name = BTreeMap::<_, Vec<_>>::new();
+    for route in routes {
+        let name = Name { tenant: route.tenant.clone(), endpoint: route.endpoint.clone() };
+        by_name.entry(name).or_default().push(route);
+    }
+    by_name
+}
+
 impl Upstream {
-    fn new(name: Name, agent: AgentId, kind: Kind, via: Via) -> Arc<Self> {
+    fn new(route: PeerRoute, via: Via) -> Arc<Self> {
+        let PeerRoute { tenant, endpoint, agent, kind, options } = route;
         Arc::new(Self {
-            name,
+            name: Name { tenant, endpoint },
             agent,
             kind,
+            options,
             via,
-            pool: Pool::default(),
+            idle: Idle::default(),
+            shared: Shared::default(),
             in_flight: AtomicUsize::new(0),
             shunned_until: AtomicU64::new(0),
         })
@@ -519,6 +592,18 @@ impl Upstream {
         }
     }
 
+    /// Puts no further request on these flows: they end when they carry none.
+    pub(super) fn retire(&self, flows: &[u64]) {
+        self.idle.retire(flows);
+        self.shared.retire(flows);
+    }
+
+    /// The same for all flows, present and future.
+    pub(super) fn retire_all(&self) {
+        self.idle.retire_all();
+        self.shared.retire_all();
+    }
+
     /// As peers are told of it.
     fn route(&self) -> PeerRoute {
         PeerRoute {
@@ -526,6 +611,7 @@ impl Upstream {
             endpoint: self.name.endpoint.clone(),
             agent: self.agent,
             kind: self.kind,
+            options: self.options.clone(),
         }
     }
 
@@ -557,6 +643,20 @@ impl Upstream {
     pub(super) fn begin(self: &Arc<Self>) -> InFlight {
         self.in_flight.fetch_add(1, Relaxed);
         InFlight(Arc::clone(self))
+    }
+}
+
+impl Route for Upstream {
+    fn name(&self) -> &Name {
+        &self.name
+    }
+
+    fn hosts(&self) -> &[HostPattern] {
+        &self.options.hosts
+    }
+
+    fn is_local(&self) -> bool {
+        matches!(self.via, Via::Agent(_))
     }
 }
 

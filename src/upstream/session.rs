@@ -24,7 +24,7 @@ use crate::{
         AgentId, Close, Code, Control, DecodeError, GoAway, Kind, LinkId, Listen, NodeAddress, Refusal,
         Retire, Role, TenantId,
     },
-    transport::{ControlReader, ControlWriter, FrameError, Link, Monitor, Vitals},
+    transport::{ControlReader, ControlWriter, Datagrams, FrameError, Link, Monitor, Vitals},
 };
 
 /// Frames that wait for the control stream. Senders wait when it is full.
@@ -76,6 +76,8 @@ pub struct Session {
     pub identity: Identity,
     /// The link itself.
     pub link: Link,
+    /// Its datagrams.
+    pub datagrams: Datagrams,
     /// Whether it answers.
     pub vitals: Arc<Vitals>,
     /// Its flows: everything that must end before it may be closed.
@@ -90,12 +92,13 @@ pub struct Session {
 
 impl Session {
     /// A link that is about to be welcomed, and the frames that wait for its control stream.
-    pub fn new(id: LinkId, identity: Identity, link: Link) -> (Arc<Self>, mpsc::Receiver<Control>) {
+    pub fn new(id: LinkId, identity: Identity, datagrams: Datagrams) -> (Arc<Self>, mpsc::Receiver<Control>) {
         let (control, queue) = mpsc::channel(CONTROL_QUEUE);
         let session = Self {
             id,
             identity,
-            link,
+            link: datagrams.link().clone(),
+            datagrams,
             vitals: Arc::default(),
             flows: Tasks::new(),
             state: AtomicU8::new(State::Up as u8),
@@ -168,8 +171,8 @@ impl Session {
     fn retire_flows(&self, flows: Option<&[u64]>) {
         for upstream in self.listens().values() {
             match flows {
-                Some(flows) => upstream.pool.retire(flows),
-                None => upstream.pool.retire_all(),
+                Some(flows) => upstream.retire(flows),
+                None => upstream.retire_all(),
             }
         }
     }
@@ -339,18 +342,27 @@ impl ControlLoop {
             } else if listens.len() >= self.max_listens {
                 let most = self.max_listens;
                 Some(Refusal::new(Code::Busy, format!("one link may serve {most} endpoints at most")))
+            } else if self.upstreams.announcements().is_full() {
+                Some(Refusal::new(Code::Busy, "this node serves as many endpoints as one may"))
             } else if listens.values().any(|other| other.name.endpoint == listen.endpoint) {
                 Some(Refusal::new(Code::Invalid, format!("the link serves {} already", listen.endpoint)))
             } else {
                 None
             }
         };
-        if let Some(refusal) = refusal {
-            tracing::warn!(link = %session.id, endpoint = %listen.endpoint, %refusal, "an endpoint is refused");
-            return writer.send(&Control::ListenRefused(id, refusal)).await;
-        }
-        tracing::info!(link = %session.id, endpoint = %listen.endpoint, kind = listen.kind.name(), "an agent serves an endpoint");
-        let upstream = self.upstreams.listen(session, &listen);
+        let (endpoint, kind) = (listen.endpoint.clone(), listen.kind);
+        let listening = match refusal {
+            Some(refusal) => Err(refusal),
+            None => self.upstreams.listen(session, listen),
+        };
+        let upstream = match listening {
+            Ok(upstream) => upstream,
+            Err(refusal) => {
+                tracing::warn!(link = %session.id, %endpoint, %refusal, "an endpoint is refused");
+                return writer.send(&Control::ListenRefused(id, refusal)).await;
+            }
+        };
+        tracing::info!(link = %session.id, %endpoint, kind = kind.name(), "an agent serves an endpoint");
         session.listens().insert(id, upstream);
         writer.send(&Control::Listening(id)).await
     }

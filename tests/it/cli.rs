@@ -12,8 +12,12 @@ use std::{
     time::Duration,
 };
 
-use adit::config::{self, NodeArgs, ParseError, RunAgentArgs};
+use adit::{
+    agent::{HttpOptions, Rewrite},
+    config::{self, NodeArgs, ParseError, RunAgentArgs},
+};
 use clap::Parser;
+use http::HeaderValue;
 
 /// The program, in `folder`, with logs of errors alone.
 fn adit(folder: &Path, words: &[&str]) -> Command {
@@ -48,9 +52,11 @@ fn help_of_every_command_fits_80_columns_and_is_as_reviewed() {
         ("help_agent", vec!["agent"]),
         ("help_agent_http", vec!["agent", "http"]),
         ("help_agent_tcp", vec!["agent", "tcp"]),
+        ("help_agent_udp", vec!["agent", "udp"]),
         ("help_agent_run", vec!["agent", "run"]),
         ("help_forward", vec!["forward"]),
         ("help_forward_tcp", vec!["forward", "tcp"]),
+        ("help_forward_udp", vec!["forward", "udp"]),
         ("help_forward_run", vec!["forward", "run"]),
         ("help_status", vec!["status"]),
         ("help_certs", vec!["certs"]),
@@ -118,6 +124,12 @@ fn mistakes_on_the_line_name_the_thing_and_the_fix() {
         ("agent http web ftp://host", ""),
         ("agent http web http://host/path", ""),
         ("agent http web 3000 --upstream-ca text.pem", ""),
+        ("agent http web 3000 --header x-tenant:7", ""),
+        ("agent http web 3000 --header host=app", ""),
+        ("agent http web 3000 --strip-header Transfer-Encoding", ""),
+        ("agent http web 3000 --host-header http://app", ""),
+        ("agent http web 3000 --response-header-timeout 0s", ""),
+        ("agent tcp web 3000 --access-log", ""),
         ("agent tcp web 3000 --pin sha256:abcd", ""),
         ("agent tcp web 3000 --pin abcd", ""),
         ("agent tcp web 3000 --connect localhost", ""),
@@ -125,12 +137,22 @@ fn mistakes_on_the_line_name_the_thing_and_the_fix() {
         ("agent tcp web 3000 --keep-alive 10s", ""),
         ("agent tcp web 3000 --keep-alive 5", ""),
         ("forward tcp 70000 db", ""),
+        ("agent udp dns tls://host:53", ""),
+        ("node --udp 53=dns", ""),
+        ("node --udp 127.0.0.1:53=d/ns", ""),
         ("node --edge-bind localhost:8000", ""),
         ("node --edge-cert text.pem --edge-tls-bind 127.0.0.1:0", ""),
         ("node --edge-cert text.pem --edge-key text.pem", ""),
         ("node --link-cert text.pem", ""),
         ("node --link-cert text.pem --link-key text.pem", ""),
         ("node --node-id a/b", ""),
+        ("node --tcp 5432", ""),
+        ("node --tcp localhost:5432=db", ""),
+        ("node --tcp 5432=d/b", ""),
+        ("node --host app.customer.com", ""),
+        ("node --host https://app.customer.com=web", ""),
+        ("node --host a.example=web --host A.example=other", ""),
+        ("agent http web 3000 --host 10.0.0.1", ""),
         ("node --config absent.toml", ""),
         ("certs show absent.pem", ""),
     ]);
@@ -145,6 +167,7 @@ fn mistakes_in_the_file_name_the_file_and_the_key() {
         ("node --config adit.toml", "request-timeout = 30"),
         ("node --config adit.toml", "max-body-bytes = \"1 MiB\""),
         ("node --config adit.toml", "admin-bind = [\"127.0.0.1:0\"]"),
+        ("node --config adit.toml", "tcp = [\"5432=db\", \"db\"]"),
         ("node --config adit.toml", "node-id = \"n1\"\nedge-bind 127.0.0.1:0"),
         ("node --config adit.toml", "config = \"other.toml\""),
         ("node --config adit.toml", "log-format = \"xml\""),
@@ -152,7 +175,19 @@ fn mistakes_in_the_file_name_the_file_and_the_key() {
         ("agent run --config adit.toml", "insecure = \"yes\"\n[[endpoint]]\nname = \"web\"\naddress = 3000"),
         ("agent run --config adit.toml", "[[endpoint]]\nname = \"web\""),
         ("agent run --config adit.toml", "[[endpoint]]\nname = \"web\"\nadress = 3000"),
-        ("agent run --config adit.toml", "[[endpoint]]\nname = \"web\"\naddress = 3000\nkind = \"udp\""),
+        ("agent run --config adit.toml", "[[endpoint]]\nname = \"web\"\naddress = 3000\nkind = \"sctp\""),
+        (
+            "agent run --config adit.toml",
+            "[[endpoint]]\nname = \"dns\"\naddress = 53\nkind = \"udp\"\nhealth-check = \"tcp\"",
+        ),
+        (
+            "agent run --config adit.toml",
+            "[[endpoint]]\nname = \"db\"\nkind = \"tcp\"\naddress = 5432\nstrip-header = \"cookie\"",
+        ),
+        (
+            "agent run --config adit.toml",
+            "[[endpoint]]\nname = \"web\"\naddress = 3000\nheader = [\"x-tenant=7\", \"te=trailers\"]",
+        ),
         (
             "agent run --config adit.toml",
             "[[endpoint]]\nname = \"a\"\naddress = 3000\n[[endpoint]]\nname = \"a b\"\naddress = 3000",
@@ -163,6 +198,8 @@ fn mistakes_in_the_file_name_the_file_and_the_key() {
         ),
         ("forward run --config adit.toml", "connect = \"127.0.0.1:8001\""),
         ("forward run --config adit.toml", "[[port]]\nlisten = 5432\nendpoint = \"d b\""),
+        ("forward run --config adit.toml", "[[port]]\nlisten = 53\nendpoint = \"dns\"\nkind = \"sctp\""),
+        ("forward run --config adit.toml", "[[port]]\nlisten = 53\nendpoint = \"dns\"\nudp-idle = \"5\""),
     ]);
     insta::assert_snapshot!(told);
 }
@@ -201,9 +238,21 @@ fn a_taken_port_is_named_with_its_flag() {
             assert!(told.contains(port) && told.contains(flag) && told.contains("another port"), "{told}");
         }
     }
-    let output = output(&mut adit(folder.path(), &["forward", "tcp", &taken, "db"]));
-    assert_eq!(output.status.code(), Some(2));
-    assert!(told(&output).contains(&taken) && told(&output).contains("another port"), "{}", told(&output));
+    let (tcp, udp) = (format!("{taken}=db"), format!("{taken_udp}=dns"));
+    let free =
+        ["--edge-bind", "--link-bind", "--admin-bind", "--peer-bind"].map(|bind| [bind, "127.0.0.1:0"]);
+    let node = |flag, port| [&["node", flag, port], free.as_flattened()].concat();
+    for (words, port) in [
+        (node("--tcp", &tcp), &taken),
+        (node("--udp", &udp), &taken_udp),
+        (vec!["forward", "tcp", &taken, "db"], &taken),
+        (vec!["forward", "udp", &taken_udp, "db"], &taken_udp),
+    ] {
+        let output = output(&mut adit(folder.path(), &words));
+        let told = told(&output);
+        assert_eq!(output.status.code(), Some(2), "{told}");
+        assert!(told.contains(port.as_str()) && told.contains("another port"), "{told}");
+    }
 }
 
 #[test]
@@ -259,7 +308,7 @@ fn flags_beat_the_environment_which_beats_the_file() {
     let node = node(folder.path(), &["--grace-period=1s"], &variables);
     assert_eq!(node.grace_period, Duration::from_secs(1), "the flag, over the variable and the file");
     assert_eq!(node.node.as_str(), "variable", "the variable, over the file");
-    assert_eq!(node.edge.request_timeout, Duration::from_secs(3), "the file, over the default");
+    assert_eq!(node.edge.limits.request_timeout, Duration::from_secs(3), "the file, over the default");
     assert_eq!(node.link.settings.idle_timeout, Duration::from_secs(30), "the file, over the default");
     assert_eq!(node.link.settings.keep_alive, Duration::from_secs(5), "the default");
     assert_eq!(node.cluster, "adit", "the default");
@@ -288,6 +337,9 @@ fn lists_are_lists_in_the_file_and_commas_in_the_environment() {
     assert_eq!(identities(node(folder.path(), &[&file], &variables)), 3);
     let one = [file.as_str(), "--edge-cert", cert, "--edge-key", key];
     assert_eq!(identities(node(folder.path(), &one, &variables)), 1);
+    let hosts = node(folder.path(), &[], &[("ADIT_HOST", "a.example=web, *.a.example=other")]).hosts;
+    let hosts: Vec<_> = hosts.iter().map(|(host, endpoint)| format!("{host} {endpoint}")).collect();
+    assert_eq!(hosts, ["*.a.example other", "a.example web"]);
 }
 
 #[derive(Debug, Parser)]
@@ -303,7 +355,7 @@ fn endpoints_of_the_file_are_read_as_their_command_would() {
     fs::write(
         &file,
         "insecure = true\nkeep-alive = '1s'\nconnect = 'node.example:1'\n\
-         [[endpoint]]\nname = 'Web'\naddress = 3000\n\
+         [[endpoint]]\nname = 'Web'\naddress = 3000\nhost = ['App.customer.com', '*.customer.com']\n\
          [[endpoint]]\nname = 'db'\nkind = 'tcp'\naddress = 'tls://[::1]:5432'\nupstream_insecure = true\n",
     )
     .unwrap();
@@ -315,8 +367,43 @@ fn endpoints_of_the_file_are_read_as_their_command_would() {
         .iter()
         .map(|endpoint| format!("{} {:?} {}", endpoint.name, endpoint.kind, endpoint.service));
     assert_eq!(shown.collect::<Vec<_>>(), ["web Http 127.0.0.1:3000", "db Tcp tls://[::1]:5432"]);
+    let hosts = config.endpoints[0].options.hosts.iter().map(ToString::to_string).collect::<Vec<_>>();
+    assert_eq!(hosts, ["app.customer.com", "*.customer.com"]);
     assert_eq!(config.client.connect.to_string(), "node.example:1");
     assert_eq!(config.client.settings.keep_alive, Duration::from_secs(1));
+}
+
+#[test]
+fn options_for_requests_are_keys_of_an_endpoint() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("agent.toml");
+    fs::write(
+        &file,
+        "insecure = true\n[[endpoint]]\nname = 'plain'\naddress = 3000\n[[endpoint]]\nname = 'web'\n\
+         address = 'http://app'\nhost-header = 'service'\nheader = ['x-a=1,2', 'x-b=3']\nstrip_header = 'cookie'\n\
+         access-log = true\nresponse-header-timeout = '5s'\n",
+    )
+    .unwrap();
+    let words = ["adit", "--config", file.to_str().unwrap()].map(OsString::from);
+    let line: AgentLine = config::parse(words, |_| None, &[]).unwrap();
+    let config = line.agent.into_config().unwrap();
+    assert_eq!(config.endpoints[0].http, None, "nothing to look at");
+    let rewrite = Rewrite {
+        strip: vec!["cookie".parse().unwrap()],
+        set: vec!["x-a=1,2".parse().unwrap(), "x-b=3".parse().unwrap()],
+        host: Some(HeaderValue::from_static("app")),
+    };
+    let response_timeout = Some(Duration::from_secs(5));
+    let options = HttpOptions { rewrite, access_log: true, response_timeout };
+    assert_eq!(config.endpoints[1].http, Some(options));
+}
+
+#[test]
+fn a_header_of_the_environment_is_never_shown() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut command = adit(folder.path(), &["agent", "http", "--help"]);
+    let help = told(&output(command.env("ADIT_HEADER", "authorization=hunter2")));
+    assert!(help.contains("--header <NAME=VALUE>") && !help.contains("hunter2"), "{help}");
 }
 
 #[test]

@@ -10,10 +10,10 @@ use std::{
 
 use adit::{
     cluster::{self, Announcements, BoxFuture, Cluster, Handler, Own},
-    protocol::{AgentId, EndpointId, Kind, Load, NodeId, PeerRoute, Phase, TenantId},
+    protocol::{AgentId, EndpointId, Kind, ListenOptions, Load, NodeId, PeerRoute, Phase, TenantId},
     telemetry::Metrics,
     tls::Authority,
-    transport::{Settings, Stream},
+    transport::{PacketCounters, Settings, Stream},
 };
 use http::StatusCode;
 use tokio::sync::watch;
@@ -170,6 +170,7 @@ async fn nodes_that_both_have_a_hundred_thousand_routes_tell_each_other_all() {
                 endpoint: ok(EndpointId::new(&format!("{name}-endpoint-{number}"))),
                 agent: AgentId::from_bits(number as u128),
                 kind: Kind::Http,
+                options: ListenOptions::default(),
             });
         }
         let handler = Arc::<Counting>::default();
@@ -183,8 +184,10 @@ async fn nodes_that_both_have_a_hundred_thousand_routes_tell_each_other_all() {
         let join: Vec<_> = peer.into_iter().collect();
         let config = links(&authority, name, &join);
         let shared = Arc::<Counting>::clone(&handler);
+        let (metrics, packets) = (Metrics::default(), PacketCounters::default());
         let node =
-            ok(Cluster::start(config, own, &Settings::default(), announcements, shared, &Metrics::default()));
+            Cluster::start(config, own, &Settings::default(), announcements, shared, &metrics, packets);
+        let node = ok(node);
         peer = Some(node.address());
         nodes.push((node, handler));
     }

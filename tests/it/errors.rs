@@ -22,8 +22,8 @@ async fn requests_that_nobody_can_take_are_refused_and_the_connection_goes_on() 
     let service = service::mirror().await;
     let web = Web::through(
         Fabric::with(|config| {
-            config.edge.max_body_bytes = Some(1000);
-            config.edge.max_header_bytes = 10_000;
+            config.edge.limits.max_body_bytes = Some(1000);
+            config.edge.limits.max_header_bytes = 10_000;
         })
         .await,
         service.address,
@@ -71,7 +71,7 @@ async fn connect_is_not_allowed() {
 #[tokio::test]
 async fn a_body_without_a_length_is_cut_at_the_limit() {
     let service = service::mirror().await;
-    let fabric = Fabric::with(|config| config.edge.max_body_bytes = Some(1000)).await;
+    let fabric = Fabric::with(|config| config.edge.limits.max_body_bytes = Some(1000)).await;
     let web = Web::through(fabric, service.address).await;
     let chunked =
         |size: u32| request_of("POST", "web", "/", trickle(size / 10, Duration::from_millis(1), vec![0; 10]));
@@ -91,7 +91,7 @@ async fn a_body_without_a_length_is_cut_at_the_limit() {
 #[tokio::test]
 async fn the_answer_to_a_body_over_the_limit_arrives_though_the_client_sends_on() {
     let service = service::mirror().await;
-    let fabric = Fabric::with(|config| config.edge.max_body_bytes = Some(1000)).await;
+    let fabric = Fabric::with(|config| config.edge.limits.max_body_bytes = Some(1000)).await;
     let web = Web::through(fabric, service.address).await;
     for _ in 0..20 {
         let with_length = request("POST", "web", "/", vec![0; 8 << 20]);
@@ -111,7 +111,7 @@ async fn the_answer_to_a_body_over_the_limit_arrives_though_the_client_sends_on(
 
 #[tokio::test]
 async fn heads_that_are_far_over_the_limit_are_refused_too() {
-    let fabric = Fabric::with(|config| config.edge.max_header_bytes = 10_000).await;
+    let fabric = Fabric::with(|config| config.edge.limits.max_header_bytes = 10_000).await;
     let head = format!("GET / HTTP/1.1\r\nhost: web.example.com\r\nx-large: {}\r\n\r\n", "x".repeat(200_000));
     let answer = raw(fabric.addresses.edge, head.as_bytes()).await;
     assert!(answer.starts_with("HTTP/1.1 431 "), "{answer}");

@@ -1,11 +1,10 @@
 //! An endpoint whose service is down is not served, where its agent checks.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{net::SocketAddr, time::Duration};
 
 use adit::{
-    agent::{self, Agent, HealthCheck, Probe, Service},
-    protocol::{EndpointId, Kind},
-    tls::{self, Trust},
+    agent::{self, Agent, HealthCheck},
+    protocol::Kind,
 };
 use http::{Response, StatusCode};
 use tokio::sync::watch;
@@ -19,14 +18,8 @@ use crate::support::{
 };
 
 fn agent(fabric: &Fabric, address: SocketAddr, probe: &str) -> Agent {
-    let tls = Arc::new(ok(tls::client_config(&Trust::Insecure, None, &[])));
-    let probe: Probe = ok(probe.parse());
-    let endpoint = agent::Endpoint {
-        name: ok(EndpointId::new("web")),
-        kind: Kind::Http,
-        service: ok(Service::new(ok(address.to_string().parse()), &tls)),
-        health: Some(HealthCheck { probe, interval: Duration::from_millis(50) }),
-    };
+    let mut endpoint = fabric.endpoint("web", Kind::Http, address);
+    endpoint.health = Some(HealthCheck { probe: ok(probe.parse()), interval: Duration::from_millis(50) });
     ok(Agent::start(agent::Config { client: fabric.client(), endpoints: vec![endpoint] }))
 }
 

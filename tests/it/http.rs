@@ -1,17 +1,20 @@
 //! HTTP through one node: both versions, what a proxy changes and what it leaves.
 
+use std::{sync::Arc, time::Duration};
+
 use adit::protocol::Kind;
 use http::{HeaderName, HeaderValue, Request, StatusCode, header};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
+    sync::{Notify, mpsc},
 };
 
 use crate::support::{
     Fabric,
     client::{Http1, Http2, body, get, raw, request},
     fabric::Web,
-    ok,
+    http2, ok,
     service::{self, Running, read_head, read_request},
     soon,
 };
@@ -154,36 +157,159 @@ async fn repeated_fields_keep_their_number_and_order_both_ways() {
 }
 
 #[tokio::test]
-async fn a_client_that_waits_for_100_continue_gets_it_before_its_body() {
-    let service = service::mirror().await;
+async fn cookies_that_http2_has_taken_apart_are_one_field_again() {
+    let service = verbatim("HTTP/1.1 200 OK\r\n{head}").await;
     let web = Web::to(service.address).await;
-    for _ in 0..2 {
-        let mut client = ok(TcpStream::connect(web.edge).await);
-        let head = format!("POST / HTTP/1.1\r\n{CLOSE}expect: 100-continue\r\ncontent-length: 5\r\n\r\n");
-        ok(client.write_all(head.as_bytes()).await);
-        let interim = soon(read_head(&mut client)).await.expect("an interim response");
-        assert!(interim.starts_with("HTTP/1.1 100 "), "{interim}");
-        ok(client.write_all(b"hello").await);
-        let mut answer = String::new();
-        ok(soon(client.read_to_string(&mut answer)).await);
-        assert!(answer.starts_with("HTTP/1.1 200 ") && answer.ends_with("\n\nhello"), "{answer}");
+    let request = Request::get("http://web.example.com/");
+    let request = request.header("cookie", "a=1").header("x-other", "1").header("cookie", "b=2; c=3");
+    let answer = Http2::connect(web.edge).await.ask(ok(request.body(body("")))).await;
+    assert_eq!(fields(answer.text(), "cookie"), ["a=1; b=2; c=3"]);
+}
+
+const EXPECTING: &str = "expect: 100-continue\r\ncontent-length: 5\r\n\r\n";
+
+/// A client that has sent a request which waits with its body.
+async fn expecting(web: &Web) -> TcpStream {
+    let mut client = ok(TcpStream::connect(web.edge).await);
+    ok(client.write_all(format!("POST / HTTP/1.1\r\n{CLOSE}{EXPECTING}").as_bytes()).await);
+    client
+}
+
+/// It goes on when it is told to, and gets its response.
+async fn goes_on(mut client: TcpStream) {
+    let interim = soon(read_head(&mut client)).await.expect("an interim response");
+    assert!(interim.starts_with("HTTP/1.1 100 "), "{interim}");
+    ok(client.write_all(b"hello").await);
+    let mut answer = String::new();
+    ok(soon(client.read_to_string(&mut answer)).await);
+    assert!(answer.starts_with("HTTP/1.1 200 ") && answer.contains("hello"), "{answer}");
+}
+
+#[tokio::test]
+async fn a_body_that_waits_for_100_continue_is_sent_when_the_service_asks_for_it() {
+    let (asked, go_on) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+    let (arrived, told) = (Arc::clone(&asked), Arc::clone(&go_on));
+    let old = service::tcp(move |mut stream| {
+        let (asked, go_on) = (Arc::clone(&arrived), Arc::clone(&told));
+        async move {
+            let head = read_head(&mut stream).await.expect("a request");
+            assert!(head.contains("expect: 100-continue\r\n"), "{head}");
+            asked.notify_one();
+            go_on.notified().await;
+            ok(stream.write_all(b"HTTP/1.1 100 Continue\r\n\r\n").await);
+            let mut body = [0; 5];
+            ok(stream.read_exact(&mut body).await);
+            ok(stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nhello").await);
+        }
+    })
+    .await;
+    let (arrived, told) = (Arc::clone(&asked), Arc::clone(&go_on));
+    let new = http2::raw(h2::server::Builder::new(), move |mut connection| {
+        let (asked, go_on) = (Arc::clone(&arrived), Arc::clone(&told));
+        async move {
+            let tasks = adit::drain::Tasks::new();
+            while let Some(Ok((request, mut respond))) = connection.accept().await {
+                let (asked, go_on) = (Arc::clone(&asked), Arc::clone(&go_on));
+                tasks.spawn(async move {
+                    assert_eq!(request.headers()["expect"], "100-continue");
+                    asked.notify_one();
+                    go_on.notified().await;
+                    let interim = http::Response::builder().status(StatusCode::CONTINUE).body(());
+                    ok(respond.send_informational(ok(interim)));
+                    let body = ok(http2::content(request.into_body()).await);
+                    let mut response = ok(respond.send_response(http::Response::new(()), false));
+                    ok(response.send_data(body.into(), true));
+                });
+            }
+        }
+    })
+    .await;
+    for web in [Web::to(old.address).await, Web::to_http2(new.address).await] {
+        let mut client = expecting(&web).await;
+        soon(asked.notified()).await;
+        let early = tokio::time::timeout(Duration::from_millis(300), client.read_u8()).await;
+        assert!(early.is_err(), "nobody has asked for the body");
+        go_on.notify_one();
+        goes_on(client).await;
     }
 }
 
 #[tokio::test]
+async fn a_service_that_wants_no_body_is_heard_before_it_is_sent() {
+    let (ends, mut ended) = mpsc::channel(2);
+    let tell = ends.clone();
+    let old = service::tcp(move |mut stream| {
+        let tell = tell.clone();
+        async move {
+            read_head(&mut stream).await.expect("a request");
+            ok(stream.write_all(b"HTTP/1.1 417 Expectation Failed\r\ncontent-length: 2\r\n\r\nno").await);
+            let (rest, end) = service::drain(&mut stream).await;
+            ok(tell.send((rest, end.is_ok())).await);
+        }
+    })
+    .await;
+    let new = http2::raw(h2::server::Builder::new(), move |mut connection| {
+        let tell = ends.clone();
+        async move {
+            let tasks = adit::drain::Tasks::new();
+            while let Some(Ok((request, mut respond))) = connection.accept().await {
+                let response = http::Response::builder().status(StatusCode::EXPECTATION_FAILED).body(());
+                let mut body = ok(respond.send_response(ok(response), false));
+                ok(body.send_data("no".into(), true));
+                let tell = tell.clone();
+                tasks.spawn(async move {
+                    let end = http2::content(request.into_body()).await;
+                    ok(tell.send((end.as_ref().map_or(0, Vec::len), end.is_ok())).await);
+                });
+            }
+        }
+    })
+    .await;
+    for web in [Web::to(old.address).await, Web::to_http2(new.address).await] {
+        let mut answer = String::new();
+        ok(soon(expecting(&web).await.read_to_string(&mut answer)).await);
+        assert!(answer.starts_with("HTTP/1.1 417 ") && answer.contains("no"), "{answer}");
+        assert_eq!(soon(ended.recv()).await, Some((0, false)), "half a request has no clean end");
+    }
+}
+
+#[tokio::test]
+async fn a_service_that_does_not_know_100_continue_has_the_body_all_the_same() {
+    let service = service::tcp(|mut stream| async move {
+        read_head(&mut stream).await.expect("a request");
+        let mut body = [0; 5];
+        ok(stream.read_exact(&mut body).await);
+        ok(stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nhello").await);
+    })
+    .await;
+    let web = Web::to(service.address).await;
+    goes_on(expecting(&web).await).await;
+}
+
+#[tokio::test]
 async fn interim_responses_of_a_service_are_not_taken_for_its_response() {
-    let service = verbatim(
+    let old = verbatim(
         "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nlink: </a>\r\n\r\n\
          HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok",
     )
     .await;
-    let web = Web::to(service.address).await;
-    let mut client = Http1::connect(web.edge).await;
-    for method in ["GET", "POST"] {
-        let answer = client.ask(request(method, "web", "/", "")).await;
-        assert_eq!((answer.status, answer.text()), (StatusCode::OK, "ok"));
+    let new = http2::raw(h2::server::Builder::new(), async |mut connection| {
+        while let Some(Ok((_, mut respond))) = connection.accept().await {
+            for status in [StatusCode::CONTINUE, StatusCode::EARLY_HINTS] {
+                ok(respond.send_informational(ok(http::Response::builder().status(status).body(()))));
+            }
+            http2::answer(respond);
+        }
+    })
+    .await;
+    for web in [Web::to(old.address).await, Web::to_http2(new.address).await] {
+        let mut client = Http1::connect(web.edge).await;
+        for method in ["GET", "POST"] {
+            let answer = client.ask(request(method, "web", "/", "")).await;
+            assert_eq!((answer.status, answer.text()), (StatusCode::OK, "ok"));
+        }
     }
-    assert_eq!(service.accepted(), 1);
+    assert_eq!((old.accepted(), new.accepted()), (1, 1));
 }
 
 #[tokio::test]
@@ -246,7 +372,7 @@ async fn fields_pass_up_to_the_limit_however_many_they_are() {
     })
     .await;
     let web = Web::to(service.address).await;
-    let max = web.fabric.config.edge.max_header_bytes;
+    let max = web.fabric.config.edge.limits.max_header_bytes;
     let with = |count: usize, size: usize| {
         let mut request = request("GET", "web", "/", "");
         for number in 0..count {
@@ -328,7 +454,13 @@ async fn cleartext_http2_is_not_asked_of_a_service() {
 #[tokio::test]
 async fn a_request_has_one_host() {
     let fabric = Fabric::start().await;
-    for hosts in ["", "host: web.test\r\nhost: other.test\r\n"] {
+    for hosts in [
+        "",
+        "host: web.test\r\nhost: other.test\r\n",
+        "host: a b\r\n",
+        "host: a@web.test\r\n",
+        "host: web/\r\n",
+    ] {
         let asked = format!("GET / HTTP/1.1\r\n{hosts}connection: close\r\nx-adit-endpoint: web\r\n\r\n");
         let answer = raw(fabric.addresses.edge, asked.as_bytes()).await;
         assert!(answer.starts_with("HTTP/1.1 400") && answer.contains("invalid_host"), "{answer}");

@@ -18,10 +18,11 @@ use crate::{
         fabric::{TcpPath, Web},
         ok,
         service::{self, drain, tell_count},
-        soon, websocket,
+        soon,
+        switch::{switched, switching},
+        websocket,
     },
     timeouts::{TIMEOUT, short},
-    upgrade::{switched, switching},
 };
 
 /// For how long flows are held.
@@ -164,7 +165,7 @@ async fn switched_connections(nodes: usize) {
     let (report, reports) = mpsc::channel(2);
     let service = switching("", move |stream| serve(stream, report.clone())).await;
     let web = Web::over_with(nodes, short, service.address).await;
-    hold(async || switched(&web, "").await, reports).await;
+    hold(async || switched(web.edge, "").await, reports).await;
 }
 
 async fn websockets(nodes: usize) {

@@ -1,72 +1,51 @@
 //! Bodies stream, both ways at once, at the pace of whoever reads them, and their ends are told apart from their breaks.
 
-use std::{
-    io,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering::Relaxed},
-    },
-    time::Duration,
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering::Relaxed},
 };
 
 use adit::drain::Tasks;
 use bytes::Bytes;
-use futures_util::StreamExt;
+use futures_util::{FutureExt, StreamExt, future::BoxFuture};
+use h2::Reason;
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use tokio::{
     io::AsyncWriteExt,
+    net::TcpStream,
     sync::{Notify, mpsc},
-    time::sleep,
 };
 
 use crate::support::{
     body::{self, Body, channel},
-    client::{Http1, Http2, over_http2, request, request_of},
-    eventually,
+    client::{Client, Http1, request, request_of},
     fabric::{Web, impatient},
-    ok, random, reset,
+    http2, ok, random,
     service::{self, Running, read_request},
     soon,
+    streams::{breaking, endless, mirror_bodies, mirror_http2_bodies, standing},
 };
 
 const MIB: u64 = 1 << 20;
-
-/// Either version of HTTP towards the edge.
-enum Client {
-    Http1(Http1),
-    Http2(Http2),
-}
-
-impl Client {
-    async fn both(web: &Web) -> [Self; 2] {
-        [Self::Http1(Http1::connect(web.edge).await), Self::Http2(Http2::connect(web.edge).await)]
-    }
-
-    async fn send(&mut self, request: Request<Body>) -> Result<Response<Incoming>, hyper::Error> {
-        match self {
-            Self::Http1(client) => soon(client.send(request)).await,
-            Self::Http2(client) => soon(client.send(over_http2(request))).await,
-        }
-    }
-}
 
 fn get(path: &str) -> Request<Body> {
     request("GET", "web", path, "")
 }
 
-/// Sends each request's body back as it comes, trailers too.
-async fn mirror_bodies() -> Running {
-    service::http(|request: Request<Incoming>| async move {
-        let trailer = request.headers().get(header::TRAILER).cloned();
-        let mut response = Response::new(Body::new(request.into_body().map_err(io::Error::other)));
-        if let Some(trailer) = trailer {
-            response.headers_mut().insert(header::TRAILER, trailer);
+/// A service that sends bodies back and a way to it by each version of HTTP, for services of each version.
+async fn mirrors(nodes: usize) -> Vec<(Running, Web, Client)> {
+    let mut all = Vec::new();
+    for http2 in [false, true] {
+        for number in 0..2 {
+            let service = if http2 { mirror_http2_bodies().await } else { mirror_bodies().await };
+            let web = Web::of(nodes, http2, service.address).await;
+            let client = Client::both(web.edge).await.into_iter().nth(number).expect("there are two");
+            all.push((service, web, client));
         }
-        response
-    })
-    .await
+    }
+    all
 }
 
 #[tokio::test]
@@ -75,9 +54,7 @@ async fn both_bodies_stream_at_once_piece_by_piece() {
 }
 
 pub(crate) async fn both_bodies_stream(nodes: usize) {
-    let service = mirror_bodies().await;
-    let web = Web::over(nodes, service.address).await;
-    for mut client in Client::both(&web).await {
+    for (_service, _web, mut client) in mirrors(nodes).await {
         let (sender, upload) = channel();
         let mut download = ok(client.send(request_of("POST", "web", "/", upload)).await).into_body();
         for size in [1, 100, 10_000, 1, 100_000] {
@@ -100,9 +77,7 @@ async fn trailers_pass_both_ways() {
 }
 
 pub(crate) async fn trailers_pass(nodes: usize) {
-    let service = mirror_bodies().await;
-    let web = Web::over(nodes, service.address).await;
-    for mut client in Client::both(&web).await {
+    for (_service, _web, mut client) in mirrors(nodes).await {
         let (sender, upload) = channel();
         let mut request = request_of("POST", "web", "/", upload);
         request.headers_mut().insert(header::TRAILER, HeaderValue::from_static("x-sum"));
@@ -117,42 +92,6 @@ pub(crate) async fn trailers_pass(nodes: usize) {
     }
 }
 
-/// Waits until a count stands still, and gives it.
-async fn standing(count: &AtomicU64) -> u64 {
-    let mut last = (u64::MAX, 0);
-    eventually("the count stands still", async || {
-        sleep(Duration::from_millis(50)).await;
-        let now = count.load(Relaxed);
-        last = (now, if now == last.0 { last.1 + 1 } else { 0 });
-        // As long as anything flows, it does so many times a second.
-        now > 0 && last.1 == 20
-    })
-    .await;
-    last.0
-}
-
-/// A service that answers with an endless body and counts what is taken of it; tells when writing has failed.
-async fn endless() -> (Running, Arc<AtomicU64>, mpsc::Receiver<io::Error>) {
-    let (taken, (ends, ended)) = (Arc::new(AtomicU64::new(0)), mpsc::channel(8));
-    let counted = Arc::clone(&taken);
-    let running = service::tcp(move |mut stream| {
-        let (taken, ends) = (Arc::clone(&counted), ends.clone());
-        async move {
-            read_request(&mut stream).await;
-            ok(stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n").await);
-            let chunk = random(16 * 1024);
-            let error = loop {
-                match stream.write(&chunk).await {
-                    Ok(len) => taken.fetch_add(len as u64, Relaxed),
-                    Err(error) => break error,
-                };
-            };
-            drop(ends.send(error).await);
-        }
-    });
-    (running.await, taken, ended)
-}
-
 #[tokio::test]
 async fn a_client_that_does_not_read_stops_the_service() {
     an_unread_response_stops_the_service(1).await;
@@ -162,7 +101,7 @@ pub(crate) async fn an_unread_response_stops_the_service(nodes: usize) {
     for number in 0..2 {
         let (service, taken, _ended) = endless().await;
         let web = Web::over(nodes, service.address).await;
-        let [http1, http2] = Client::both(&web).await;
+        let [http1, http2] = Client::both(web.edge).await;
         let mut client = [http1, http2].into_iter().nth(number).expect("there are two");
         let mut response = ok(client.send(get("/")).await).into_body();
         let stood = standing(&taken).await;
@@ -188,7 +127,7 @@ pub(crate) async fn an_unread_request_stops_the_client(nodes: usize) {
     })
     .await;
     let web = Web::over(nodes, service.address).await;
-    for mut client in Client::both(&web).await {
+    for mut client in Client::both(web.edge).await {
         let sent = Arc::new(AtomicU64::new(0));
         let (sender, upload) = channel();
         let (count, tasks) = (Arc::clone(&sent), Tasks::new());
@@ -206,31 +145,6 @@ pub(crate) async fn an_unread_request_stops_the_client(nodes: usize) {
     }
 }
 
-/// Sends half a response, framed as the path says, and breaks it off when told to.
-async fn breaking() -> (Running, Arc<Notify>) {
-    let now = Arc::new(Notify::new());
-    let told = Arc::clone(&now);
-    let running = service::tcp(move |mut stream| {
-        let now = Arc::clone(&told);
-        async move {
-            let request = read_request(&mut stream).await.expect("there is a request");
-            let path = request.split(' ').nth(1).unwrap_or_default();
-            let fields = match path {
-                "/length" => "content-length: 100\r\n\r\n",
-                "/chunked" => "transfer-encoding: chunked\r\n\r\n100\r\n",
-                _ => "\r\n",
-            };
-            ok(stream.write_all(format!("HTTP/1.1 200 OK\r\n{fields}half").as_bytes()).await);
-            now.notified().await;
-            // Without a length, the end of the connection is that of the response; only a reset is a break.
-            if path == "/until-close" {
-                reset(stream);
-            }
-        }
-    });
-    (running.await, now)
-}
-
 #[tokio::test]
 async fn a_response_that_breaks_in_the_middle_ends_in_an_error() {
     a_broken_response_is_an_error(1).await;
@@ -240,7 +154,7 @@ pub(crate) async fn a_broken_response_is_an_error(nodes: usize) {
     let (service, now) = breaking().await;
     let web = Web::over(nodes, service.address).await;
     for path in ["/length", "/chunked", "/until-close"] {
-        for mut client in Client::both(&web).await {
+        for mut client in Client::both(web.edge).await {
             let mut response = ok(client.send(get(path)).await).into_body();
             assert_eq!(ok(body::next(&mut response).await.expect("half a response")), "half");
             now.notify_one();
@@ -259,7 +173,7 @@ pub(crate) async fn a_response_of_a_lost_agent_is_an_error(nodes: usize) {
     let (service, _never) = breaking().await;
     for number in 0..2 {
         let web = Web::over_with(nodes, impatient, service.address).await;
-        let mut client = Client::both(&web).await.into_iter().nth(number).expect("there are two");
+        let mut client = Client::both(web.edge).await.into_iter().nth(number).expect("there are two");
         let mut response = ok(client.send(get("/until-close")).await).into_body();
         assert_eq!(ok(body::next(&mut response).await.expect("half a response")), "half");
         let Web { agent, .. } = web;
@@ -277,7 +191,7 @@ async fn a_service_sees_that_its_client_has_gone_in_mid_response() {
 pub(crate) async fn a_client_that_has_gone_is_noticed(nodes: usize) {
     let (service, _taken, mut ended) = endless().await;
     let web = Web::over(nodes, service.address).await;
-    let [mut http1, mut http2] = Client::both(&web).await;
+    let [mut http1, mut http2] = Client::both(web.edge).await;
     let mut response = ok(http1.send(get("/")).await).into_body();
     ok(body::next(&mut response).await.expect("it is endless"));
     drop((response, http1));
@@ -290,45 +204,90 @@ pub(crate) async fn a_client_that_has_gone_is_noticed(nodes: usize) {
     ok(http2.send(get("/")).await);
 }
 
+/// How the bodies of requests go on at a service.
+struct Reports {
+    /// Told when the first piece is there.
+    begun: Arc<Notify>,
+    /// What comes after it.
+    ended: mpsc::Receiver<Option<Result<Bytes, hyper::Error>>>,
+}
+
+/// What a service does that reports on each request.
+fn reporting()
+-> (impl Fn(Request<Incoming>) -> BoxFuture<'static, Response<Body>> + Clone + Send + Sync + 'static, Reports)
+{
+    let (ends, ended) = mpsc::channel(8);
+    let begun = Arc::new(Notify::new());
+    let arrived = Arc::clone(&begun);
+    let serve = move |request: Request<Incoming>| {
+        let (ends, begun) = (ends.clone(), Arc::clone(&arrived));
+        let response = async move {
+            let mut body = request.into_body();
+            assert_eq!(ok(body::next(&mut body).await.expect("half a request")), "half");
+            begun.notify_one();
+            ok(ends.send(body::next(&mut body).await).await);
+            Response::new(service::full(""))
+        };
+        response.boxed()
+    };
+    (serve, Reports { begun, ended })
+}
+
 #[tokio::test]
 async fn a_request_that_breaks_in_the_middle_ends_in_an_error_at_the_service() {
     a_broken_request_is_an_error(1).await;
 }
 
 pub(crate) async fn a_broken_request_is_an_error(nodes: usize) {
-    let (ends, mut ended) = mpsc::channel(8);
-    let begun = Arc::new(Notify::new());
-    let arrived = Arc::clone(&begun);
-    let service = service::http(move |request: Request<Incoming>| {
-        let (ends, begun) = (ends.clone(), Arc::clone(&arrived));
-        async move {
-            let mut body = request.into_body();
-            assert_eq!(ok(body::next(&mut body).await.expect("half a request")), "half");
-            begun.notify_one();
-            ok(ends.send(body::next(&mut body).await).await);
-            Response::new(service::full(""))
-        }
-    })
-    .await;
-    let web = Web::over(nodes, service.address).await;
-    for with_length in [false, true] {
-        for mut client in Client::both(&web).await {
-            let (sender, upload) = channel();
-            let mut request = request_of("POST", "web", "/", upload);
-            if with_length {
-                request.headers_mut().insert(header::CONTENT_LENGTH, HeaderValue::from_static("100"));
+    for http2 in [false, true] {
+        let (serve, mut reports) = reporting();
+        let service = if http2 { http2::http(serve).await } else { service::http(serve).await };
+        let web = Web::of(nodes, http2, service.address).await;
+        for with_length in [false, true] {
+            for mut client in Client::both(web.edge).await {
+                let (sender, upload) = channel();
+                let mut request = request_of("POST", "web", "/", upload);
+                if with_length {
+                    request.headers_mut().insert(header::CONTENT_LENGTH, HeaderValue::from_static("100"));
+                }
+                let sending = async {
+                    sender.data("half").await;
+                    soon(reports.begun.notified()).await;
+                    sender.fail().await;
+                };
+                let (response, ()) = tokio::join!(client.send(request), sending);
+                assert!(response.is_err());
+                drop(client);
+                let end = soon(reports.ended.recv()).await.expect("the service reports");
+                assert!(matches!(end, Some(Err(_))), "the request seems complete: {end:?}");
             }
-            let sending = async {
-                sender.data("half").await;
-                soon(begun.notified()).await;
-                sender.fail().await;
-            };
-            let (response, ()) = tokio::join!(client.send(request), sending);
-            assert!(response.is_err());
-            drop(client);
-            let end = soon(ended.recv()).await.expect("the service reports");
-            assert!(matches!(end, Some(Err(_))), "the request seems complete: {end:?}");
         }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_whose_stream_is_reset_is_never_complete_whatever_the_reason() {
+    for http2 in [false, true] {
+        let (serve, mut reports) = reporting();
+        let service = if http2 { http2::http(serve).await } else { service::http(serve).await };
+        let web = Web::of(1, http2, service.address).await;
+        let (client, connection) = ok(h2::client::handshake(ok(TcpStream::connect(web.edge).await)).await);
+        let tasks = Tasks::new();
+        tasks.spawn(async move { drop(connection.await) });
+        // What ends the request and what ends its body race each other.
+        let none = std::iter::repeat_n(Reason::NO_ERROR, 300);
+        for reason in [Reason::CANCEL, Reason::INTERNAL_ERROR, Reason::STREAM_CLOSED].into_iter().chain(none)
+        {
+            let request = ok(Request::post("http://web.test/").body(()));
+            let mut client = ok(client.clone().ready().await);
+            let (_response, mut upload) = ok(client.send_request(request, false));
+            ok(upload.send_data(Bytes::from_static(b"half"), false));
+            soon(reports.begun.notified()).await;
+            upload.send_reset(reason);
+            let end = soon(reports.ended.recv()).await.expect("the service reports");
+            assert!(matches!(end, Some(Err(_))), "the request seems complete after {reason}: {end:?}");
+        }
+        tasks.abort();
     }
 }
 
@@ -351,7 +310,7 @@ pub(crate) async fn bodiless_responses_keep_their_flow(nodes: usize) {
     })
     .await;
     let web = Web::over(nodes, service.address).await;
-    for mut client in Client::both(&web).await {
+    for mut client in Client::both(web.edge).await {
         for (method, path, status) in [
             ("HEAD", "/", StatusCode::OK),
             ("GET", "/204", StatusCode::NO_CONTENT),

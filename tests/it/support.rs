@@ -3,12 +3,23 @@
 pub(crate) mod body;
 pub(crate) mod client;
 pub(crate) mod cluster;
+pub(crate) mod log;
+pub(crate) mod http2;
 pub(crate) mod load;
 pub(crate) mod middle;
+#[cfg(target_os = "linux")]
+pub(crate) mod network;
+pub(crate) mod peer;
 pub(crate) mod raw;
 pub(crate) mod fabric;
+pub(crate) mod postgres;
+pub(crate) mod frames;
 pub(crate) mod process;
+pub(crate) mod record;
 pub(crate) mod service;
+pub(crate) mod udp;
+pub(crate) mod streams;
+pub(crate) mod switch;
 pub(crate) mod websocket;
 
 use std::{fmt::Debug, future::Future, time::Duration};

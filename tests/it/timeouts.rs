@@ -1,5 +1,5 @@
-//! The request time-out is for response headers alone, and runs from the last byte of the request's body. Nothing else is
-//! ever cut by a timer.
+//! The request time-out is for response headers alone, and runs from the last byte of the request's body. Nothing else that
+//! was asked is ever cut by a timer, unless an operator wants it so (see `slow.rs`).
 //!
 //! Whatever takes seconds here runs beside the others, inside one test.
 
@@ -25,7 +25,7 @@ pub(crate) const TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Gives a node that time-out.
 pub(crate) fn short(config: &mut node::Config) {
-    config.edge.request_timeout = TIMEOUT;
+    config.edge.limits.request_timeout = TIMEOUT;
 }
 
 /// `/events`, `/download` and `/pause` answer slowly after their head; any other path reads the request to its end, waits

@@ -4,7 +4,7 @@ use std::{net::SocketAddr, sync::Arc};
 
 use adit::{
     client::{self, State},
-    edge::TlsConfig,
+    edge::{Http3, TlsConfig},
     protocol::{ALPN_LINK, Kind},
     tls::{self, Authority, Fingerprint, Identity, Trust},
 };
@@ -59,12 +59,15 @@ async fn an_agent_does_not_link_to_a_node_that_it_does_not_trust_and_says_why() 
     let other = identity(&other_authority(), &["localhost"]);
     let wrong_pin = with_trust(&fabric, &Trust::Pins(vec![other.fingerprint()]));
     let pin = fabric.config.link.identity.fingerprint().to_string();
+    let not_pinned = format!("the server's certificate is {pin}, which is not pinned: if this");
     for (config, cause) in
-        [(wrong_authority, "UnknownIssuer"), (wrong_name, "other.example.com"), (wrong_pin, pin.as_str())]
+        [(wrong_authority, "UnknownIssuer"), (wrong_name, "other.example.com"), (wrong_pin, &not_pinned)]
     {
         let why = why_not(&fabric, config).await;
         assert!(why.contains(cause), "{cause} is not in: {why}");
         assert!(why.contains(&fabric.addresses.link.to_string()), "the address is not in: {why}");
+        assert!(why.contains("--pin") || cause == "other.example.com", "the way out is not in: {why}");
+        assert!(!why.contains("OtherError"), "text for programmers is in: {why}");
     }
     assert_eq!(get(fabric.addresses.edge, "web", "/").await.error().0, "no_upstream");
 }
@@ -108,7 +111,11 @@ impl TlsEdge {
     async fn to(service: SocketAddr, names: &[&str]) -> Self {
         let authority = other_authority();
         let identities: Vec<_> = names.iter().map(|name| identity(&authority, &[name])).collect();
-        let edge = TlsConfig { bind: ([127, 0, 0, 1], 0).into(), identities: identities.clone() };
+        let edge = TlsConfig {
+            bind: ([127, 0, 0, 1], 0).into(),
+            identities: identities.clone(),
+            http3: Http3::Bound,
+        };
         let web = Web::through(Fabric::with(|config| config.edge.tls = Some(edge)).await, service).await;
         let address = web.fabric.addresses.edge_tls.expect("it was asked for");
         Self { web, address, authority, identities }

@@ -18,8 +18,10 @@ use crate::support::{
     client::{Http1, Http2, assert_counted, body, raw, request, sentence},
     fabric::{Web, impatient},
     kind, ok, random, reset,
-    service::{self, Running, drain, read_head, read_request},
-    soon, websocket,
+    service::{self, drain, read_request},
+    soon,
+    switch::{SWITCH, switched, switching},
+    websocket,
 };
 
 #[tokio::test]
@@ -47,41 +49,6 @@ pub(crate) async fn websocket_messages_pass(nodes: usize) {
     assert!(soon(socket.next()).await.is_none(), "and then the connection ends");
 }
 
-pub(crate) const SWITCH: &str =
-    "HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: x-test\r\n\r\n";
-
-/// A service that switches to a protocol of its own, and goes on with it.
-pub(crate) async fn switching<F: Future<Output = ()> + Send + 'static>(
-    first: &'static str,
-    serve: impl Fn(TcpStream) -> F + Clone + Send + 'static,
-) -> Running {
-    service::tcp(move |mut stream| {
-        let serve = serve.clone();
-        async move {
-            let head = read_head(&mut stream).await.expect("a request");
-            assert!(
-                head.contains("upgrade: x-test\r\n") && head.contains("connection: upgrade\r\n"),
-                "{head}"
-            );
-            // In one packet.
-            ok(stream.write_all(format!("{SWITCH}{first}").as_bytes()).await);
-            serve(stream).await;
-        }
-    })
-    .await
-}
-
-/// A connection that has switched to `x-test`, whose first bytes followed the request in the same packet.
-pub(crate) async fn switched(web: &Web, first: &str) -> TcpStream {
-    let mut client = ok(TcpStream::connect(web.edge).await);
-    let request = "GET / HTTP/1.1\r\nhost: web.example.com\r\nConnection: Upgrade\r\nUpgrade: x-test\r\n\r\n";
-    ok(client.write_all(format!("{request}{first}").as_bytes()).await);
-    let head = soon(read_head(&mut client)).await.expect("a response");
-    assert!(head.starts_with("HTTP/1.1 101 "), "{head}");
-    assert!(head.contains("upgrade: x-test\r\n") && head.contains("connection: upgrade\r\n"), "{head}");
-    client
-}
-
 #[tokio::test]
 async fn bytes_in_the_same_packet_as_the_switch_arrive() {
     bytes_right_behind_the_switch_arrive(1).await;
@@ -95,7 +62,7 @@ pub(crate) async fn bytes_right_behind_the_switch_arrive(nodes: usize) {
     .await;
     let web = Web::over(nodes, service.address).await;
     for _ in 0..20 {
-        let mut client = switched(&web, "from client").await;
+        let mut client = switched(web.edge, "from client").await;
         let mut got = [0; 24];
         ok(soon(client.read_exact(&mut got)).await);
         assert_eq!(&got, b"from service;from client");
@@ -110,7 +77,7 @@ async fn each_direction_of_a_switched_connection_ends_by_itself() {
 pub(crate) async fn each_direction_ends_by_itself(nodes: usize) {
     let service = switching("", service::tell_count).await;
     let web = Web::over(nodes, service.address).await;
-    assert_counted(switched(&web, "").await, 100_000).await;
+    assert_counted(switched(web.edge, "").await, 100_000).await;
 }
 
 #[tokio::test]
@@ -133,16 +100,16 @@ pub(crate) async fn a_reset_is_passed_on(nodes: usize) {
     })
     .await;
     let web = Web::over_with(nodes, impatient, service.address).await;
-    let mut client = switched(&web, "").await;
+    let mut client = switched(web.edge, "").await;
     ok(client.write_all(b"r").await);
     assert_eq!(kind(soon(client.read(&mut [0])).await), ConnectionReset);
 
-    let mut client = switched(&web, "").await;
+    let mut client = switched(web.edge, "").await;
     ok(client.write_all(b"x").await);
     reset(client);
     assert_eq!(kind(soon(ended.recv()).await.expect("the service reports")), ConnectionReset);
 
-    let mut client = switched(&web, "").await;
+    let mut client = switched(web.edge, "").await;
     drop(web.agent);
     assert_eq!(kind(soon(client.read(&mut [0])).await), ConnectionReset);
 }

@@ -9,8 +9,11 @@ use std::{
 
 use quinn::crypto::rustls::QuicClientConfig;
 
-use super::{QuicLink, socket, tuning};
-use crate::transport::{Link, Lost, Settings};
+use super::{QuicLink, tuning};
+use crate::{
+    net,
+    transport::{Link, Lost, Settings},
+};
 
 /// How long one address has for its handshake.
 const HANDSHAKE: Duration = Duration::from_secs(10);
@@ -35,7 +38,7 @@ pub enum DialError {
         reason: String,
     },
     /// The handshake failed.
-    #[error("the handshake with {address} failed: {lost}{}", hint(lost))]
+    #[error("the handshake with {address} failed: {}", explain(lost))]
     Failed {
         /// The address.
         address: SocketAddr,
@@ -52,14 +55,18 @@ pub enum DialError {
     },
 }
 
-/// What to do about the mistake that is made first and most often.
-fn hint(lost: &Lost) -> &'static str {
-    match lost {
-        Lost::Other(text) if text.contains("UnknownIssuer") => {
-            "; trust the authority that has signed the node's certificate (--ca FILE, or ca.pem in --certs), or pin the \
-             certificate (--pin sha256:..., which the node logs when it starts)"
+/// Why a handshake failed, and what to do about the mistake that is made first and most often.
+fn explain(lost: &Lost) -> String {
+    let text = lost.to_string();
+    // What a verifier has said itself, in the frame that rustls shows it in.
+    let said = text.split_once("Other(OtherError(").and_then(|(_, rest)| rest.strip_suffix("))"));
+    match said {
+        Some(said) => said.into(),
+        None if text.contains("UnknownIssuer") => {
+            text + "; trust the authority that has signed the node's certificate (--ca FILE, or ca.pem in --certs), or pin \
+                    the certificate (--pin sha256:..., which the node logs when it starts)"
         }
-        _ => "",
+        None => text,
     }
 }
 
@@ -114,6 +121,6 @@ impl Dialer {
 
 /// A socket on a port of the system's choice, for IPv6 and IPv4 where the host has both.
 fn unspecified() -> io::Result<std::net::UdpSocket> {
-    socket::bind((Ipv6Addr::UNSPECIFIED, 0).into())
-        .or_else(|_| socket::bind((Ipv4Addr::UNSPECIFIED, 0).into()))
+    net::bind_udp((Ipv6Addr::UNSPECIFIED, 0).into())
+        .or_else(|_| net::bind_udp((Ipv4Addr::UNSPECIFIED, 0).into()))
 }

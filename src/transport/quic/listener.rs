@@ -5,8 +5,9 @@ use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 use quinn::crypto::rustls::QuicServerConfig;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use super::{QuicLink, socket, tuning};
+use super::{QuicLink, tuning};
 use crate::{
+    net,
     protocol::Close,
     transport::{Link, Lost, Settings},
 };
@@ -52,15 +53,35 @@ impl Listener {
         secret: Option<&[u8; 32]>,
         settings: &Settings,
     ) -> Result<Self, BindError> {
+        let transport = tuning::transport(settings, STREAMS_BEFORE_HELLO, false);
+        Self::bind_with(address, tls, tuning::endpoint(secret), transport)
+    }
+
+    /// Binds a UDP port for HTTP/3 clients, each of which may have so many requests open at once.
+    ///
+    /// # Errors
+    /// When the port is taken, or TLS is not fit for QUIC.
+    pub(crate) fn bind_http3(
+        address: SocketAddr,
+        tls: rustls::ServerConfig,
+        secret: &[u8; 32],
+        requests: u32,
+    ) -> Result<Self, BindError> {
+        Self::bind_with(address, tls, tuning::endpoint(Some(secret)), tuning::http3(requests))
+    }
+
+    fn bind_with(
+        address: SocketAddr,
+        tls: rustls::ServerConfig,
+        endpoint: quinn::EndpointConfig,
+        transport: quinn::TransportConfig,
+    ) -> Result<Self, BindError> {
         let bind = |source| BindError::Bind { address, source };
-        let socket = socket::bind(address).map_err(bind)?;
-        let endpoint = quinn::Endpoint::new(
-            tuning::endpoint(secret),
-            Some(server_config(tls, settings)?),
-            socket,
-            Arc::new(quinn::TokioRuntime),
-        )
-        .map_err(bind)?;
+        let mut server = quinn::ServerConfig::with_crypto(Arc::new(QuicServerConfig::try_from(tls)?));
+        server.transport_config(Arc::new(transport));
+        let socket = net::bind_udp(address).map_err(bind)?;
+        let endpoint = quinn::Endpoint::new(endpoint, Some(server), socket, Arc::new(quinn::TokioRuntime))
+            .map_err(bind)?;
         Ok(Self { endpoint, handshakes: Arc::new(Semaphore::new(HANDSHAKES)) })
     }
 
@@ -100,12 +121,6 @@ impl Listener {
     }
 }
 
-fn server_config(tls: rustls::ServerConfig, settings: &Settings) -> Result<quinn::ServerConfig, BindError> {
-    let mut config = quinn::ServerConfig::with_crypto(Arc::new(QuicServerConfig::try_from(tls)?));
-    config.transport_config(Arc::new(tuning::transport(settings, STREAMS_BEFORE_HELLO, false)));
-    Ok(config)
-}
-
 /// A link whose handshake is still to be made.
 #[derive(Debug)]
 pub struct Incoming {
@@ -131,15 +146,25 @@ impl Incoming {
         SocketAddr::new(address.ip().to_canonical(), address.port())
     }
 
+    /// Turns the client away.
+    pub(crate) fn refuse(self) {
+        self.incoming.refuse();
+    }
+
     /// Makes the handshake.
     ///
     /// # Errors
     /// When it fails, or is not done in time.
     pub async fn handshake(self, deadline: Duration) -> Result<Link, HandshakeError> {
+        self.connection(deadline).await.map(|connection| Link::Quic(QuicLink { connection }))
+    }
+
+    /// The same for a connection that is no link.
+    pub(crate) async fn connection(self, deadline: Duration) -> Result<quinn::Connection, HandshakeError> {
         let _permit = self.permit;
         let connecting = self.incoming.accept().map_err(Lost::from)?;
         match tokio::time::timeout(deadline, connecting).await {
-            Ok(Ok(connection)) => Ok(Link::Quic(QuicLink { connection })),
+            Ok(Ok(connection)) => Ok(connection),
             Ok(Err(error)) => Err(HandshakeError::Failed(error.into())),
             Err(_) => Err(HandshakeError::Timeout(deadline)),
         }

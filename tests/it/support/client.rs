@@ -9,7 +9,6 @@ use http_body_util::BodyExt;
 use hyper::{
     body::Incoming,
     client::conn::{http1, http2},
-    rt::Executor,
 };
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
@@ -18,7 +17,7 @@ use tokio::{
 };
 
 pub(crate) use super::body::{Body, full as body};
-use super::{ok, random, soon};
+use super::{http2::Owned, ok, random, soon};
 
 /// What came back, whole.
 #[derive(Debug)]
@@ -134,13 +133,11 @@ pub(crate) async fn get(edge: SocketAddr, endpoint: &str, path: &str) -> Answer 
     Http1::connect(edge).await.ask(request("GET", endpoint, path, "")).await
 }
 
-#[derive(Debug, Clone)]
-struct Owned(Tasks);
-
-impl<F: Future<Output = ()> + Send + 'static> Executor<F> for Owned {
-    fn execute(&self, task: F) {
-        self.0.spawn(task);
-    }
+/// What a node's admin port counts under this name; zero when it does not have it.
+pub(crate) async fn metric(admin: SocketAddr, name: &str) -> u64 {
+    let metrics = get(admin, "", "/metrics").await;
+    let line = metrics.text().lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+    line.map_or(0, |value| ok(value.parse()))
 }
 
 /// One HTTP/2 connection, by prior knowledge.
@@ -182,6 +179,35 @@ impl Http2 {
 
     pub(crate) async fn ask(&self, request: Request<Body>) -> Answer {
         whole(ok(self.send(request).await)).await
+    }
+}
+
+/// Either version of HTTP towards the edge.
+#[derive(Debug)]
+pub(crate) enum Client {
+    Http1(Http1),
+    Http2(Http2),
+}
+
+impl Client {
+    pub(crate) async fn both(edge: SocketAddr) -> [Self; 2] {
+        [Self::Http1(Http1::connect(edge).await), Self::Http2(Http2::connect(edge).await)]
+    }
+
+    /// Sends a request that is written for HTTP/1.1.
+    pub(crate) async fn send(
+        &mut self,
+        mut request: Request<Body>,
+    ) -> Result<Response<Incoming>, hyper::Error> {
+        match self {
+            Self::Http1(client) => soon(client.send(request)).await,
+            Self::Http2(client) => {
+                let target = request.uri().path_and_query().map_or("/", |target| target.as_str());
+                *request.uri_mut() = ok(format!("http://127.0.0.1{target}").parse());
+                request.headers_mut().remove(header::HOST);
+                soon(client.send(request)).await
+            }
+        }
     }
 }
 

@@ -41,7 +41,13 @@ impl Nodes {
         Self::with(count, |_| {}).await
     }
 
-    /// The same with a changed configuration for all.
+    /// A node that is alone so far.
+    pub(crate) async fn one() -> Fabric {
+        let mut nodes = Self::start(1).await;
+        nodes.all.remove(0)
+    }
+
+    /// So many nodes with a changed configuration.
     pub(crate) async fn with(count: usize, change: impl Fn(&mut node::Config)) -> Self {
         let authority = Arc::new(ok(Authority::generate("cluster authority")));
         let mut all: Vec<Fabric> = Vec::new();

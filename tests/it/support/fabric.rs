@@ -1,13 +1,14 @@
 //! A node, and the agents and forwarders that link to it.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
 use adit::{
     agent::{self, Agent, Service},
-    client, edge, forward,
+    client, edge,
+    forward::{self, PortKind},
     net::HostPort,
     node::{self, Node},
-    protocol::{ALPN_LINK, EndpointId, Kind, NodeId},
+    protocol::{ALPN_LINK, EndpointId, Kind, ListenOptions, NodeId},
     tls::{self, Authority, ClientAuth, Identity, Request, Trust, Usage},
     transport::Settings,
 };
@@ -15,6 +16,9 @@ use adit::{
 use tokio::net::TcpStream;
 
 use super::{cluster::Nodes, ok};
+
+/// After how long UDP associations end where a test does not say.
+pub(crate) const UDP_IDLE: Duration = Duration::from_secs(60);
 
 /// A node with its authority.
 #[derive(Debug)]
@@ -25,17 +29,21 @@ pub(crate) struct Fabric {
     pub(crate) addresses: node::Addresses,
 }
 
-pub(crate) fn identity(authority: &Authority, names: &[&str]) -> Identity {
+/// Writes a certificate and its key.
+pub(crate) fn issue(authority: &Authority, names: &[&str], cert: &Path, key: &Path) {
     let request = Request {
         common_name: "test".into(),
         names: names.iter().map(|name| (*name).into()).collect(),
         usage: Usage::Both,
         lifetime: tls::DEFAULT_LIFETIME,
     };
-    let issued = ok(authority.issue(&request));
+    ok(ok(authority.issue(&request)).write(cert, key));
+}
+
+pub(crate) fn identity(authority: &Authority, names: &[&str]) -> Identity {
     let dir = ok(tempfile::tempdir());
     let (cert, key) = (dir.path().join("a.pem"), dir.path().join("a.key"));
-    ok(issued.write(&cert, &key));
+    issue(authority, names, &cert, &key);
     ok(Identity::load(&cert, &key))
 }
 
@@ -59,10 +67,11 @@ impl Fabric {
             edge: edge::Config {
                 bind: any,
                 tls: None,
-                request_timeout: Duration::from_secs(30),
-                max_header_bytes: 64 * 1024,
-                max_body_bytes: None,
+                sni: None,
+                tcp: Vec::new(),
+                limits: edge::Limits::default(),
             },
+            udp: edge::udp::Config { ports: Vec::new(), idle: UDP_IDLE },
             link: node::LinkConfig {
                 bind: any,
                 advertise: None,
@@ -71,6 +80,7 @@ impl Fabric {
             },
             cluster_links: None,
             rebalance: node::Rebalance::default(),
+            hosts: Vec::new(),
             upstream_wait: Duration::from_secs(2),
             admin: any,
             grace_period: Duration::from_secs(10),
@@ -78,8 +88,15 @@ impl Fabric {
         };
         change(&mut config);
         let node = ok(Node::start(config.clone()).await);
-        let addresses = *node.addresses();
+        let addresses = node.addresses().clone();
         Self { authority, config, node: Some(node), addresses }
+    }
+
+    /// How often the edge has refused something, or cut it, for this reason.
+    pub(crate) async fn refused(&self, reason: &str) -> u64 {
+        let metrics = super::client::get(self.addresses.admin, "", "/metrics").await;
+        let name = format!("adit_edge_refused_total{{reason=\"{reason}\"}} ");
+        metrics.text().lines().find_map(|line| line.strip_prefix(&name)).map_or(0, |count| ok(count.parse()))
     }
 
     /// How a client reaches the node.
@@ -101,34 +118,72 @@ impl Fabric {
         agent
     }
 
+    /// The same with a changed endpoint.
+    pub(crate) async fn agent_with(
+        &self,
+        endpoint: &str,
+        kind: Kind,
+        service: impl ToString,
+        change: impl FnOnce(&mut agent::Endpoint),
+    ) -> Result<Agent, client::ListenError> {
+        let mut endpoint = self.endpoint(endpoint, kind, &service.to_string());
+        change(&mut endpoint);
+        let agent = ok(Agent::start(agent::Config { client: self.client(), endpoints: vec![endpoint] }));
+        super::soon(agent.serve()).await.map(|()| agent)
+    }
+
     /// An agent that has not linked yet.
     pub(crate) fn start_agent(&self, client: client::Config, endpoints: &[(&str, Kind, String)]) -> Agent {
-        let tls = Arc::new(ok(tls::client_config(
-            &Trust::Roots(vec![self.authority.certificate().clone()]),
-            None,
-            &[],
-        )));
-        let endpoints = endpoints.iter().map(|(name, kind, address)| agent::Endpoint {
-            name: ok(EndpointId::new(name)),
-            kind: *kind,
-            service: ok(Service::new(ok(address.parse()), &tls)),
-            health: None,
-        });
+        let endpoints = endpoints.iter().map(|(name, kind, address)| self.endpoint(name, *kind, address));
         ok(Agent::start(agent::Config { client, endpoints: endpoints.collect() }))
+    }
+
+    /// An endpoint for an agent to serve.
+    pub(crate) fn endpoint(&self, name: &str, kind: Kind, service: impl ToString) -> agent::Endpoint {
+        let trust = Trust::Roots(vec![self.authority.certificate().clone()]);
+        let tls = Arc::new(ok(tls::client_config(&trust, None, &[])));
+        agent::Endpoint {
+            name: ok(EndpointId::new(name)),
+            kind,
+            options: ListenOptions::default(),
+            service: ok(Service::new(ok(service.to_string().parse()), &tls)),
+            health: None,
+            http: None,
+            udp_idle: UDP_IDLE,
+        }
     }
 
     /// A forwarder of one port, and its address.
     pub(crate) async fn forwarder(&self, endpoint: &str) -> (forward::Forwarder, SocketAddr) {
+        self.forwarder_of(endpoint, PortKind::Tcp).await
+    }
+
+    /// The same for what the port takes.
+    pub(crate) async fn forwarder_of(
+        &self,
+        endpoint: &str,
+        kind: PortKind,
+    ) -> (forward::Forwarder, SocketAddr) {
         let config = forward::Config {
             client: self.client(),
             ports: vec![forward::Port {
                 listen: vec![([127, 0, 0, 1], 0).into()],
                 endpoint: ok(EndpointId::new(endpoint)),
+                kind,
             }],
         };
         let forwarder = ok(forward::Forwarder::start(config).await);
         let address = forwarder.addresses()[0];
         (forwarder, address)
+    }
+
+    /// Waits until the node's metrics have a line.
+    pub(crate) async fn tells(&self, line: &str) {
+        super::eventually(&format!("the metrics tell {line}"), async || {
+            let metrics = super::client::get(self.addresses.admin, "", "/metrics").await;
+            metrics.text().lines().any(|found| found == line)
+        })
+        .await;
     }
 
     /// Stops the node at once, as a kill would, without a goodbye to anybody.
@@ -224,14 +279,28 @@ impl Web {
         Self::through(Fabric::start().await, service).await
     }
 
+    /// The same for a service that speaks HTTP/2.
+    pub(crate) async fn to_http2(service: SocketAddr) -> Self {
+        Self::of(1, true, service).await
+    }
+
+    /// The same for a service of either version, over so many nodes.
+    pub(crate) async fn of(nodes: usize, http2: bool, service: SocketAddr) -> Self {
+        Self::of_kind(nodes, |_| {}, if http2 { Kind::Http2 } else { Kind::Http }, service).await
+    }
+
     pub(crate) async fn through(fabric: Fabric, service: SocketAddr) -> Self {
-        let agent = fabric.agent("web", Kind::Http, service).await;
+        Self::with(fabric, Kind::Http, service).await
+    }
+
+    async fn with(fabric: Fabric, kind: Kind, service: SocketAddr) -> Self {
+        let agent = fabric.agent("web", kind, service).await;
         Self { edge: fabric.addresses.edge, agent, fabric, _others: Vec::new() }
     }
 
     /// Over so many nodes: the edge is that of one to which the agent is not linked, unless there is but one.
     pub(crate) async fn over(nodes: usize, service: SocketAddr) -> Self {
-        Self::over_with(nodes, |_| {}, service).await
+        Self::of(nodes, false, service).await
     }
 
     /// The same with a changed configuration of all nodes.
@@ -240,11 +309,20 @@ impl Web {
         change: impl Fn(&mut node::Config),
         service: SocketAddr,
     ) -> Self {
+        Self::of_kind(nodes, change, Kind::Http, service).await
+    }
+
+    async fn of_kind(
+        nodes: usize,
+        change: impl Fn(&mut node::Config),
+        kind: Kind,
+        service: SocketAddr,
+    ) -> Self {
         if nodes == 1 {
-            return Self::through(Fabric::with(change).await, service).await;
+            return Self::with(Fabric::with(change).await, kind, service).await;
         }
         let mut nodes = Nodes::with(nodes, change).await;
-        let (agent, entry) = nodes.agent_elsewhere("web", Kind::Http, service).await;
+        let (agent, entry) = nodes.agent_elsewhere("web", kind, service).await;
         let fabric = nodes.all.swap_remove(entry);
         Self { edge: fabric.addresses.edge, agent, fabric, _others: nodes.all }
     }

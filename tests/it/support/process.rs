@@ -1,10 +1,15 @@
 //! The real binary, as users run it.
 
 use std::{
-    io::{BufRead, BufReader},
+    io::{BufRead, BufReader, Read},
     net::SocketAddr,
     path::Path,
     process::{Child, Command, Stdio},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+        mpsc::{self, Receiver},
+    },
 };
 
 use super::ok;
@@ -13,7 +18,10 @@ use super::ok;
 #[derive(Debug)]
 pub(crate) struct Process {
     child: Child,
-    lines: std::sync::mpsc::Receiver<String>,
+    lines: Receiver<String>,
+    log: Arc<Mutex<Vec<String>>>,
+    /// How much of the log [`Process::log_with`] has gone through.
+    seen: AtomicUsize,
 }
 
 impl Process {
@@ -24,30 +32,44 @@ impl Process {
             .current_dir(folder)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
-            .stderr(Stdio::null())
+            .stderr(Stdio::piped())
             .spawn());
-        let stdout = child.stdout.take().expect("it is piped");
-        let (sender, lines) = std::sync::mpsc::channel();
+        let lines = lines_of(child.stdout.take().expect("it is piped"));
+        let stderr = child.stderr.take().expect("it is piped");
+        let log = Arc::<Mutex<Vec<String>>>::default();
+        let logged = Arc::clone(&log);
         std::thread::spawn(move || {
-            for line in BufReader::new(stdout).lines().map_while(Result::ok) {
-                if sender.send(line).is_err() {
-                    return;
-                }
+            for line in BufReader::new(stderr).lines().map_while(Result::ok) {
+                logged.lock().unwrap_or_else(PoisonError::into_inner).push(line);
             }
         });
-        Self { child, lines }
+        Self { child, lines, log, seen: AtomicUsize::new(0) }
+    }
+
+    /// The lines of its log so far that have a text in them.
+    pub(crate) fn logged(&self, text: &str) -> Vec<String> {
+        let log = self.log.lock().unwrap_or_else(PoisonError::into_inner);
+        log.iter().filter(|line| line.contains(text)).cloned().collect()
     }
 
     /// The next line of standard output that has a text in it.
     pub(crate) fn line_with(&self, text: &str) -> String {
+        next_with(&self.lines, text)
+    }
+
+    /// The next line of the log that has a text in it.
+    pub(crate) fn log_with(&self, text: &str) -> String {
         let end = std::time::Instant::now() + super::SOON;
         loop {
-            let left = end.saturating_duration_since(std::time::Instant::now());
-            let line = self.lines.recv_timeout(left);
-            let line = line.unwrap_or_else(|error| panic!("no line with {text:?}: {error}"));
-            if line.contains(text) {
-                return line;
+            let seen = self.seen.load(Relaxed);
+            let log = self.log.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some(at) = log.iter().skip(seen).position(|line| line.contains(text)) {
+                self.seen.store(seen + at + 1, Relaxed);
+                return log[seen + at].clone();
             }
+            assert!(std::time::Instant::now() < end, "{text:?} is not logged: {log:?}");
+            drop(log);
+            std::thread::sleep(std::time::Duration::from_millis(10));
         }
     }
 
@@ -98,5 +120,30 @@ impl Drop for Process {
         // It may have ended by itself.
         drop(self.child.kill());
         drop(self.child.wait());
+    }
+}
+
+fn lines_of(output: impl Read + Send + 'static) -> Receiver<String> {
+    let (sender, lines) = mpsc::channel();
+    // What nobody waits for is read all the same, or the process would stand still.
+    std::thread::spawn(move || {
+        for line in BufReader::new(output).lines().map_while(Result::ok) {
+            if sender.send(line).is_err() {
+                return;
+            }
+        }
+    });
+    lines
+}
+
+fn next_with(lines: &Receiver<String>, text: &str) -> String {
+    let end = std::time::Instant::now() + super::SOON;
+    loop {
+        let left = end.saturating_duration_since(std::time::Instant::now());
+        let line = lines.recv_timeout(left);
+        let line = line.unwrap_or_else(|error| panic!("no line with {text:?}: {error}"));
+        if line.contains(text) {
+            return line;
+        }
     }
 }

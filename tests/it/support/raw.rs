@@ -4,7 +4,8 @@ use std::net::SocketAddr;
 
 use adit::{
     protocol::{
-        AgentId, Control, EndpointId, Flow, Hello, Kind, Listen, NodeAddress, OLDEST_VERSION, Role, VERSION,
+        AgentId, Control, EndpointId, Flow, Hello, Kind, Listen, ListenOptions, NodeAddress, OLDEST_VERSION,
+        Role, VERSION,
     },
     tls::{self, Trust},
     transport::{self, ControlReader, ControlWriter, FrameError, Link, Settings, Stream, quic::Dialer},
@@ -38,7 +39,7 @@ pub(crate) fn hello(role: Role, agent: u128, endpoints: &[&str]) -> Hello {
 }
 
 pub(crate) fn listen(id: u64, endpoint: &str) -> Listen {
-    Listen { id, endpoint: ok(EndpointId::new(endpoint)), kind: Kind::Tcp }
+    Listen { id, endpoint: ok(EndpointId::new(endpoint)), kind: Kind::Tcp, options: ListenOptions::default() }
 }
 
 impl Raw {

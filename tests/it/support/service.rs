@@ -59,7 +59,14 @@ pub(crate) async fn tcp_at<F: Future<Output = ()> + Send + 'static>(
     address: &str,
     serve: impl Fn(TcpStream) -> F + Send + 'static,
 ) -> Running {
-    let listener = ok(TcpListener::bind(address).await);
+    tcp_on(ok(TcpListener::bind(address).await), serve)
+}
+
+/// The same on a port that listens already.
+pub(crate) fn tcp_on<F: Future<Output = ()> + Send + 'static>(
+    listener: TcpListener,
+    serve: impl Fn(TcpStream) -> F + Send + 'static,
+) -> Running {
     let running =
         Running { address: ok(listener.local_addr()), connections: Arc::default(), tasks: Tasks::new() };
     let (connections, tasks) = (Arc::clone(&running.connections), running.tasks.clone());
@@ -151,44 +158,49 @@ pub(crate) fn refusing() -> SocketAddr {
 pub(crate) async fn http<F: Future<Output = Response<Body>> + Send + 'static>(
     serve: impl Fn(Request<Incoming>) -> F + Clone + Send + Sync + 'static,
 ) -> Running {
-    tcp(move |stream| {
-        let serve = serve.clone();
-        async move {
-            let service = service_fn(move |request| {
-                let response = serve(request);
-                async move { Ok::<_, Infallible>(response.await) }
-            });
-            drop(
-                hyper::server::conn::http1::Builder::new()
-                    .half_close(true)
-                    .serve_connection(TokioIo::new(stream), service)
-                    .with_upgrades()
-                    .await,
-            );
-        }
-    })
-    .await
+    tcp(move |stream| connection(stream, serve.clone())).await
+}
+
+/// One of its connections, until it ends.
+pub(crate) async fn connection<S, F>(stream: S, serve: impl Fn(Request<Incoming>) -> F)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    F: Future<Output = Response<Body>>,
+{
+    let service = service_fn(move |request| {
+        let response = serve(request);
+        async move { Ok::<_, Infallible>(response.await) }
+    });
+    drop(
+        hyper::server::conn::http1::Builder::new()
+            .half_close(true)
+            .serve_connection(TokioIo::new(stream), service)
+            .with_upgrades()
+            .await,
+    );
 }
 
 /// An HTTP service that answers with the request's line, fields and body.
 pub(crate) async fn mirror() -> Running {
-    http(|request| async move {
-        let (head, body) = request.into_parts();
-        let mut text = format!("{} {} {:?}\n", head.method, head.uri, head.version);
-        let mut fields: Vec<_> = head
-            .headers
-            .iter()
-            .map(|(name, value)| format!("{name}: {}", String::from_utf8_lossy(value.as_bytes())))
-            .collect();
-        fields.sort();
-        text += &fields.join("\n");
-        text += "\n\n";
-        let body = body.collect().await.map(|body| body.to_bytes()).unwrap_or_default();
-        let mut all = text.into_bytes();
-        all.extend_from_slice(&body);
-        Response::new(full(all))
-    })
-    .await
+    http(reflect).await
+}
+
+/// The request's line, fields and body.
+pub(crate) async fn reflect(request: Request<Incoming>) -> Response<Body> {
+    let (head, body) = request.into_parts();
+    let mut text = format!("{} {} {:?}\n", head.method, head.uri, head.version);
+    let mut fields: Vec<_> = head
+        .headers
+        .iter()
+        .map(|(name, value)| format!("{name}: {}", String::from_utf8_lossy(value.as_bytes())))
+        .collect();
+    fields.sort();
+    text += &fields.join("\n");
+    text += "\n\n";
+    let body = body.collect().await.map(|body| body.to_bytes()).unwrap_or_default();
+    let mut all = text.into_bytes();
+    all.extend_from_slice(&body);
+    Response::new(full(all))
 }
 
 /// A message's line and fields, and not a byte of what follows. Nothing when the connection ends.

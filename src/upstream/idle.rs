@@ -1,4 +1,4 @@
-//! HTTP flows that are kept open between requests, those of one listen of one link.
+//! HTTP/1.1 flows that are kept open between requests, those of one listen of one link.
 //!
 //! A flow is a connection of the service (HTTP/1.1 keep-alive), so it is used as such a connection must be: not after it was
 //! idle for long, since services close idle connections; not at all once it is retired.
@@ -13,7 +13,7 @@ use hyper::client::conn::http1::SendRequest;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::http::Body;
+use super::body::Body;
 
 /// How long a flow may be idle before it is closed. Node.js closes idle connections after 5 s, others later.
 pub(super) const MAX_IDLE: Duration = Duration::from_secs(4);
@@ -50,7 +50,7 @@ impl Drop for GivenUp {
 
 /// The idle flows of one upstream.
 #[derive(Debug, Default)]
-pub(super) struct Pool {
+pub(super) struct Idle {
     inner: Mutex<Inner>,
 }
 
@@ -67,7 +67,7 @@ struct Inner {
     all_retired: bool,
 }
 
-impl Pool {
+impl Idle {
     fn inner(&self) -> MutexGuard<'_, Inner> {
         // Held for a few instructions, by requests to one agent's one endpoint, never across an await.
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)

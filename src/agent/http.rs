@@ -1,0 +1,367 @@
+//! A flow of HTTP whose requests are looked at: for rewriting, for the access log, or for a limit on the wait for responses.
+//!
+//! One flow is served over one connection of the service, so that its keep-alive, its order and its end stay those of the
+//! service's connection. Driven by `agent` in the place of a plain splice, which is all that other flows get. Bodies stream
+//! through it as they are: it neither decodes nor buffers them.
+
+use std::{
+    pin::{Pin, pin},
+    sync::{Mutex, PoisonError},
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Version, header};
+use http_body::{Body as _, Frame, SizeHint};
+use http_body_util::{Either, Full};
+use hyper::{
+    body::Incoming,
+    client::conn::http1::{self as client, SendRequest},
+    server::conn::http1 as server,
+    service::service_fn,
+    upgrade::{OnUpgrade, Upgraded},
+};
+use hyper_util::rt::TokioIo;
+use tokio::sync::oneshot;
+use tokio_util::sync::CancellationToken;
+
+use super::{access::Access, connection::Dialled, rewrite::Rewrite};
+use crate::{
+    client::Flow,
+    net::Connection,
+    protocol::EndpointId,
+    splice::{Counts, Prefixed, splice},
+};
+
+/// How many fields a message may have: those of a client's request, at most 256, those that the node adds and those that
+/// are set here.
+const FIELDS: usize = 512;
+
+/// What is done with an endpoint's requests.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct HttpOptions {
+    /// Changes to their headers.
+    pub rewrite: Rewrite,
+    /// Whether each is told to the log.
+    pub access_log: bool,
+    /// How long the service has to begin its response, from the last byte of the request on. No limit when absent.
+    pub response_timeout: Option<Duration>,
+}
+
+impl HttpOptions {
+    /// Whether there is nothing to do, so that requests need not be looked at.
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+/// Why a request gets no response. But for a late one the flow is reset, so that the node tells its client as of any
+/// service that breaks.
+#[derive(Debug, thiserror::Error)]
+enum ExchangeError {
+    #[error("the service broke off before it responded")]
+    Service(#[from] hyper::Error),
+    #[error("the service has not begun to respond within {0:?} of the request's end")]
+    Late(Duration),
+    #[error("the flow's last request got no response")]
+    Over,
+}
+
+/// Serves a flow's requests over a connection of the service, until either has ended.
+pub(super) async fn serve(flow: Flow, connection: Connection, endpoint: &EndpointId, options: &HttpOptions) {
+    let io = TokioIo::new(Dialled::new(connection));
+    let (sender, connection) = match client::Builder::new().max_headers(FIELDS).handshake(io).await {
+        Ok(ready) => ready,
+        Err(error) => return tracing::debug!(%endpoint, %error, "a connection of the service cannot be used"),
+    };
+    let (closed, given_up) = (CancellationToken::new(), CancellationToken::new());
+    let switched = Mutex::default();
+    let exchanges = Exchanges {
+        endpoint,
+        options,
+        sender: Mutex::new(Some(sender)),
+        switched: &switched,
+        given_up: &given_up,
+    };
+    let service_side = async {
+        tokio::select! {
+            // Asked first: once a request is given up, hyper would end the connection as if all were well.
+            biased;
+            () = given_up.cancelled() => {}
+            // Whoever sends a request learns how it ends.
+            ended = connection.with_upgrades() => if let Err(error) = ended {
+                tracing::debug!(%endpoint, %error, "a connection of the service broke");
+            },
+        }
+        closed.cancel();
+    };
+    let flow_side = async {
+        // With it goes the sender, and so the service's connection ends when the flow has.
+        let exchanges = exchanges;
+        let serve = service_fn(|request| exchanges.serve(request));
+        let served = server::Builder::new()
+            .max_headers(FIELDS)
+            .auto_date_header(false)
+            .serve_connection(TokioIo::new(flow), serve)
+            .with_upgrades();
+        let mut served = pin!(served);
+        let ended = tokio::select! {
+            // A response that has come goes on as it is.
+            biased;
+            ended = served.as_mut() => ended,
+            () = closed.cancelled() => {
+                served.as_mut().graceful_shutdown();
+                served.await
+            }
+        };
+        if let Err(error) = ended {
+            tracing::debug!(%endpoint, error = crate::telemetry::report(&error), "a flow broke");
+            given_up.cancel();
+        }
+    };
+    tokio::join!(flow_side, service_side);
+    if let Some(switched) = take(&switched)
+        && let Err(error) = switched.join().await
+    {
+        tracing::debug!(%endpoint, error = crate::telemetry::report(&*error), "an upgraded flow ended with an error");
+    }
+}
+
+/// The requests of one flow.
+struct Exchanges<'a> {
+    endpoint: &'a EndpointId,
+    options: &'a HttpOptions,
+    /// Not there while a request waits for its response.
+    sender: Mutex<Option<SendRequest<Sent>>>,
+    switched: &'a Mutex<Option<Switched>>,
+    /// Resets the service's connection.
+    given_up: &'a CancellationToken,
+}
+
+impl Exchanges<'_> {
+    async fn serve(&self, mut request: Request<Incoming>) -> Result<Response<Answer>, ExchangeError> {
+        let mut access = self.options.access_log.then(|| Access::new(self.endpoint, &request));
+        let flow = hyper::upgrade::on(&mut request);
+        self.options.rewrite.apply(request.headers_mut());
+        let mut response = match self.send(request).await {
+            Ok(response) => response.map(Either::Left),
+            Err(error @ ExchangeError::Late(_)) => self.give_up(&error),
+            Err(error) => return Err(error),
+        };
+        if let Some(access) = &mut access {
+            access.status = Some(response.status());
+        }
+        if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+            let service = hyper::upgrade::on(&mut response);
+            put(self.switched, Switched { flow, service, access: access.take() });
+        }
+        if is_last(&response) {
+            response.headers_mut().append(header::CONNECTION, HeaderValue::from_static("close"));
+        }
+        *response.version_mut() = Version::HTTP_11;
+        Ok(response.map(|body| Answer::new(body, access)))
+    }
+
+    /// Sends a request and waits for the response's header.
+    async fn send(&self, request: Request<Incoming>) -> Result<Response<Incoming>, ExchangeError> {
+        let mut sender = take(&self.sender).ok_or(ExchangeError::Over)?;
+        let (sent, body_sent) = oneshot::channel();
+        let request = request.map(|body| Sent { body, _sent: sent });
+        let responding = async {
+            // The service may still be reading the last request, though it has answered that.
+            sender.ready().await?;
+            sender.send_request(request).await
+        };
+        let late = async {
+            // It ends when the body does, or is dropped; nothing is ever sent on it.
+            drop(body_sent.await);
+            match self.options.response_timeout {
+                Some(timeout) => {
+                    tokio::time::sleep(timeout).await;
+                    timeout
+                }
+                None => std::future::pending().await,
+            }
+        };
+        let response = tokio::select! {
+            response = responding => response?,
+            waited = late => return Err(ExchangeError::Late(waited)),
+        };
+        put(&self.sender, sender);
+        Ok(response)
+    }
+
+    /// Answers in the place of the service, in the words of a node whose own time is over.
+    fn give_up(&self, error: &ExchangeError) -> Response<Content> {
+        self.given_up.cancel();
+        tracing::debug!(endpoint = %self.endpoint, %error, "a request was given up");
+        let text = serde_json::json!({ "error": error.to_string(), "code": "response_timeout" }).to_string();
+        let mut response = Response::new(Either::Right(Full::from(text + "\n")));
+        *response.status_mut() = StatusCode::GATEWAY_TIMEOUT;
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+        response
+    }
+}
+
+/// Held for an instant, never across an await.
+fn take<T>(slot: &Mutex<Option<T>>) -> Option<T> {
+    slot.lock().unwrap_or_else(PoisonError::into_inner).take()
+}
+
+fn put<T>(slot: &Mutex<Option<T>>, value: T) {
+    *slot.lock().unwrap_or_else(PoisonError::into_inner) = Some(value);
+}
+
+/// Whether the service's connection ends with this response, of which the node must know: it would use the flow again.
+fn is_last<B: http_body::Body>(response: &Response<B>) -> bool {
+    let headers = response.headers();
+    let framed =
+        [header::CONTENT_LENGTH, header::TRANSFER_ENCODING].iter().any(|name| headers.contains_key(name));
+    let old = response.version() < Version::HTTP_11 && !connection_says(headers, "keep-alive");
+    old || !framed && !response.body().is_end_stream()
+}
+
+fn connection_says(headers: &HeaderMap, token: &str) -> bool {
+    let mut values = headers.get_all(header::CONNECTION).iter().filter_map(|value| value.to_str().ok());
+    values.any(|value| value.split(',').any(|part| part.trim().eq_ignore_ascii_case(token)))
+}
+
+/// A response's body: the service's, or one that the agent made.
+type Content = Either<Incoming, Full<Bytes>>;
+
+/// A request's body; it is dropped when all of it has been sent.
+struct Sent {
+    body: Incoming,
+    _sent: oneshot::Sender<()>,
+}
+
+impl http_body::Body for Sent {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        Pin::new(&mut self.body).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+/// A response's body on its way to the node, with what is to be told of it.
+struct Answer {
+    body: Content,
+    access: Option<Access>,
+}
+
+impl Answer {
+    fn new(body: Content, access: Option<Access>) -> Self {
+        let mut answer = Self { body, access };
+        answer.note(0);
+        answer
+    }
+
+    fn note(&mut self, bytes: usize) {
+        let ended = self.body.is_end_stream();
+        if let Some(access) = &mut self.access {
+            access.bytes += bytes as u64;
+            access.complete |= ended;
+        }
+    }
+}
+
+impl http_body::Body for Answer {
+    type Data = Bytes;
+    type Error = <Content as http_body::Body>::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+        let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
+        match &frame {
+            Some(Ok(frame)) => self.note(frame.data_ref().map_or(0, Bytes::len)),
+            Some(Err(_)) => {}
+            None => {
+                if let Some(access) = &mut self.access {
+                    access.complete = true;
+                }
+            }
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+/// Both sides of an exchange that has switched protocols (RFC 9110 §7.8).
+struct Switched {
+    flow: OnUpgrade,
+    service: OnUpgrade,
+    access: Option<Access>,
+}
+
+type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+impl Switched {
+    /// Joins them.
+    async fn join(mut self) -> Result<(), BoxError> {
+        let (flow, service) = tokio::try_join!(self.flow, self.service)?;
+        let flow = flow.downcast::<TokioIo<Flow>>().map_err(unexpected)?;
+        let service = service.downcast::<TokioIo<Dialled>>().map_err(unexpected)?;
+        let flow = Prefixed { prefix: flow.read_buf, side: flow.io.into_inner() };
+        let service = Prefixed { prefix: service.read_buf, side: service.io.into_inner() };
+        let counts = Counts::default();
+        let joined = splice(flow, service, &counts).await;
+        if let Some(access) = &mut self.access {
+            access.bytes = counts.right_to_left();
+            access.complete = joined.is_ok();
+        }
+        Ok(joined?)
+    }
+}
+
+fn unexpected(_: Upgraded) -> BoxError {
+    "an upgraded connection is not of the kind that was served".into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_node_is_told_when_the_services_connection_ends_with_a_response() {
+        let last = |version, fields: &[(&'static str, &'static str)], body: &'static str| {
+            let mut response = Response::new(Full::<Bytes>::from(body));
+            *response.version_mut() = version;
+            for (name, value) in fields {
+                response.headers_mut().append(*name, HeaderValue::from_static(value));
+            }
+            is_last(&response)
+        };
+        let (new, old) = (Version::HTTP_11, Version::HTTP_10);
+        assert!(!last(new, &[("content-length", "2")], "ok"));
+        assert!(!last(new, &[("transfer-encoding", "chunked")], "ok"));
+        assert!(!last(new, &[], ""), "204 and 304 are not framed");
+        assert!(last(new, &[], "until the end"));
+        assert!(last(old, &[("content-length", "2")], "ok"));
+        assert!(!last(old, &[("content-length", "2"), ("connection", "X-A, Keep-Alive")], "ok"));
+        assert!(last(old, &[("connection", "keep-alive")], "until the end"));
+    }
+}

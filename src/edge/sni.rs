@@ -1,0 +1,152 @@
+//! TLS that is passed on unopened: the name that a client asks for (SNI, RFC 6066 §3) says which endpoint it is for, and the
+//! service's own certificate answers.
+//!
+//! Driven by `connection`. It reads the first message (ClientHello) with rustls, and all of it goes on to the service; it
+//! has no key, and never answers but with an alert.
+
+use std::{io, net::SocketAddr, time::Duration};
+
+use bytes::{Bytes, BytesMut};
+use rustls::server::Acceptor;
+use tokio::{
+    io::{AsyncRead, AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
+
+use super::{
+    Shared,
+    endpoint::{self, EndpointError},
+    postgres, tcp,
+};
+use crate::{
+    protocol::Code,
+    splice::{Prefixed, Side},
+    upstream::{Name, OpenFlow, OpenFlowError},
+};
+
+/// How long a client has to say which name it asks for, and a service that speaks PostgreSQL to agree to TLS.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// How many bytes of a client are kept until it has said it. A ClientHello with post-quantum keys has 2 kB.
+const MAX_HELLO: usize = 16 * 1024;
+
+/// The fatal alert `unrecognized_name` as a record of TLS (RFC 8446 §6.2).
+const UNRECOGNIZED_NAME: [u8; 7] = [21, 3, 3, 0, 2, 2, 112];
+
+/// Serves a connection that is to begin with TLS.
+pub(super) async fn serve(mut stream: TcpStream, client: SocketAddr, shared: &Shared) {
+    match open(&mut stream, client, shared).await {
+        Ok((name, flow, hello)) => {
+            shared.counters.connection("sni", "joined");
+            tcp::join(Prefixed { prefix: hello, side: stream }, flow, &name, client).await;
+        }
+        Err(refused) => {
+            shared.counters.connection("sni", refused.outcome());
+            tracing::debug!(%client, error = %refused, "a TLS connection was refused");
+            if !refused.is_of_name() {
+                return stream.reset(false);
+            }
+            let told = async {
+                stream.write_all(&UNRECOGNIZED_NAME).await?;
+                stream.shutdown().await
+            };
+            if !matches!(tokio::time::timeout(PATIENCE, told).await, Ok(Ok(()))) {
+                tracing::debug!(%client, "it went away before it was told");
+            }
+        }
+    }
+}
+
+/// Opens a flow to the endpoint that a client asks for. What was read of the client is for the service.
+async fn open(
+    stream: &mut TcpStream,
+    client: SocketAddr,
+    shared: &Shared,
+) -> Result<(Name, OpenFlow, Bytes), Refused> {
+    let asked = async {
+        let postgres = postgres::answer(stream).await?;
+        let (host, hello) = read(stream).await?;
+        Ok((postgres, host, hello))
+    };
+    let (postgres, host, hello) =
+        tokio::time::timeout(PATIENCE, asked).await.unwrap_or(Err(Refused::Silent))?;
+    let host = host.ok_or(Refused::Nameless)?;
+    let name = endpoint::of_host(&host, |host| shared.upstreams.of_host(host))?;
+    let mut flow = tcp::open(shared, &name, client).await?;
+    if postgres {
+        let agreed = tokio::time::timeout(PATIENCE, postgres::ask(&mut flow.stream)).await;
+        agreed.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())).map_err(Refused::Service)?;
+    }
+    Ok((name, flow, hello))
+}
+
+/// The name that a client asks for, and all that was read of it meanwhile.
+async fn read(stream: &mut (impl AsyncRead + Unpin)) -> Result<(Option<String>, Bytes), Refused> {
+    let mut acceptor = Acceptor::default();
+    let mut all = BytesMut::new();
+    while all.len() < MAX_HELLO {
+        let before = all.len();
+        all.reserve(2048);
+        if stream.read_buf(&mut all).await? == 0 {
+            return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
+        }
+        let mut new = &all[before..];
+        while !new.is_empty() {
+            acceptor.read_tls(&mut new)?;
+            match acceptor.accept() {
+                Ok(None) => {}
+                Ok(Some(hello)) => {
+                    let host = hello.client_hello().server_name().map(str::to_owned);
+                    return Ok((host, all.freeze()));
+                }
+                Err((error, _)) => return Err(Refused::NotTls(error)),
+            }
+        }
+    }
+    Err(Refused::TooLong)
+}
+
+/// Why a connection is not passed on.
+#[derive(Debug, thiserror::Error)]
+enum Refused {
+    #[error("it has not said which name it asks for within {PATIENCE:?}")]
+    Silent,
+    #[error("its first message has more than {MAX_HELLO} bytes")]
+    TooLong,
+    #[error("it broke before it had said which name it asks for: {0}")]
+    Broken(#[from] io::Error),
+    #[error("it does not begin with TLS: {0}")]
+    NotTls(rustls::Error),
+    #[error("it asks for no name (SNI)")]
+    Nameless,
+    #[error("the name that it asks for is of no endpoint: {0}")]
+    Endpoint(#[from] EndpointError),
+    #[error(transparent)]
+    Open(#[from] OpenFlowError),
+    #[error("the service does not agree to TLS as PostgreSQL does: {0}")]
+    Service(io::Error),
+}
+
+impl Refused {
+    /// Whether there is nobody of that name.
+    fn is_of_name(&self) -> bool {
+        match self {
+            Self::Nameless | Self::Endpoint(_) => true,
+            Self::Open(error) => error.code() == Code::NoUpstream,
+            _ => false,
+        }
+    }
+
+    /// What is counted.
+    fn outcome(&self) -> &'static str {
+        match self {
+            Self::Silent => "silent",
+            Self::TooLong => "too_long",
+            Self::Broken(_) => "broken",
+            Self::NotTls(_) => "not_tls",
+            Self::Nameless | Self::Endpoint(_) => "no_name",
+            Self::Open(error) => error.code().name(),
+            Self::Service(_) => "upstream_tls",
+        }
+    }
+}

@@ -1,0 +1,65 @@
+//! TCP connections that are joined to flows as they are: those of plain ports, and what `sni` has found an endpoint for.
+//!
+//! Driven by `connection`. It never looks into the bytes.
+
+use std::net::SocketAddr;
+
+use tokio::net::TcpStream;
+
+use super::Shared;
+use crate::{
+    protocol::{EndpointId, Hop, Kind, Open, TenantId},
+    splice::{Counts, Side, splice},
+    telemetry,
+    upstream::{Name, OpenFlow, OpenFlowError},
+};
+
+/// Serves a connection of a port for one endpoint. When that cannot be reached, the connection is reset, as a refused one
+/// would be.
+pub(super) async fn serve(stream: TcpStream, client: SocketAddr, endpoint: EndpointId, shared: &Shared) {
+    let name = Name { tenant: TenantId::default(), endpoint };
+    match open(shared, &name, client).await {
+        Ok(flow) => {
+            shared.counters.connection("tcp", "joined");
+            join(stream, flow, &name, client).await;
+        }
+        Err(error) => {
+            shared.counters.connection("tcp", error.code().name());
+            tracing::debug!(endpoint = %name.endpoint, %client, %error, "a connection was refused");
+            stream.reset(false);
+        }
+    }
+}
+
+/// Opens a flow for a client's connection.
+pub(super) async fn open(
+    shared: &Shared,
+    name: &Name,
+    client: SocketAddr,
+) -> Result<OpenFlow, OpenFlowError> {
+    let open = Open {
+        endpoint: name.endpoint.clone(),
+        tenant: None,
+        kind: Kind::Tcp,
+        hop: Hop::Final,
+        agent: None,
+        client: Some(client),
+        trace: None,
+    };
+    shared.upstreams.open(name, &open).await
+}
+
+/// Joins a connection to its flow until both have ended.
+pub(super) async fn join(side: impl Side, flow: OpenFlow, name: &Name, client: SocketAddr) {
+    let counts = Counts::default();
+    let end = splice(side, flow.stream, &counts).await;
+    drop(flow.in_use);
+    tracing::debug!(
+        endpoint = %name.endpoint,
+        %client,
+        to_service = counts.left_to_right(),
+        from_service = counts.right_to_left(),
+        broken = end.err().map(|broken| telemetry::report(&broken)),
+        "a connection has ended"
+    );
+}
