@@ -1,9 +1,10 @@
 //! Links to every other node: accepted, dialled, and made again for as long as membership says that the node lives.
 
 mod gossip;
+mod seeds;
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::HashSet,
     net::SocketAddr,
     sync::{
         Arc, Mutex, PoisonError,
@@ -31,9 +32,6 @@ use crate::{
 
 /// How long a peer has for its handshake, and then for its first frame.
 const HANDSHAKE: Duration = Duration::from_secs(5);
-
-/// How often seeds are resolved and tried again, for as long as the node lives: a split cluster heals by itself.
-const SEEDS: Duration = Duration::from_secs(5);
 
 /// The longest wait before a member is dialled again.
 const RETRY: Duration = Duration::from_secs(2);
@@ -117,17 +115,16 @@ pub(super) fn run(
         packets,
     });
     tasks.spawn(Arc::clone(&links).accept());
-    tasks.spawn(Arc::clone(&links).seeds(join));
+    tasks.spawn(seeds::run(Arc::clone(&links), join));
     tasks.spawn(gossip::run(links, events));
 }
 
 /// Why a peer link did not come about.
 #[derive(Debug, thiserror::Error)]
 enum LinkError {
-    #[error("it is this node itself")]
-    Myself,
-    #[error("there is a link already")]
-    Linked,
+    /// Whose, when it has said so.
+    #[error("there is a link already, or it is this node itself")]
+    Linked(Option<NodeId>),
     #[error("the peer refuses: {0}")]
     Refused(Refusal),
     #[error("refused: {0}")]
@@ -144,7 +141,7 @@ impl Links {
                 // Without its port, which is another one for each link.
                 let from = incoming.remote_address().ip();
                 match links.accepted(incoming).await {
-                    Ok(()) | Err(LinkError::Myself | LinkError::Linked) => {}
+                    Ok(()) | Err(LinkError::Linked(_)) => {}
                     Err(error) => links.faults.refused(from, error),
                 }
             });
@@ -180,7 +177,7 @@ impl Links {
             writer.finish().await;
             link.close(Close::Refused, "refused");
             let quiet = refusal.code == Code::Superseded;
-            return Err(if quiet { LinkError::Linked } else { LinkError::Refuse(refusal) });
+            return Err(if quiet { LinkError::Linked(Some(hello.node)) } else { LinkError::Refuse(refusal) });
         }
         link.set_max_flows(self.opened.max_flows);
         writer
@@ -211,17 +208,19 @@ impl Links {
         let (answer, reader, writer) = opened.map_err(failed)?;
         let welcome = match answer {
             Peer::Welcome(welcome) => welcome,
-            Peer::Refused(refusal) if refusal.code == Code::Superseded => return Err(LinkError::Linked),
+            Peer::Refused(refusal) if refusal.code == Code::Superseded => {
+                return Err(LinkError::Linked(None));
+            }
             Peer::Refused(refusal) => return Err(LinkError::Refused(refusal)),
             _ => return Err(failed("it answered Hello with something else".into())),
         };
         if let Err(refusal) = self.admit(&welcome, &link, true) {
             link.close(Close::Refused, &refusal.message);
             let known = refusal.code == Code::Superseded;
-            return Err(match (known, welcome.node == self.shared.node) {
-                (true, true) => LinkError::Myself,
-                (true, false) => LinkError::Linked,
-                (false, _) => LinkError::Refuse(refusal),
+            return Err(if known {
+                LinkError::Linked(Some(welcome.node))
+            } else {
+                LinkError::Refuse(refusal)
             });
         }
         let node = welcome.node.clone();
@@ -401,39 +400,6 @@ impl Links {
             address.resolve().await.map_err(|error| LinkError::Failed(telemetry::report(&error)))?;
         let dialled = net::first_of(&addresses, |address| self.dial(address)).await;
         dialled.map(drop).map_err(|error| error.unwrap_or_else(|| LinkError::Failed("no address".into())))
-    }
-
-    /// Tries the seeds, again and again. An address that has led to a node that is linked, or to this one, is not dialled.
-    async fn seeds(self: Arc<Self>, join: Vec<HostPort>) {
-        const NO_PEER: &str = "no peer there yet; trying on";
-        let mut led: HashMap<SocketAddr, Option<NodeId>> = HashMap::new();
-        loop {
-            for name in &join {
-                let addresses = match name.resolve().await {
-                    Ok(addresses) => addresses,
-                    Err(error) => {
-                        self.faults.warn(name, telemetry::report(&error), NO_PEER);
-                        continue;
-                    }
-                };
-                led.retain(|address, _| addresses.contains(address) || join.len() > 1);
-                for address in addresses {
-                    match led.get(&address) {
-                        Some(None) => continue,
-                        Some(Some(node)) if self.has_link(node) => continue,
-                        _ => {}
-                    }
-                    match self.dial(address).await {
-                        Ok(node) => drop(led.insert(address, Some(node))),
-                        Err(LinkError::Myself) => drop(led.insert(address, None)),
-                        Err(LinkError::Linked) => {}
-                        Err(error @ LinkError::Refuse(_)) => self.faults.refused(address, error),
-                        Err(error) => self.faults.warn(address, error, NO_PEER),
-                    }
-                }
-            }
-            tokio::time::sleep(SEEDS.mul_f64(0.5 + rand::random::<f64>() / 2.0)).await;
-        }
     }
 }
 

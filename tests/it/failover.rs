@@ -14,7 +14,7 @@ use http_body_util::BodyExt;
 use tempfile::TempDir;
 
 use crate::support::{
-    client::get,
+    client::{get, metric},
     eventually,
     load::Load,
     ok,
@@ -65,17 +65,15 @@ impl Cluster {
         cluster
     }
 
-    async fn sees(&self, number: usize, others: usize) {
+    async fn sees(&self, number: usize, others: u64) {
         eventually(&format!("n{} is linked to {others} others", number + 1), async || {
             self.metric(number, "adit_peers").await == others
         })
         .await;
     }
 
-    async fn metric(&self, number: usize, name: &str) -> usize {
-        let metrics = get(self.nodes[number].admin, "", "/metrics").await;
-        let value = metrics.text().lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
-        ok(value.expect("the node has the metric").parse())
+    async fn metric(&self, number: usize, name: &str) -> u64 {
+        metric(self.nodes[number].admin, name).await
     }
 
     /// An agent of the endpoint `web`, as many links as it likes to have.
