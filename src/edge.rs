@@ -10,6 +10,7 @@ mod error;
 mod headers;
 mod http;
 mod metrics;
+mod websocket;
 
 use std::{
     io,

@@ -112,6 +112,7 @@ async fn serve(io: Connection, client: Client, shared: Arc<Shared>) {
         .keep_alive_interval(PING_EVERY)
         .keep_alive_timeout(PING_ANSWER)
         .max_concurrent_streams(STREAMS)
+        .enable_connect_protocol()
         .max_header_list_size(u32::try_from(head).unwrap_or(u32::MAX));
     let tasks = shared.connections.clone();
     let service = service_fn(move |request| {

@@ -24,8 +24,12 @@ pub(super) enum Error {
     HeadersTooLarge { size: usize, max: usize },
     #[error("the request's body is larger than the {max} bytes that are allowed")]
     BodyTooLarge { max: u64 },
+    #[error("a connection to {0:?} cannot be had here, only one to \"websocket\"")]
+    Protocol(String),
     #[error("the service switched protocols, which the request had not asked for")]
     Switched,
+    #[error("the service did not switch to WebSocket as the request had asked for")]
+    NotSwitched,
     #[error("{}", crate::telemetry::report(.0))]
     Send(SendError),
 }
@@ -45,6 +49,7 @@ impl Error {
             Self::Endpoint(EndpointError::Missing) => (StatusCode::BAD_REQUEST, "missing_endpoint"),
             Self::Endpoint(EndpointError::Invalid(_)) => (StatusCode::BAD_REQUEST, "invalid_endpoint"),
             Self::Connect => (StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed"),
+            Self::Protocol(_) => (StatusCode::NOT_IMPLEMENTED, "unsupported"),
             Self::Host | Self::InvalidHost => (StatusCode::BAD_REQUEST, "invalid_host"),
             Self::HeadersTooLarge { .. } => {
                 (StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "headers_too_large")
@@ -52,7 +57,9 @@ impl Error {
             Self::BodyTooLarge { .. } => (StatusCode::PAYLOAD_TOO_LARGE, "body_too_large"),
             Self::Send(SendError::Timeout(_)) => (StatusCode::GATEWAY_TIMEOUT, "response_timeout"),
             Self::Send(SendError::Body(_)) => (StatusCode::BAD_REQUEST, "request_broken"),
-            Self::Switched | Self::Send(SendError::Broken(_)) => (StatusCode::BAD_GATEWAY, "upstream_broken"),
+            Self::Switched | Self::NotSwitched | Self::Send(SendError::Broken(_) | SendError::Switch(_)) => {
+                (StatusCode::BAD_GATEWAY, "upstream_broken")
+            }
             Self::Send(SendError::Open(error)) => match error.code() {
                 Code::Busy => (StatusCode::SERVICE_UNAVAILABLE, "busy"),
                 // The name of the code is the code: no_upstream, upstream_refused, upstream_timeout, upstream_tls …

@@ -3,17 +3,22 @@
 use std::sync::{Arc, atomic::Ordering::Relaxed};
 
 use bytes::Bytes;
-use http::{HeaderValue, Method, Request, Response, StatusCode, Uri, Version, header, uri::Authority};
+use http::{HeaderValue, Request, Response, StatusCode, Uri, Version, header, uri::Authority};
 use http_body_util::{BodyExt, Limited};
 use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::{rt::TokioIo, server::conn::auto};
-use tokio::time::Instant;
+use tokio::{
+    io::{ReadHalf, WriteHalf},
+    time::Instant,
+};
 
-use super::{Shared, body::Body, connection::Client, endpoint::endpoint, error::Error, headers};
+use super::{
+    Shared, body::Body, connection::Client, endpoint::endpoint, error::Error, headers, websocket::WebSocket,
+};
 use crate::{
     net::Connection,
     protocol::TenantId,
-    splice::{Counts, Prefixed, splice},
+    splice::{Counts, Prefixed, Side, splice},
     transport::Stream,
     upstream::{self, Name, ResponseBody, Upgrade},
 };
@@ -58,13 +63,15 @@ async fn forward<B: RequestBody>(
     client: Client,
     mut request: Request<B>,
 ) -> Result<Response<Body>, Error> {
+    let websocket = WebSocket::asked(&mut request)?;
     check(shared, &request)?;
     let host = host(&request)?;
     let name = Name {
         tenant: TenantId::default(),
         endpoint: endpoint(request.headers(), host.as_ref().and_then(|host| host.to_str().ok()))?,
     };
-    let switching = request.version() == Version::HTTP_11 && headers::upgrade(request.headers()).is_some();
+    let switching = websocket.is_some()
+        || (request.version() == Version::HTTP_11 && headers::upgrade(request.headers()).is_some());
     let client_side = switching.then(|| hyper::upgrade::on(&mut request));
 
     rewrite(&mut request, client, host, switching);
@@ -87,6 +94,9 @@ async fn forward<B: RequestBody>(
     headers::strip_hop_by_hop(response.headers_mut());
     response.headers_mut().remove(headers::ERROR);
     *response.version_mut() = Version::HTTP_11;
+    if let Some(websocket) = websocket {
+        websocket.answered(&mut response)?;
+    }
     match (client_side, service_side) {
         (Some(client_side), Some(service_side)) => Ok(switch(shared, client_side, service_side, response)),
         // RFC 9110 §15.2.2: such a client would wait for the response that follows.
@@ -97,9 +107,6 @@ async fn forward<B: RequestBody>(
 
 /// What must hold before anybody is asked.
 fn check<B: RequestBody>(shared: &Shared, request: &Request<B>) -> Result<(), Error> {
-    if request.method() == Method::CONNECT {
-        return Err(Error::Connect);
-    }
     let hosts = request.headers().get_all(header::HOST).iter().count();
     if hosts > 1 || (hosts == 0 && request.version() == Version::HTTP_11) {
         return Err(Error::Host);
@@ -197,13 +204,34 @@ async fn join(
     _in_use: Option<Upgrade>,
 ) -> Result<(), upstream::BoxError> {
     let (client, service) = tokio::try_join!(client, service)?;
-    let client = auto::upgrade::downcast::<TokioIo<Connection>>(client).map_err(unexpected)?;
     let service = service.downcast::<TokioIo<Stream>>().map_err(unexpected)?;
-    let client = Prefixed { prefix: client.read_buf, side: client.io.into_inner() };
     let service = Prefixed { prefix: service.read_buf, side: service.io.into_inner() };
-    Ok(splice(client, service, &Counts::default()).await?)
+    let counts = Counts::default();
+    match auto::upgrade::downcast::<TokioIo<Connection>>(client) {
+        Ok(client) => {
+            let client = Prefixed { prefix: client.read_buf, side: client.io.into_inner() };
+            Ok(splice(client, service, &counts).await?)
+        }
+        Err(client) => Ok(splice(Http2Stream(TokioIo::new(client)), service, &counts).await?),
+    }
 }
 
 fn unexpected(_: Upgraded) -> upstream::BoxError {
     "an upgraded connection is not of the kind that was served".into()
+}
+
+/// A stream of HTTP/2 that a client has made a connection of.
+struct Http2Stream(TokioIo<Upgraded>);
+
+impl Side for Http2Stream {
+    type Read<'a> = ReadHalf<&'a mut TokioIo<Upgraded>>;
+    type Write<'a> = WriteHalf<&'a mut TokioIo<Upgraded>>;
+
+    fn halves(&mut self) -> (Self::Read<'_>, Self::Write<'_>) {
+        tokio::io::split(&mut self.0)
+    }
+
+    fn reset(self, _: bool) {
+        // hyper has no way to reset it: it ends, and what it carries says whether that is complete, as WebSocket does.
+    }
 }
