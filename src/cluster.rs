@@ -64,7 +64,7 @@ pub trait Handler: Send + Sync + fmt::Debug {
 pub struct Config {
     /// Where peers link to, over UDP.
     pub bind: SocketAddr,
-    /// Where peers reach it; the bound address when absent.
+    /// Where peers reach it; the bound address when absent, and the bound port when its own is 0.
     pub advertise: Option<HostPort>,
     /// Names and addresses of nodes to find the cluster through.
     pub join: Vec<HostPort>,
@@ -215,7 +215,11 @@ impl Cluster {
     ) -> Result<Self, StartError> {
         let opened = links::open(&config, settings)?;
         let address = opened.listener.local_address().map_err(StartError::Address)?;
-        let advertised = config.advertise.as_ref().map_or_else(|| address.to_string(), HostPort::to_string);
+        let advertised = match config.advertise {
+            Some(HostPort { host, port: 0 }) => HostPort { host, port: address.port() }.to_string(),
+            Some(given) => given.to_string(),
+            None => address.to_string(),
+        };
         let (membership, events) = mpsc::channel(1024);
         let me = Member { node: own.node.clone(), incarnation: own.incarnation, address: advertised };
         let shared = Arc::new(Shared {
@@ -240,6 +244,11 @@ impl Cluster {
     /// The address that was bound.
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Where peers are told to reach this node.
+    pub fn advertised(&self) -> String {
+        self.shared.me().address
     }
 
     /// The nodes that agents may link to, as they change.

@@ -5,7 +5,14 @@
 mod connection;
 mod udp;
 
-use std::{fmt, future::Future, io, net::SocketAddr, str::FromStr, time::Duration};
+use std::{
+    fmt,
+    future::Future,
+    io,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket},
+    str::FromStr,
+    time::Duration,
+};
 
 use futures_util::{StreamExt, stream::FuturesUnordered};
 use socket2::{SockRef, TcpKeepalive};
@@ -137,6 +144,19 @@ where
             () = tokio::time::sleep(STAGGER), if more => {}
         }
     }
+}
+
+/// The address of this host that packets to another bear: that of the interface which leads there. Nothing is sent.
+///
+/// # Errors
+/// When no route leads there.
+pub fn source(towards: SocketAddr) -> io::Result<IpAddr> {
+    let any: IpAddr =
+        if towards.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+    let socket = UdpSocket::bind((any, 0))?;
+    // For UDP that is to look the route up, and no more.
+    socket.connect(towards)?;
+    Ok(socket.local_addr()?.ip())
 }
 
 /// Connects to the first address that accepts.

@@ -1,5 +1,6 @@
 //! A node: assembles edge, links, relay and admin port, and takes them apart in the order in which nothing is lost.
 
+mod advertise;
 mod glue;
 mod links;
 
@@ -26,6 +27,7 @@ use crate::{
     transport::{self, quic},
     upstream::{Name, Upstreams},
 };
+use advertise::Ways;
 use glue::Glue;
 use links::{Links, Welcomer};
 
@@ -45,7 +47,7 @@ pub struct Config {
     pub udp: udp::Config,
     /// The agents' and forwarders' port.
     pub link: LinkConfig,
-    /// The other nodes; a node without is alone.
+    /// The other nodes; a node without is alone. Bound to any address, it is told to them by the one that leads there.
     pub cluster_links: Option<cluster::Config>,
     /// When to ask agents to move to nodes with fewer links.
     pub rebalance: Rebalance,
@@ -66,7 +68,7 @@ pub struct Config {
 pub struct LinkConfig {
     /// Where it listens, over UDP.
     pub bind: SocketAddr,
-    /// Where others reach it; the bound address when absent.
+    /// Where others reach it; the bound address when absent, or the host's when it is bound to any.
     pub advertise: Option<HostPort>,
     /// Its certificate.
     pub identity: tls::Identity,
@@ -198,13 +200,20 @@ impl Node {
         let listener = quic::Listener::bind(bind, tls, Some(&secret), &settings)?;
         let address =
             listener.local_address().map_err(|source| quic::BindError::Bind { address: bind, source })?;
-        let link_address = advertise.as_ref().map_or_else(|| address.to_string(), HostPort::to_string);
+        let ways = match &cluster_links {
+            Some(config) if config.advertise.is_none() && config.bind.ip().is_unspecified() => {
+                Ways::to(&config.join).await
+            }
+            _ => Ways::default(),
+        };
+        let link_address = advertise.unwrap_or_else(|| ways.link(address)).to_string();
         let cluster_view = match cluster_links {
             None => {
                 upstreams.settle();
                 None
             }
-            Some(config) => {
+            Some(mut config) => {
+                config.advertise = Some(config.advertise.unwrap_or_else(|| ways.peer(config.bind)));
                 let own = cluster::Own {
                     node: node.clone(),
                     cluster: cluster.clone(),
@@ -220,6 +229,8 @@ impl Node {
                 Some(Arc::clone(peers.get_or_init(|| Arc::new(cluster))))
             }
         };
+        let peer_address = cluster_view.as_ref().map(|cluster| cluster.advertised());
+        tracing::info!(link = link_address, peer = peer_address, "where others are told to reach this node");
         let alone =
             watch::Sender::new(Arc::from([NodeAddress { node: node.clone(), address: link_address }]));
         let welcomer = Welcomer {

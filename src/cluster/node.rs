@@ -160,7 +160,7 @@ impl Node {
     pub fn status(&self) -> PeerStatus {
         PeerStatus {
             node: self.member.node.to_string(),
-            address: self.link.remote_address().to_string(),
+            address: self.member.address.clone(),
             phase: self.phase().name(),
             rtt_ms: self.link.stats().rtt.as_micros() as f64 / 1000.0,
             flows: self.flows.len(),
@@ -193,7 +193,7 @@ impl Node {
 pub struct PeerStatus {
     /// Its name.
     pub node: String,
-    /// The address at the other end of the link.
+    /// Where peers reach it, as it says.
     pub address: String,
     /// `starting`, `ready` or `draining`.
     pub phase: &'static str,

@@ -77,7 +77,8 @@ pub struct NodeArgs {
     #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:8001", value_parser = address)]
     #[arg(help_heading = "Agents and forwarders (links)")]
     link_bind: SocketAddr,
-    /// Where agents and forwarders reach the link port, if not at the address it is bound to.
+    /// Where agents and forwarders reach the link port. By default, at the address that it is bound to or, where that is any,
+    /// at that of the interface with the default route.
     #[arg(long, value_name = "HOST:PORT", help_heading = "Agents and forwarders (links)")]
     advertise_link: Option<HostPort>,
     /// Certificate chain of the link port, as PEM. By default, node.pem in --certs.
@@ -93,7 +94,8 @@ pub struct NodeArgs {
     #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:8003", value_parser = address)]
     #[arg(help_heading = "Other nodes (peers)")]
     peer_bind: SocketAddr,
-    /// Where other nodes reach the peer port, if not at the address it is bound to.
+    /// Where other nodes reach the peer port. By default, at the address that it is bound to or, where that is any, at that
+    /// of the interface which leads to --join.
     #[arg(long, value_name = "HOST:PORT", help_heading = "Other nodes (peers)")]
     advertise_peer: Option<HostPort>,
     /// Peer port of a node to find the cluster through (repeatable). A name stands for all its addresses, and is resolved

@@ -20,6 +20,7 @@ mod hosts;
 mod hostile;
 mod hostile_peers;
 mod http;
+mod joining;
 mod http3;
 mod lasting;
 mod http2;

@@ -4,7 +4,8 @@ use std::net::SocketAddr;
 
 use adit::{
     protocol::{
-        AgentId, Control, EndpointId, Flow, Hello, Kind, Listen, ListenOptions, OLDEST_VERSION, Role, VERSION,
+        AgentId, Control, EndpointId, Flow, Hello, Kind, Listen, ListenOptions, NodeAddress, OLDEST_VERSION,
+        Role, VERSION,
     },
     tls::{self, Trust},
     transport::{self, ControlReader, ControlWriter, FrameError, Link, Settings, Stream, quic::Dialer},
@@ -58,6 +59,16 @@ impl Raw {
             reader: ControlReader::new(stream.recv),
             writer: ControlWriter::new(stream.send),
             _dialer: dialer,
+        }
+    }
+
+    /// Where a node says that all nodes are.
+    pub(crate) async fn told_nodes(fabric: &Fabric) -> Vec<NodeAddress> {
+        let mut raw = Self::open(fabric).await;
+        raw.say(Control::Hello(hello(Role::Forwarder, 1, &[]))).await;
+        match raw.hear().await {
+            Ok(Control::Welcome(welcome)) => welcome.nodes,
+            other => panic!("{other:?}"),
         }
     }
 
