@@ -37,7 +37,8 @@ impl QuicLink {
     pub(super) fn send_datagram(&self, data: bytes::Bytes) -> Result<(), DatagramError> {
         // quinn would make room by dropping the oldest in silence.
         if self.connection.datagram_send_buffer_space() < data.len() {
-            return Err(DatagramError::Full);
+            let fits = self.connection.max_datagram_size().is_some_and(|max| data.len() <= max);
+            return Err(if fits { DatagramError::Full } else { DatagramError::TooLarge });
         }
         self.connection.send_datagram(data).map_err(|error| match error {
             quinn::SendDatagramError::ConnectionLost(_) => DatagramError::Lost,
