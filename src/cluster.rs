@@ -35,7 +35,7 @@ use crate::{
     protocol::{Close, Load, NodeAddress, NodeId, PeerRoute, Phase},
     telemetry::Metrics,
     tls,
-    transport::{Settings, Stream, quic},
+    transport::{PacketCounters, Settings, Stream, quic},
 };
 use membership::Member;
 
@@ -51,7 +51,7 @@ pub trait Handler: Send + Sync + fmt::Debug {
     /// No further request may be put on these flows, which this side has opened.
     fn retired(&self, peer: &Arc<Node>, flows: &[u64]);
     /// A peer opens a flow.
-    fn flow(&self, stream: Stream) -> BoxFuture;
+    fn flow(&self, peer: &Arc<Node>, stream: Stream) -> BoxFuture;
     /// What all linked peers serve has been told.
     fn settled(&self);
     /// How busy this node is.
@@ -205,6 +205,7 @@ impl Cluster {
         announcements: Arc<Announcements>,
         handler: Arc<dyn Handler>,
         metrics: &Metrics,
+        packets: PacketCounters,
     ) -> Result<Self, StartError> {
         let opened = links::open(&config, settings)?;
         let address = opened.listener.local_address().map_err(StartError::Address)?;
@@ -226,7 +227,7 @@ impl Cluster {
         });
         shared.members_changed();
         let listener = Arc::clone(&opened.listener);
-        links::run(Arc::clone(&shared), opened, config.join, events, metrics);
+        links::run(Arc::clone(&shared), opened, config.join, events, metrics, packets);
         Ok(Self { shared, listener, address })
     }
 

@@ -1,8 +1,9 @@
-//! TCP sockets and names: parse `host:port`, resolve it, try the next address, accept without dying of a full file table.
+//! Sockets and names: parse `host:port`, resolve it, try the next address, accept without dying of a full file table.
 //!
 //! Used by everything that binds or dials. It never knows what the bytes mean.
 
 mod connection;
+mod udp;
 
 use std::{fmt, future::Future, io, net::SocketAddr, str::FromStr, time::Duration};
 
@@ -11,6 +12,7 @@ use socket2::{SockRef, TcpKeepalive};
 use tokio::net::{TcpListener, TcpStream};
 
 pub use connection::Connection;
+pub use udp::bind_udp;
 
 /// How long one address has before the next is tried beside it (RFC 8305 §5 recommends 250 ms).
 const STAGGER: Duration = Duration::from_millis(250);

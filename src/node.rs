@@ -195,9 +195,10 @@ impl Node {
                 };
                 let handler = Arc::new(Glue { upstreams: upstreams.clone(), relay: relay.clone() });
                 let announcements = upstreams.announcements();
+                let packets = upstreams.packets().clone();
                 let cluster =
-                    Arc::new(Cluster::start(config, own, &settings, announcements, handler, &metrics)?);
-                Some(Arc::clone(peers.get_or_init(|| cluster)))
+                    Cluster::start(config, own, &settings, announcements, handler, &metrics, packets)?;
+                Some(Arc::clone(peers.get_or_init(|| Arc::new(cluster))))
             }
         };
         let alone =

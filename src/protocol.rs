@@ -9,6 +9,7 @@ mod control;
 mod flow;
 mod frame;
 mod id;
+mod packet;
 mod peer;
 #[cfg(test)]
 mod tests;
@@ -18,6 +19,7 @@ pub use control::{Control, GoAway, GoAwayReason, Hello, Listen, NodeAddress, Ret
 pub use flow::{Flow, Hop, Kind, Open};
 pub use frame::{DecodeError, Frame, HEADER_LEN, decode, encode};
 pub use id::{AgentId, EndpointId, InvalidId, LinkId, NodeId, Secret, TenantId};
+pub use packet::{MAX_PACKET, encode_datagram, encode_packet, split_datagram, split_packet};
 pub use peer::{Load, Peer, PeerHello, PeerRoute, RouteUpdate};
 
 /// The version of the protocol that this crate speaks.

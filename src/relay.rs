@@ -12,9 +12,13 @@ use std::{
 
 use crate::{
     protocol::{Code, DecodeError, Flow, Hop, Kind, Open, Refusal},
-    splice::{Counts, splice},
+    splice::{
+        Counts,
+        packets::{self, Activity},
+        splice,
+    },
     telemetry,
-    transport::{self, FlowError, Stream},
+    transport::{self, Datagrams, FlowError, Stream},
     upstream::{Name, OpenFlow, OpenFlowError, Session, Upstreams},
 };
 
@@ -49,7 +53,7 @@ impl Relay {
     }
 
     /// Serves one flow that another node has opened here for an agent that it has chosen. It goes no further than that.
-    pub async fn serve_node(&self, mut stream: Stream) {
+    pub async fn serve_node(&self, mut stream: Stream, datagrams: &Datagrams) {
         let open = match first_frame(&mut stream).await {
             Ok(open) => open,
             Err(Some(refusal)) => return transport::refuse(stream, refusal).await,
@@ -66,7 +70,7 @@ impl Relay {
             Err(refusal) => return transport::refuse(stream, refusal).await,
         };
         let name = Name { tenant: open.tenant.clone().unwrap_or_default(), endpoint: open.endpoint.clone() };
-        self.join(stream, &name, self.upstreams.open_local(&name, agent, &open)).await;
+        self.join(stream, datagrams, &name, open.kind, self.upstreams.open_local(&name, agent, &open)).await;
     }
 
     async fn flow(&self, mut stream: Stream, from: &Session) {
@@ -80,14 +84,16 @@ impl Relay {
             Err(refusal) => return transport::refuse(stream, refusal).await,
         };
         let name = Name { tenant: from.identity.tenant.clone(), endpoint: open.endpoint.clone() };
-        self.join(stream, &name, self.upstreams.open(&name, &open)).await;
+        self.join(stream, &from.datagrams, &name, open.kind, self.upstreams.open(&name, &open)).await;
     }
 
     /// Joins a flow to one of an agent, once that has been opened.
     async fn join(
         &self,
         mut stream: Stream,
+        datagrams: &Datagrams,
         name: &Name,
+        kind: Kind,
         opening: impl Future<Output = Result<OpenFlow, OpenFlowError>>,
     ) {
         let opened = tokio::select! {
@@ -108,13 +114,23 @@ impl Relay {
         if let Err(error) = transport::write_flow(&mut stream, &Flow::Opened).await {
             return tracing::debug!(%error, "a flow went away before it began");
         }
-        let counts = Counts::default();
-        let end = splice(stream, flow.stream, &counts).await;
+        let (to_service, from_service, end) = if kind == Kind::Udp {
+            let _open = self.upstreams.packets().associate();
+            let (left, right) = (datagrams.associate(stream), flow.datagrams.associate(flow.stream));
+            let activity = Activity::default();
+            let end = packets::join(left, right, &activity, std::future::pending()).await;
+            (activity.left_to_right(), activity.right_to_left(), end)
+        } else {
+            let counts = Counts::default();
+            let end = splice(stream, flow.stream, &counts).await;
+            (counts.left_to_right(), counts.right_to_left(), end)
+        };
         drop(flow.in_use);
         tracing::debug!(
             endpoint = %name.endpoint,
-            to_service = counts.left_to_right(),
-            from_service = counts.right_to_left(),
+            kind = kind.name(),
+            to_service,
+            from_service,
             broken = end.err().map(|broken| telemetry::report(&broken)),
             "a flow has ended"
         );
@@ -134,7 +150,9 @@ impl Relay {
             }
             _ => {}
         }
-        Ok(Open { tenant: None, kind: Kind::Tcp, hop: Hop::Final, ..open })
+        // Whether a service speaks HTTP is its own affair, and its agent's.
+        let kind = if open.kind == Kind::Udp { Kind::Udp } else { Kind::Tcp };
+        Ok(Open { tenant: None, kind, hop: Hop::Final, ..open })
     }
 }
 

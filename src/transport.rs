@@ -3,6 +3,8 @@
 //! Owns sockets, streams, framing on them, and the judgement whether a link still answers ([`Vitals`]). Driven by `client`
 //! on one side and `upstream` on the other. It never knows what a frame means.
 
+mod association;
+mod datagrams;
 mod framed;
 mod pulse;
 pub mod quic;
@@ -11,6 +13,8 @@ mod vitals;
 
 use std::{net::SocketAddr, time::Duration};
 
+pub use association::{Association, PacketReceiver, PacketSender};
+pub use datagrams::{Datagrams, Inbox};
 pub use framed::{
     AskError, ControlReader, ControlWriter, FlowError, FrameError, FrameReader, FrameWriter, ask, read_flow,
     refuse, write_flow,
@@ -18,6 +22,8 @@ pub use framed::{
 pub use pulse::{PING_AFTER, SUSPECT_AFTER};
 pub use stream::{RecvStream, SendStream, Stream};
 pub use vitals::{Monitor, Vitals, Waiting};
+
+pub use crate::splice::packets::Counters as PacketCounters;
 
 use crate::protocol::Close;
 
@@ -81,6 +87,20 @@ pub enum OpenError {
     Lost(#[from] Lost),
 }
 
+/// Why a datagram was not sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum DatagramError {
+    /// The path or the peer does not take one of this size now.
+    #[error("the datagram is larger than the path takes")]
+    TooLarge,
+    /// There is no room for it behind those that wait.
+    #[error("the link has as many datagrams under way as it takes")]
+    Full,
+    /// The link has ended.
+    #[error("the link is lost")]
+    Lost,
+}
+
 /// Figures of a link.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Stats {
@@ -119,9 +139,11 @@ impl Link {
         }
     }
 
-    /// Sends a datagram (RFC 9221), which may be lost, or says that it cannot be sent now: it is too large for the path, or
-    /// there is no room for it behind those that wait.
-    pub fn send_datagram(&self, data: bytes::Bytes) -> bool {
+    /// Sends a datagram (RFC 9221), which may be lost. [`Datagrams`] says whose it is.
+    ///
+    /// # Errors
+    /// See [`DatagramError`].
+    pub fn send_datagram(&self, data: bytes::Bytes) -> Result<(), DatagramError> {
         match self {
             Self::Quic(link) => link.send_datagram(data),
         }

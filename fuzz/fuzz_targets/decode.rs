@@ -5,8 +5,11 @@
 
 use std::fmt::Debug;
 
-use adit::protocol::{Control, DecodeError, Flow, Frame, decode, encode};
-use bytes::BytesMut;
+use adit::protocol::{
+    Control, DecodeError, Flow, Frame, decode, encode, encode_datagram, encode_packet, split_datagram,
+    split_packet,
+};
+use bytes::{Bytes, BytesMut};
 use libfuzzer_sys::fuzz_target;
 
 fn all<F: Frame + Debug>(bytes: &[u8]) {
@@ -31,7 +34,21 @@ fn again<F: Frame + Debug>(frame: &F) {
     assert_eq!(first, second, "{frame:?} became {read:?}");
 }
 
+fn packets(bytes: &[u8]) {
+    if let Some((stream, packet)) = split_datagram(Bytes::copy_from_slice(bytes)) {
+        assert_eq!(split_datagram(encode_datagram(stream, &packet)), Some((stream, packet)));
+    }
+    let mut buf = BytesMut::from(bytes);
+    let mut again = BytesMut::new();
+    while let Some(packet) = split_packet(&mut buf) {
+        again.extend_from_slice(&encode_packet(&packet).expect("it had a length"));
+    }
+    again.extend_from_slice(&buf);
+    assert_eq!(again, bytes);
+}
+
 fuzz_target!(|bytes: &[u8]| {
     all::<Control>(bytes);
     all::<Flow>(bytes);
+    packets(bytes);
 });

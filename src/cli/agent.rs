@@ -77,6 +77,7 @@ fn way(endpoint: &Endpoint) -> String {
     let name = &endpoint.name;
     match endpoint.kind {
         Kind::Http => format!("curl -H 'x-adit-endpoint: {name}' http://NODE:8000/"),
+        Kind::Udp => format!("adit forward udp PORT {name} --connect NODE:8001"),
         Kind::Tcp | Kind::Other(_) => format!("adit forward tcp PORT {name} --connect NODE:8001"),
     }
 }

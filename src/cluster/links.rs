@@ -23,7 +23,7 @@ use crate::{
     protocol::{ALPN_PEER, Close, Code, LinkId, NodeId, OLDEST_VERSION, Peer, PeerHello, Refusal, VERSION},
     telemetry::{self, Metrics},
     tls,
-    transport::{FrameReader, FrameWriter, Link, Lost, Settings, quic},
+    transport::{Datagrams, FrameReader, FrameWriter, Link, Lost, PacketCounters, Settings, quic},
 };
 
 /// How long a peer has for its handshake, and then for its first frame.
@@ -77,6 +77,7 @@ struct Links {
     /// Members that a task is dialling.
     dialling: Mutex<HashSet<NodeId>>,
     counters: Counters,
+    packets: PacketCounters,
 }
 
 /// Starts the tasks of the peer port.
@@ -86,6 +87,7 @@ pub(super) fn run(
     join: Vec<HostPort>,
     events: mpsc::Receiver<Event>,
     metrics: &Metrics,
+    packets: PacketCounters,
 ) {
     let counters = metrics.register(|registry| Counters {
         peers: telemetry::gauge(registry, "peers", "Nodes that this node is linked to"),
@@ -103,6 +105,7 @@ pub(super) fn run(
         last_link: AtomicU64::new(0),
         dialling: Mutex::default(),
         counters,
+        packets,
     });
     tasks.spawn(Arc::clone(&links).accept());
     tasks.spawn(Arc::clone(&links).seeds(join));
@@ -298,7 +301,8 @@ impl Links {
     ) {
         let shared = &self.shared;
         let id = LinkId(self.last_link.fetch_add(1, Relaxed) + 1);
-        let node = Node::new(id, hello, link, dialled);
+        let datagrams = Datagrams::new(link, self.packets.clone());
+        let node = Node::new(id, hello, datagrams, dialled);
         let old = shared.peers().insert(hello.node.clone(), Arc::clone(&node));
         if let Some(old) = old {
             shared.tasks.spawn(async move {
@@ -449,7 +453,7 @@ impl Links {
         match effect {
             Effect::Send { to, data } => {
                 let peer = self.shared.peers().get(&to.node).cloned();
-                let sent = peer.is_some_and(|peer| peer.link.send_datagram(data));
+                let sent = peer.is_some_and(|peer| peer.datagrams.send(node::CONTROL_STREAM, &data).is_ok());
                 if !sent {
                     self.counters.dropped.inc();
                     self.keep(to);

@@ -23,11 +23,14 @@ use super::{
 use crate::{
     drain::{Aborted, Tasks},
     protocol::{AgentId, Close, DecodeError, LinkId, Load, Peer, PeerHello, Phase},
-    transport::{FrameError, FrameReader, FrameWriter, Link, Monitor, Vitals, Waiting},
+    transport::{Datagrams, FrameError, FrameReader, FrameWriter, Inbox, Link, Monitor, Vitals, Waiting},
 };
 
 /// Frames that wait for the control stream. While it is full, what is due is kept and not queued.
 const CONTROL_QUEUE: usize = 4;
+
+/// The stream that the control stream of a peer link is, on both sides: the first that the dialler opens.
+pub(super) const CONTROL_STREAM: u64 = 0;
 
 /// How often a node tells how busy it is, while that changes.
 const LOAD_EVERY: Duration = Duration::from_millis(200);
@@ -40,6 +43,8 @@ pub struct Node {
     pub member: Member,
     /// The link itself.
     pub link: Link,
+    /// Its datagrams.
+    pub datagrams: Datagrams,
     /// Whether it answers.
     pub vitals: Arc<Vitals>,
     /// Its flows: everything that must end before it may be closed.
@@ -65,7 +70,7 @@ impl fmt::Debug for Node {
 }
 
 impl Node {
-    pub(super) fn new(id: LinkId, hello: &PeerHello, link: Link, dialled: bool) -> Arc<Self> {
+    pub(super) fn new(id: LinkId, hello: &PeerHello, datagrams: Datagrams, dialled: bool) -> Arc<Self> {
         let vitals = Arc::<Vitals>::default();
         let node = Self {
             id,
@@ -74,7 +79,8 @@ impl Node {
                 incarnation: hello.incarnation,
                 address: hello.peer_address.clone(),
             },
-            link,
+            link: datagrams.link().clone(),
+            datagrams,
             flows: Tasks::new(),
             link_address: hello.link_address.clone(),
             dialled,
@@ -372,9 +378,18 @@ impl Drop for ControlLoop {
     }
 }
 
-/// Passes the peer's datagrams on to membership, until the link ends.
+/// Hands out the peer's datagrams, those of the control stream to membership, until the link ends.
 pub(super) async fn datagrams(node: Arc<Node>, shared: Arc<Shared>) {
-    while let Ok(data) = node.link.datagram().await {
+    let membership = membership(node.datagrams.inbox(CONTROL_STREAM), &node, &shared);
+    tokio::select! {
+        () = node.datagrams.clone().run() => {}
+        () = membership => {}
+    }
+}
+
+async fn membership(mut messages: Inbox, node: &Node, shared: &Shared) {
+    loop {
+        let data = messages.recv().await;
         // When membership cannot keep up, what it misses is said again: SWIM is made for loss.
         if shared.membership.try_send(super::Event::Heard(data)).is_err() {
             tracing::debug!(peer = %node.member.node, "a membership message was dropped");
@@ -385,7 +400,7 @@ pub(super) async fn datagrams(node: Arc<Node>, shared: Arc<Shared>) {
 /// Hands the peer's flows over, until the link ends.
 pub(super) async fn flows(node: Arc<Node>, handler: Arc<dyn Handler>) {
     while let Ok(stream) = node.link.accept().await {
-        let flow = handler.flow(stream);
+        let flow = handler.flow(&node, stream);
         // As many at once as the link permits streams.
         node.flows.spawn(flow);
     }

@@ -33,9 +33,9 @@ impl Handler for Glue {
         self.upstreams.peer_retired(peer, flows);
     }
 
-    fn flow(&self, stream: Stream) -> BoxFuture {
-        let relay = self.relay.clone();
-        Box::pin(async move { relay.serve_node(stream).await })
+    fn flow(&self, peer: &Arc<cluster::Node>, stream: Stream) -> BoxFuture {
+        let (relay, datagrams) = (self.relay.clone(), peer.datagrams.clone());
+        Box::pin(async move { relay.serve_node(stream, &datagrams).await })
     }
 
     fn settled(&self) {

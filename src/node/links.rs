@@ -16,7 +16,7 @@ use crate::{
         Close, Code, Control, Hello, NodeAddress, NodeId, OLDEST_VERSION, Refusal, Role, VERSION, Welcome,
     },
     relay::Relay,
-    transport::{ControlReader, ControlWriter, FrameError, Settings, quic},
+    transport::{ControlReader, ControlWriter, Datagrams, FrameError, Settings, quic},
     upstream::{Identity, Session, Upstreams},
 };
 
@@ -78,7 +78,8 @@ async fn accept(listener: Arc<quic::Listener>, door: Arc<Door>, tasks: Tasks) {
     while let Some(incoming) = listener.accept().await {
         // The listener bounds the handshakes; links are bounded by what their openers cost the host.
         let door = Arc::clone(&door);
-        tasks.spawn(async move { door.enter(incoming).await });
+        let of_link = tasks.clone();
+        tasks.spawn(async move { door.enter(incoming, &of_link).await });
     }
 }
 
@@ -89,7 +90,7 @@ struct Door {
 }
 
 impl Door {
-    async fn enter(&self, incoming: quic::Incoming) {
+    async fn enter(&self, incoming: quic::Incoming, tasks: &Tasks) {
         let client = incoming.remote_address();
         let link = match incoming.handshake(HANDSHAKE).await {
             Ok(link) => link,
@@ -138,7 +139,8 @@ impl Door {
             tenant: hello.tenant.unwrap_or_default(),
         };
         let (role, name) = (identity.role, identity.name.clone());
-        let (session, queue) = Session::new(welcomer.upstreams.next_link(), identity, link);
+        let datagrams = Datagrams::new(link, welcomer.upstreams.packets().clone());
+        let (session, queue) = Session::new(welcomer.upstreams.next_link(), identity, datagrams);
         if role == Role::Forwarder {
             session.link.set_max_flows(welcomer.settings.max_flows);
         }
@@ -146,6 +148,7 @@ impl Door {
             return tracing::debug!(%client, %error, "a link went away before it was welcomed");
         }
         tracing::info!(link = %session.id, %client, agent = %session.identity.agent, name, ?role, "linked");
+        tasks.spawn(session.datagrams.clone().run());
         let control = welcomer.upstreams.run(
             Arc::clone(&session),
             hello.listens,

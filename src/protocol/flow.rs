@@ -14,6 +14,8 @@ pub enum Kind {
     Http,
     /// Bytes.
     Tcp,
+    /// Packets: an association, whose packets are its stream's datagrams, or stand on the stream.
+    Udp,
     /// A kind of a newer version: refused by name, so that what else the peer asked for stands.
     Other(u32),
 }
@@ -23,6 +25,7 @@ impl Kind {
         match self {
             Self::Http => 1,
             Self::Tcp => 2,
+            Self::Udp => 3,
             Self::Other(number) => number,
         }
     }
@@ -31,6 +34,7 @@ impl Kind {
         match number {
             1 => Self::Http,
             2 => Self::Tcp,
+            3 => Self::Udp,
             other => Self::Other(other),
         }
     }
@@ -40,6 +44,7 @@ impl Kind {
         match self {
             Self::Http => "http",
             Self::Tcp => "tcp",
+            Self::Udp => "udp",
             Self::Other(_) => "other",
         }
     }

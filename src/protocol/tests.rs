@@ -91,6 +91,14 @@ fn http_open() -> Open {
     Open { endpoint, tenant: None, kind, hop, agent: None, client: None, trace: None }
 }
 
+fn udp_open() -> Open {
+    let (endpoint, kind, hop) = (read("dns"), Kind::Udp, Hop::First);
+    let client = Some(read("198.51.100.9:40001"));
+    Open { endpoint, tenant: None, kind, hop, agent: None, client, trace: None }
+}
+
+const PACKET: [u8; 4] = [0xde, 0xad, 0xbe, 0xef];
+
 fn agent() -> AgentId {
     AgentId::from_bits(0x0001_0203_0405_0607_0809_0a0b_0c0d_0e0f)
 }
@@ -432,7 +440,7 @@ mod round_trips {
     }
 
     fn kind() -> impl Strategy<Value = Kind> {
-        prop_oneof![Just(Kind::Http), Just(Kind::Tcp)]
+        prop_oneof![Just(Kind::Http), Just(Kind::Tcp), Just(Kind::Udp)]
     }
 
     fn listen() -> impl Strategy<Value = Listen> {
@@ -1363,6 +1371,75 @@ mod bounds {
     }
 }
 
+mod packets {
+    use bytes::Bytes;
+
+    use super::*;
+
+    #[test]
+    fn a_datagram_begins_with_its_stream_as_quic_writes_numbers() {
+        // The examples of RFC 9000 §A.1, and the edges.
+        for (stream, bytes) in [
+            (0, "00"),
+            (37, "25"),
+            (63, "3f"),
+            (64, "4040"),
+            (15_293, "7bbd"),
+            (16_383, "7fff"),
+            (16_384, "80004000"),
+            (494_878_333, "9d7f3e7d"),
+            ((1 << 30) - 1, "bfffffff"),
+            (1 << 30, "c000000040000000"),
+            (151_288_809_941_952_652, "c2197c5eff14e88c"),
+            ((1 << 62) - 1, "ffffffffffffffff"),
+        ] {
+            let datagram = encode_datagram(stream, &PACKET);
+            assert_eq!(hex(&datagram), format!("{bytes}deadbeef"), "{stream}");
+            assert_eq!(split_datagram(datagram), Some((stream, Bytes::from_static(&PACKET))));
+        }
+        // A number may take more room than it needs.
+        assert_eq!(split_datagram(Bytes::from_static(&[0x40, 0x25])), Some((37, Bytes::new())));
+        for short in [&[][..], &[0x40], &[0x80, 0, 0], &[0xc0, 0, 0, 0, 0, 0, 0]] {
+            assert_eq!(split_datagram(Bytes::from_static(short)), None, "{short:02x?}");
+        }
+    }
+
+    #[test]
+    fn a_packet_on_a_stream_may_be_empty_and_as_long_as_its_length_says() {
+        assert_eq!(encode_packet(&[]).as_deref(), Some(&[0, 0][..]));
+        assert_eq!(encode_packet(&[7; MAX_PACKET]).map(|bytes| bytes.len()), Some(2 + MAX_PACKET));
+        assert_eq!(encode_packet(&[7; MAX_PACKET + 1]), None);
+    }
+
+    proptest! {
+        #[test]
+        fn packets_come_back_whole_however_their_stream_is_cut(
+            packets in vec(vec(any::<u8>(), 0..300), 0..20), cuts in vec(1_usize..400, 1..40),
+        ) {
+            let stream: Vec<u8> = packets.iter().flat_map(|packet| encode_packet(packet).unwrap()).collect();
+            let (mut left, mut buf, mut read) = (&stream[..], BytesMut::new(), Vec::new());
+            for cut in cuts.iter().cycle() {
+                let (piece, rest) = left.split_at((*cut).min(left.len()));
+                buf.extend_from_slice(piece);
+                left = rest;
+                read.extend(std::iter::from_fn(|| split_packet(&mut buf)));
+                if left.is_empty() {
+                    break;
+                }
+            }
+            prop_assert_eq!(read, packets);
+            prop_assert!(buf.is_empty());
+        }
+
+        #[test]
+        fn whatever_the_bytes_a_datagram_is_split_or_ignored(bytes in vec(any::<u8>(), 0..40)) {
+            if let Some((stream, packet)) = split_datagram(Bytes::from(bytes.clone())) {
+                prop_assert!(stream < 1 << 62 && bytes.ends_with(&packet));
+            }
+        }
+    }
+}
+
 mod documents {
     use super::*;
 
@@ -1377,6 +1454,9 @@ mod documents {
             ("Open, HTTP", bytes(&Flow::Open(http_open()))),
             ("Opened", bytes(&Flow::Opened)),
             ("Refused", bytes(&Flow::Refused(refusal(Code::UpstreamRefused, "db:5432 refused")))),
+            ("Open, UDP", bytes(&Flow::Open(udp_open()))),
+            ("Datagram", encode_datagram(8, &PACKET).to_vec()),
+            ("Packet on its stream", encode_packet(&PACKET).unwrap().to_vec()),
             ("Hello, between nodes", bytes(&Peer::Hello(peer_hello()))),
             ("Routes", bytes(&Peer::Routes(snapshot()))),
             ("Load", bytes(&Peer::Load(load()))),

@@ -1,10 +1,9 @@
 //! Links over QUIC (RFC 9000): one stack for agents, forwarders and nodes.
 //!
-//! A [`Listener`] accepts links on a UDP port, a [`Dialer`] opens them; both share the tuning in `socket` and `tuning`.
+//! A [`Listener`] accepts links on a UDP port, a [`Dialer`] opens them; both share the tuning in `tuning`.
 
 mod dialer;
 mod listener;
-mod socket;
 mod tuning;
 
 use std::{net::SocketAddr, time::Duration};
@@ -12,7 +11,7 @@ use std::{net::SocketAddr, time::Duration};
 pub use dialer::{DialError, Dialer};
 pub use listener::{BindError, HandshakeError, Incoming, Listener};
 
-use super::{Lost, OpenError, Stats, Stream};
+use super::{DatagramError, Lost, OpenError, Stats, Stream};
 use crate::protocol::Close;
 
 /// A QUIC connection.
@@ -35,10 +34,18 @@ impl QuicLink {
         Ok(Stream::quic(send, recv))
     }
 
-    pub(super) fn send_datagram(&self, data: bytes::Bytes) -> bool {
+    pub(super) fn send_datagram(&self, data: bytes::Bytes) -> Result<(), DatagramError> {
         // quinn would make room by dropping the oldest in silence.
-        self.connection.datagram_send_buffer_space() >= data.len()
-            && self.connection.send_datagram(data).is_ok()
+        if self.connection.datagram_send_buffer_space() < data.len() {
+            let fits = self.connection.max_datagram_size().is_some_and(|max| data.len() <= max);
+            return Err(if fits { DatagramError::Full } else { DatagramError::TooLarge });
+        }
+        self.connection.send_datagram(data).map_err(|error| match error {
+            quinn::SendDatagramError::ConnectionLost(_) => DatagramError::Lost,
+            quinn::SendDatagramError::TooLarge
+            | quinn::SendDatagramError::UnsupportedByPeer
+            | quinn::SendDatagramError::Disabled => DatagramError::TooLarge,
+        })
     }
 
     pub(super) async fn datagram(&self) -> Result<bytes::Bytes, Lost> {

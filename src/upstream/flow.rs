@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     protocol::{AgentId, Code, Hop, Kind, Open, Refusal},
-    transport::{self, AskError, FlowError, OpenError, Stream, Waiting},
+    transport::{self, AskError, Datagrams, FlowError, OpenError, Stream, Waiting},
 };
 
 /// How long to wait for room on a link.
@@ -36,6 +36,8 @@ const SHUN_SILENT: Duration = Duration::from_secs(5);
 pub struct OpenFlow {
     /// Its bytes.
     pub stream: Stream,
+    /// The datagrams of its link.
+    pub datagrams: Datagrams,
     /// Counted as in use until this is dropped.
     pub in_use: InUse,
 }
@@ -171,7 +173,12 @@ impl Upstreams {
         let in_flight = upstream.begin();
         let (stream, hold) = self.open_at(upstream, open.clone()).await?;
         let waiting = (open.kind == Kind::Http).then(|| upstream.via.vitals().wait());
-        Ok(OpenFlow { stream, in_use: InUse { _in_flight: in_flight, _hold: hold, _waiting: waiting } })
+        let datagrams = upstream.via.datagrams().clone();
+        Ok(OpenFlow {
+            stream,
+            datagrams,
+            in_use: InUse { _in_flight: in_flight, _hold: hold, _waiting: waiting },
+        })
     }
 
     /// Waits until an upstream's link has become suspect while another agent, one that answers, can be asked instead. Never
@@ -227,7 +234,11 @@ impl Upstreams {
             }
             Ok(Err(AskError::Refused(refusal))) => {
                 self.inner.counters.refusals.get_or_create(&CodeLabel { code: refusal.code.name() }).inc();
-                if !matches!(refusal.code, Code::Busy | Code::Draining | Code::NotListening) {
+                // An agent that does not know what is asked for is as good as before for everything else.
+                if !matches!(
+                    refusal.code,
+                    Code::Busy | Code::Draining | Code::NotListening | Code::Unsupported
+                ) {
                     self.shun(upstream, SHUN_REFUSED);
                 }
                 Err(OpenFlowError::Refused(refusal))

@@ -5,7 +5,10 @@ use prometheus_client::{
     metrics::{counter::Counter, family::Family, gauge::Gauge},
 };
 
-use crate::telemetry::{self, Metrics};
+use crate::{
+    telemetry::{self, Metrics},
+    transport::PacketCounters,
+};
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub(super) struct RoleLabel {
@@ -25,11 +28,14 @@ pub(super) struct Counters {
     pub(super) reused: Counter,
     pub(super) retries: Counter,
     pub(super) refusals: Family<CodeLabel, Counter>,
+    pub(super) packets: PacketCounters,
 }
 
 impl Counters {
     pub(super) fn new(metrics: &Metrics) -> Self {
         metrics.register(|registry| {
+            let packets = PacketCounters::default();
+            packets.register(registry);
             let links = Family::default();
             registry.register("links", "Links that are open, by the role of their opener", links.clone());
             let refusals = Family::default();
@@ -53,6 +59,7 @@ impl Counters {
                     "Attempts after the first, of requests and flows",
                 ),
                 refusals,
+                packets,
             }
         })
     }

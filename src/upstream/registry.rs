@@ -28,7 +28,7 @@ use crate::{
     drain::Tasks,
     protocol::{AgentId, GoAway, Kind, LinkId, Listen, Load, PeerRoute, Role},
     telemetry::Metrics,
-    transport::{Link, Vitals},
+    transport::{Datagrams, Link, PacketCounters, Vitals},
 };
 
 /// One agent's service for one endpoint, and the way to it.
@@ -92,6 +92,13 @@ impl Via {
         match self {
             Self::Agent(session) => &session.link,
             Self::Node(node) => &node.link,
+        }
+    }
+
+    pub(super) fn datagrams(&self) -> &Datagrams {
+        match self {
+            Self::Agent(session) => &session.datagrams,
+            Self::Node(node) => &node.datagrams,
         }
     }
 
@@ -219,6 +226,11 @@ impl Upstreams {
                 started: Instant::now(),
             }),
         }
+    }
+
+    /// What has become of UDP packets on this node.
+    pub fn packets(&self) -> &PacketCounters {
+        &self.inner.counters.packets
     }
 
     /// The number for the next link.

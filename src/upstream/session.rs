@@ -24,7 +24,7 @@ use crate::{
         AgentId, Close, Code, Control, DecodeError, GoAway, Kind, LinkId, Listen, NodeAddress, Refusal,
         Retire, Role, TenantId,
     },
-    transport::{ControlReader, ControlWriter, FrameError, Link, Monitor, Vitals},
+    transport::{ControlReader, ControlWriter, Datagrams, FrameError, Link, Monitor, Vitals},
 };
 
 /// Frames that wait for the control stream. Senders wait when it is full.
@@ -76,6 +76,8 @@ pub struct Session {
     pub identity: Identity,
     /// The link itself.
     pub link: Link,
+    /// Its datagrams.
+    pub datagrams: Datagrams,
     /// Whether it answers.
     pub vitals: Arc<Vitals>,
     /// Its flows: everything that must end before it may be closed.
@@ -90,12 +92,13 @@ pub struct Session {
 
 impl Session {
     /// A link that is about to be welcomed, and the frames that wait for its control stream.
-    pub fn new(id: LinkId, identity: Identity, link: Link) -> (Arc<Self>, mpsc::Receiver<Control>) {
+    pub fn new(id: LinkId, identity: Identity, datagrams: Datagrams) -> (Arc<Self>, mpsc::Receiver<Control>) {
         let (control, queue) = mpsc::channel(CONTROL_QUEUE);
         let session = Self {
             id,
             identity,
-            link,
+            link: datagrams.link().clone(),
+            datagrams,
             vitals: Arc::default(),
             flows: Tasks::new(),
             state: AtomicU8::new(State::Up as u8),

@@ -13,7 +13,7 @@ use adit::{
     protocol::{AgentId, EndpointId, Kind, Load, NodeId, PeerRoute, Phase, TenantId},
     telemetry::Metrics,
     tls::Authority,
-    transport::{Settings, Stream},
+    transport::{PacketCounters, Settings, Stream},
 };
 use http::StatusCode;
 use tokio::{
@@ -179,7 +179,7 @@ impl Handler for Counting {
 
     fn retired(&self, _: &Arc<cluster::Node>, _: &[u64]) {}
 
-    fn flow(&self, _: Stream) -> BoxFuture {
+    fn flow(&self, _: &Arc<cluster::Node>, _: Stream) -> BoxFuture {
         Box::pin(std::future::ready(()))
     }
 
@@ -218,8 +218,10 @@ async fn nodes_that_both_have_a_hundred_thousand_routes_tell_each_other_all() {
         let join: Vec<_> = peer.into_iter().collect();
         let config = links(&authority, name, &join);
         let shared = Arc::<Counting>::clone(&handler);
+        let (metrics, packets) = (Metrics::default(), PacketCounters::default());
         let node =
-            ok(Cluster::start(config, own, &Settings::default(), announcements, shared, &Metrics::default()));
+            Cluster::start(config, own, &Settings::default(), announcements, shared, &metrics, packets);
+        let node = ok(node);
         peer = Some(node.address());
         nodes.push((node, handler));
     }

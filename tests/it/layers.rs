@@ -20,7 +20,7 @@ const TABLE: &[(&str, &str)] = &[
     ("tls", "telemetry drain"),
     ("splice", "net telemetry"),
     ("auth", "protocol tls telemetry drain"),
-    ("transport", "protocol splice tls telemetry drain"),
+    ("transport", "protocol net splice tls telemetry drain"),
     ("client", "protocol net splice transport tls telemetry drain"),
     ("cluster", "protocol net tls transport telemetry drain"),
     ("upstream", "protocol transport cluster auth telemetry drain"),

@@ -9,8 +9,11 @@ use std::{
 
 use quinn::crypto::rustls::QuicClientConfig;
 
-use super::{QuicLink, socket, tuning};
-use crate::transport::{Link, Lost, Settings};
+use super::{QuicLink, tuning};
+use crate::{
+    net,
+    transport::{Link, Lost, Settings},
+};
 
 /// How long one address has for its handshake.
 const HANDSHAKE: Duration = Duration::from_secs(10);
@@ -114,6 +117,6 @@ impl Dialer {
 
 /// A socket on a port of the system's choice, for IPv6 and IPv4 where the host has both.
 fn unspecified() -> io::Result<std::net::UdpSocket> {
-    socket::bind((Ipv6Addr::UNSPECIFIED, 0).into())
-        .or_else(|_| socket::bind((Ipv4Addr::UNSPECIFIED, 0).into()))
+    net::bind_udp((Ipv6Addr::UNSPECIFIED, 0).into())
+        .or_else(|_| net::bind_udp((Ipv4Addr::UNSPECIFIED, 0).into()))
 }

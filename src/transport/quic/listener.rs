@@ -5,8 +5,9 @@ use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 use quinn::crypto::rustls::QuicServerConfig;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use super::{QuicLink, socket, tuning};
+use super::{QuicLink, tuning};
 use crate::{
+    net,
     protocol::Close,
     transport::{Link, Lost, Settings},
 };
@@ -53,7 +54,7 @@ impl Listener {
         settings: &Settings,
     ) -> Result<Self, BindError> {
         let bind = |source| BindError::Bind { address, source };
-        let socket = socket::bind(address).map_err(bind)?;
+        let socket = net::bind_udp(address).map_err(bind)?;
         let endpoint = quinn::Endpoint::new(
             tuning::endpoint(secret),
             Some(server_config(tls, settings)?),

@@ -11,12 +11,16 @@ use socket2::{Domain, Protocol, Socket, Type};
 /// What is asked for each direction, in bytes. Linux's default of 208 KiB lost thousands of packets a second to bursts.
 const BUFFER: usize = 4 << 20;
 
-/// Binds a UDP socket; `[::]` takes IPv4 too.
-pub(super) fn bind(address: SocketAddr) -> io::Result<UdpSocket> {
+/// Binds a UDP socket with large buffers, ready for an asynchronous runtime; `[::]` takes IPv4 too.
+///
+/// # Errors
+/// When the port is taken.
+pub fn bind_udp(address: SocketAddr) -> io::Result<UdpSocket> {
     let socket = Socket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP))?;
     if address.is_ipv6() {
         socket.set_only_v6(false)?;
     }
+    socket.set_nonblocking(true)?;
     socket.bind(&address.into())?;
     enlarge(&socket);
     Ok(socket.into())
