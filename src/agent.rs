@@ -1,10 +1,11 @@
 //! An agent process: serves endpoints from local services.
 //!
-//! Owns one listener an endpoint; each flow that arrives becomes a connection to the service, joined byte for byte. Built on
-//! `client`, which keeps the links. It never parses what it carries.
+//! Owns one listener an endpoint; each flow that arrives becomes a connection to the service, joined byte for byte, or for
+//! UDP a socket, joined packet for packet. Built on `client`, which keeps the links. It never parses what it carries.
 
 mod health;
 mod service;
+mod udp;
 
 use std::{sync::Arc, time::Duration};
 
@@ -42,6 +43,8 @@ pub struct Endpoint {
     pub service: Service,
     /// How to know that the service is up. Without, it is taken to be.
     pub health: Option<HealthCheck>,
+    /// After how long without a packet an association ends, where the kind is UDP.
+    pub udp_idle: Duration,
 }
 
 /// Why an agent does not start.
@@ -147,7 +150,11 @@ impl Server {
     async fn accept(&self, listener: &mut Listener) {
         while let Some(incoming) = listener.accept().await {
             // As many at once as the link permits.
-            self.tasks.spawn(join(incoming, Arc::clone(&self.endpoint)));
+            let endpoint = Arc::clone(&self.endpoint);
+            match endpoint.kind {
+                Kind::Udp => self.tasks.spawn(udp::join(incoming, endpoint, self.client.clone())),
+                Kind::Http | Kind::Tcp | Kind::Other(_) => self.tasks.spawn(join(incoming, endpoint)),
+            }
         }
     }
 

@@ -19,7 +19,8 @@ use clap::{CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
 
 use crate::config::{
-    self, EndpointKind, ForwardTcpArgs, NodeArgs, ParseError, RunAgentArgs, RunForwardArgs, ServeArgs,
+    self, EndpointKind, ForwardTcpArgs, ForwardUdpArgs, NodeArgs, ParseError, RunAgentArgs, RunForwardArgs,
+    ServeArgs, ServeUdpArgs,
 };
 use failure::Failure;
 
@@ -54,6 +55,12 @@ Example of a file:
   kind = \"tcp\"             # http if it is left out
   address = \"tls://10.0.0.5:5432\"
   upstream-ca = \"db.pem\"   # or upstream-insecure = true
+
+  [[endpoint]]
+  name = \"dns\"
+  kind = \"udp\"
+  address = 53
+  udp-idle = \"5s\"          # 1m if it is left out
 ";
 
 const FORWARD_FILE: &str = "\
@@ -64,6 +71,12 @@ Example of a file:
   [[port]]
   listen = 5432              # or \"host:port\"
   endpoint = \"db\"
+
+  [[port]]
+  listen = 5353
+  kind = \"udp\"             # tcp if it is left out
+  endpoint = \"dns\"
+  udp-idle = \"5s\"          # 1m if it is left out
 ";
 
 #[derive(Debug, Subcommand)]
@@ -100,6 +113,9 @@ enum AgentCommand {
     /// Serve a local TCP service
     #[command(after_help = ENVIRONMENT)]
     Tcp(Box<ServeArgs>),
+    /// Serve a local UDP service
+    #[command(after_help = ENVIRONMENT)]
+    Udp(Box<ServeUdpArgs>),
     /// Serve all endpoints of a file
     #[command(after_help = format!("{AGENT_FILE}\n{ENVIRONMENT}\n\n{FILE}"))]
     Run(Box<RunAgentArgs>),
@@ -110,6 +126,9 @@ enum ForwardCommand {
     /// Forward one TCP port
     #[command(after_help = ENVIRONMENT)]
     Tcp(Box<ForwardTcpArgs>),
+    /// Forward one UDP port
+    #[command(after_help = ENVIRONMENT)]
+    Udp(Box<ForwardUdpArgs>),
     /// Forward all ports of a file
     #[command(after_help = format!("{FORWARD_FILE}\n{ENVIRONMENT}\n\n{FILE}"))]
     Run(Box<RunForwardArgs>),
@@ -139,8 +158,10 @@ fn execute(command: Command) -> Result<(), Failure> {
         Command::Node(args) => node::run(*args),
         Command::Agent(AgentCommand::Http(args)) => agent::serve(*args, EndpointKind::Http),
         Command::Agent(AgentCommand::Tcp(args)) => agent::serve(*args, EndpointKind::Tcp),
+        Command::Agent(AgentCommand::Udp(args)) => agent::udp(*args),
         Command::Agent(AgentCommand::Run(args)) => agent::run(*args),
         Command::Forward(ForwardCommand::Tcp(args)) => forward::tcp(*args),
+        Command::Forward(ForwardCommand::Udp(args)) => forward::udp(*args),
         Command::Forward(ForwardCommand::Run(args)) => forward::run(*args),
         Command::Status(args) => status::run(&args),
         // All that goes wrong there is a file or a name that the user gave.

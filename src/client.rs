@@ -20,6 +20,7 @@
 //! # }
 //! ```
 
+mod association;
 mod backoff;
 mod dial;
 mod flow;
@@ -29,10 +30,11 @@ mod session;
 mod slot;
 mod uplink;
 
-use std::{sync::Arc, time::Duration};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use tokio::sync::watch;
 
+pub use association::Association;
 pub use backoff::Backoff;
 pub use dial::DialError;
 pub use flow::Flow;
@@ -44,8 +46,9 @@ use crate::{
     net::HostPort,
     protocol::{ALPN_LINK, AgentId, EndpointId, Hello, Kind, Role, Secret, TenantId},
     tls,
-    transport::{Settings, quic},
+    transport::{PacketCounters, Settings, Stream, quic},
 };
+use association::Via;
 use listen::Listens;
 use nodes::Nodes;
 use uplink::Uplink;
@@ -107,6 +110,7 @@ struct Shared {
     dialer: quic::Dialer,
     listens: Listens,
     nodes: Nodes,
+    packets: PacketCounters,
     tasks: Tasks,
 }
 
@@ -147,9 +151,11 @@ impl Client {
             agent: AgentId::from_bits(rand::random()),
             listens: Listens::default(),
             nodes: Nodes::default(),
+            packets: PacketCounters::default(),
             tasks: Tasks::new(),
             config,
         });
+        shared.tasks.spawn(shared.packets.clone().tell());
         let links = shared.config.links.clamp(1, Config::MAX_LINKS);
         let agent = Uplink::new(Arc::clone(&shared), Role::Agent, links);
         let forwarder = Uplink::new(Arc::clone(&shared), Role::Forwarder, 1);
@@ -183,10 +189,46 @@ impl Client {
     pub async fn dial_for(
         &self,
         endpoint: &EndpointId,
-        client: Option<std::net::SocketAddr>,
+        client: Option<SocketAddr>,
     ) -> Result<Flow, DialError> {
+        let (stream, via) = self.open(endpoint, Kind::Tcp, client).await?;
+        Ok(Flow::new(stream, client, via.hold))
+    }
+
+    /// Opens a UDP association to an endpoint, like [`Client::dial`].
+    ///
+    /// # Errors
+    /// See [`DialError`]. Cancel safe.
+    pub async fn associate(&self, endpoint: &EndpointId) -> Result<Association, DialError> {
+        self.associate_for(endpoint, None).await
+    }
+
+    /// The same on behalf of a client at an address, of which the service may be told.
+    ///
+    /// # Errors
+    /// See [`DialError`].
+    pub async fn associate_for(
+        &self,
+        endpoint: &EndpointId,
+        client: Option<SocketAddr>,
+    ) -> Result<Association, DialError> {
+        let (stream, via) = self.open(endpoint, Kind::Udp, client).await?;
+        Ok(Association::new(stream, client, via))
+    }
+
+    async fn open(
+        &self,
+        endpoint: &EndpointId,
+        kind: Kind,
+        client: Option<SocketAddr>,
+    ) -> Result<(Stream, Via), DialError> {
         self.inner.forwarder.start();
-        dial::dial(&self.inner.forwarder, endpoint, client).await
+        dial::dial(&self.inner.forwarder, endpoint, kind, client).await
+    }
+
+    /// What has become of this client's UDP packets.
+    pub fn packets(&self) -> &PacketCounters {
+        &self.inner.shared.packets
     }
 
     /// The state of the links that carry this client's listens, as it changes.

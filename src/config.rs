@@ -11,16 +11,18 @@ mod layers;
 mod link;
 mod log;
 mod node;
+mod udp;
 
 use std::{io, path::PathBuf, time::Duration};
 
-pub use agent::{AgentArgs, EndpointArgs, EndpointKind, RunAgentArgs, ServeArgs, UpstreamArgs};
+pub use agent::{AgentArgs, EndpointArgs, EndpointKind, RunAgentArgs, ServeArgs, ServeUdpArgs, UpstreamArgs};
 pub use connect::ConnectArgs;
-pub use forward::{ForwardArgs, ForwardTcpArgs, PortArgs, RunForwardArgs};
+pub use forward::{ForwardArgs, ForwardTcpArgs, ForwardUdpArgs, PortArgs, PortKind, RunForwardArgs};
 pub use layers::{ParseError, from_words, parse};
 pub use link::LinkArgs;
 pub use log::LogArgs;
 pub use node::NodeArgs;
+pub use udp::UdpArgs;
 
 use crate::{
     agent::InvalidService,
@@ -123,6 +125,14 @@ pub enum ConfigError {
     )]
     NoTls {
         /// The option.
+        option: &'static str,
+        /// The endpoint.
+        endpoint: EndpointId,
+    },
+    /// What a service of UDP cannot have.
+    #[error("{option} is not for UDP: leave it out for {endpoint}, and give its address as host:port")]
+    NotForUdp {
+        /// What it is.
         option: &'static str,
         /// The endpoint.
         endpoint: EndpointId,

@@ -1,8 +1,11 @@
 //! A forwarder process: local ports for endpoints.
 //!
-//! Owns the TCP listeners; each connection becomes a flow to its endpoint. Built on `client`, which keeps the link.
+//! Owns the listeners; each TCP connection, and each address that UDP packets come from, becomes a flow to its endpoint. Built
+//! on `client`, which keeps the link.
 
-use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+mod udp;
+
+use std::{fmt, io, net::SocketAddr, sync::Arc, time::Duration};
 
 use tokio::{
     net::{TcpListener, TcpStream},
@@ -14,7 +17,7 @@ use crate::{
     drain::Tasks,
     net,
     protocol::EndpointId,
-    splice::{Counts, Side, splice},
+    splice::{Counts, Side, packets::UdpPort, splice},
 };
 
 /// What a forwarder listens for.
@@ -33,14 +36,39 @@ pub struct Port {
     pub listen: Vec<SocketAddr>,
     /// The endpoint behind it.
     pub endpoint: EndpointId,
+    /// What it takes.
+    pub kind: PortKind,
+}
+
+/// What a port takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PortKind {
+    /// TCP connections.
+    Tcp,
+    /// UDP packets.
+    Udp {
+        /// After how long without one an association ends.
+        idle: Duration,
+    },
+}
+
+impl fmt::Display for PortKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Tcp => "TCP",
+            Self::Udp { .. } => "UDP",
+        })
+    }
 }
 
 /// Why a forwarder does not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     /// A port cannot be bound.
-    #[error("cannot listen on TCP {address} for endpoint {endpoint}")]
+    #[error("cannot listen on {kind} {address} for endpoint {endpoint}")]
     Bind {
+        /// What the port takes.
+        kind: PortKind,
         /// The address.
         address: SocketAddr,
         /// The endpoint.
@@ -72,25 +100,25 @@ impl Forwarder {
         let (accepting, flows) = (Tasks::new(), Tasks::new());
         let mut bound = Vec::new();
         for port in config.ports {
-            let listener = bind(&port).await?;
-            bound.push((listener, port.endpoint));
+            let listener = Listener::bind(&port, &client).await?;
+            bound.push((listener, port));
         }
         let mut addresses = Vec::new();
-        for (listener, endpoint) in bound {
-            let address = listener.local_addr().map_err(|source| StartError::Bind {
-                address: SocketAddr::from(([0, 0, 0, 0], 0)),
-                endpoint: endpoint.clone(),
-                source,
-            })?;
-            tracing::info!(%address, %endpoint, "forwarding");
+        for (listener, port) in bound {
+            let address = listener.address().map_err(|source| failed(&port, source))?;
+            let Port { endpoint, kind, .. } = port;
+            tracing::info!(%address, %endpoint, %kind, "forwarding");
             addresses.push(address);
-            accepting.spawn(accept(
-                listener,
-                Arc::new(endpoint),
-                client.clone(),
-                accepting.clone(),
-                flows.clone(),
-            ));
+            let (endpoint, client) = (Arc::new(endpoint), client.clone());
+            let (owner, flows) = (accepting.clone(), flows.clone());
+            match listener {
+                Listener::Tcp(listener) => {
+                    accepting.spawn(accept(listener, endpoint, client, owner, flows));
+                }
+                Listener::Udp(listener, idle) => {
+                    accepting.spawn(udp::serve(listener, endpoint, client, owner, flows, idle));
+                }
+            }
         }
         Ok(Self { client, addresses, accepting, flows })
     }
@@ -128,12 +156,48 @@ impl Drop for Forwarder {
     }
 }
 
-async fn bind(port: &Port) -> Result<TcpListener, StartError> {
-    TcpListener::bind(port.listen.as_slice()).await.map_err(|source| StartError::Bind {
+/// A port that has been bound.
+enum Listener {
+    Tcp(TcpListener),
+    /// And after how long its associations are idle.
+    Udp(UdpPort, Duration),
+}
+
+impl Listener {
+    async fn bind(port: &Port, client: &Client) -> Result<Self, StartError> {
+        let bound = match port.kind {
+            PortKind::Tcp => TcpListener::bind(port.listen.as_slice()).await.map(Self::Tcp),
+            PortKind::Udp { idle } => bind_udp(port, client).map(|bound| Self::Udp(bound, idle)),
+        };
+        bound.map_err(|source| failed(port, source))
+    }
+
+    fn address(&self) -> io::Result<SocketAddr> {
+        match self {
+            Self::Tcp(listener) => listener.local_addr(),
+            Self::Udp(port, _) => port.local_address(),
+        }
+    }
+}
+
+fn bind_udp(port: &Port, client: &Client) -> io::Result<UdpPort> {
+    let mut bound = Err(io::ErrorKind::AddrNotAvailable.into());
+    for address in &port.listen {
+        bound = UdpPort::bind(*address, client.packets().clone());
+        if bound.is_ok() {
+            break;
+        }
+    }
+    bound
+}
+
+fn failed(port: &Port, source: io::Error) -> StartError {
+    StartError::Bind {
+        kind: port.kind,
         address: port.listen.first().copied().unwrap_or_else(|| SocketAddr::from(([0, 0, 0, 0], 0))),
         endpoint: port.endpoint.clone(),
         source,
-    })
+    }
 }
 
 /// Accepts a port's connections until the forwarder leaves.

@@ -8,6 +8,7 @@ use tokio_rustls::TlsConnector;
 use crate::{
     net::{self, Connection, HostPort, InvalidHostPort, ResolveError},
     protocol::Code,
+    splice::packets::{Counters, UdpService},
 };
 
 /// How long the service has to accept a connection, TLS included. Nodes and forwarders wait a second longer each.
@@ -132,6 +133,18 @@ impl Service {
         .await
         .unwrap_or_else(|_| Err(ConnectError::Timeout(self.address.clone())))
     }
+
+    /// Opens a socket for UDP. Nothing is sent, so whether a service is there is not known.
+    pub(super) async fn associate(&self, counters: Counters) -> Result<UdpService, ConnectError> {
+        tokio::time::timeout(DIAL, async {
+            let addresses = self.address.resolve().await.map_err(ConnectError::Resolve)?;
+            let failed = |source| ConnectError::Udp(self.address.clone(), source);
+            let address = addresses.first().ok_or_else(|| failed(io::ErrorKind::AddrNotAvailable.into()))?;
+            UdpService::connect(*address, counters).await.map_err(failed)
+        })
+        .await
+        .unwrap_or_else(|_| Err(ConnectError::Timeout(self.address.clone())))
+    }
 }
 
 impl fmt::Display for Service {
@@ -147,6 +160,8 @@ pub(super) enum ConnectError {
     Resolve(ResolveError),
     #[error("cannot connect to {0}: {1}")]
     Tcp(HostPort, io::Error),
+    #[error("cannot open a UDP socket for {0}: {1}")]
+    Udp(HostPort, io::Error),
     #[error("TLS with {0} failed: {1}")]
     Tls(HostPort, io::Error),
     #[error("{0} did not accept the connection within {DIAL:?}")]
@@ -158,7 +173,7 @@ impl ConnectError {
         match self {
             Self::Tcp(_, error) if error.kind() == io::ErrorKind::ConnectionRefused => Code::UpstreamRefused,
             Self::Tcp(_, error) if error.kind() == io::ErrorKind::TimedOut => Code::UpstreamTimeout,
-            Self::Resolve(_) | Self::Tcp(..) => Code::UpstreamUnreachable,
+            Self::Resolve(_) | Self::Tcp(..) | Self::Udp(..) => Code::UpstreamUnreachable,
             Self::Tls(..) => Code::UpstreamTls,
             Self::Timeout(_) => Code::UpstreamTimeout,
         }

@@ -12,7 +12,7 @@ use super::{
 use crate::{
     agent::{self, Agent, Endpoint},
     client::State,
-    config::{EndpointKind, RunAgentArgs, ServeArgs},
+    config::{EndpointKind, RunAgentArgs, ServeArgs, ServeUdpArgs},
     protocol::Kind,
 };
 
@@ -21,6 +21,13 @@ pub(super) fn serve(args: ServeArgs, kind: EndpointKind) -> Result<(), Failure> 
     process::log(&args.agent.log)?;
     let grace = args.agent.grace_period;
     start(args.into_config(kind)?, grace)
+}
+
+/// `adit agent udp`.
+pub(super) fn udp(args: ServeUdpArgs) -> Result<(), Failure> {
+    process::log(&args.agent.log)?;
+    let grace = args.agent.grace_period;
+    start(args.into_config()?, grace)
 }
 
 /// `adit agent run`.

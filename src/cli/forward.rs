@@ -8,12 +8,19 @@ use super::{
     say,
 };
 use crate::{
-    config::{ForwardTcpArgs, RunForwardArgs},
-    forward::{self, Forwarder},
+    config::{ForwardTcpArgs, ForwardUdpArgs, RunForwardArgs},
+    forward::{self, Forwarder, PortKind},
 };
 
 /// `adit forward tcp`.
 pub(super) fn tcp(args: ForwardTcpArgs) -> Result<(), Failure> {
+    process::log(&args.forward.log)?;
+    let grace = args.forward.grace_period;
+    start(args.into_config()?, grace)
+}
+
+/// `adit forward udp`.
+pub(super) fn udp(args: ForwardUdpArgs) -> Result<(), Failure> {
     process::log(&args.forward.log)?;
     let grace = args.forward.grace_period;
     start(args.into_config()?, grace)
@@ -28,14 +35,18 @@ pub(super) fn run(args: RunForwardArgs) -> Result<(), Failure> {
 
 fn start(config: forward::Config, grace: Duration) -> Result<(), Failure> {
     process::raise_file_limit();
-    let endpoints: Vec<_> = config.ports.iter().map(|port| port.endpoint.clone()).collect();
+    let ports = config.ports.clone();
     process::block_on(async {
         let mut signals = Signals::new()?;
         let forwarder = Forwarder::start(config).await?;
         // Opens the link now, so that the first connection need not wait and a wrong --connect is told at once.
         drop(forwarder.client().forwarder_state());
-        for (address, endpoint) in forwarder.addresses().iter().zip(&endpoints) {
-            say(format_args!("tcp    {address} to {endpoint}"));
+        for (address, port) in forwarder.addresses().iter().zip(&ports) {
+            let kind = match port.kind {
+                PortKind::Tcp => "tcp",
+                PortKind::Udp { .. } => "udp",
+            };
+            say(format_args!("{kind}    {address} to {}", port.endpoint));
         }
         signals.next().await;
         signals.leave(forwarder.drain(grace)).await

@@ -2,10 +2,10 @@
 
 use std::{net::SocketAddr, time::Duration};
 
-use super::{Flow, uplink::Uplink};
+use super::{association::Via, uplink::Uplink};
 use crate::{
     protocol::{Code, EndpointId, Hop, Kind, Open, Refusal},
-    transport::{self, AskError, OpenError},
+    transport::{self, AskError, OpenError, Stream},
 };
 
 /// How long to wait for a link, and for room on it.
@@ -41,12 +41,13 @@ pub enum DialError {
 pub(super) async fn dial(
     uplink: &Uplink,
     endpoint: &EndpointId,
+    kind: Kind,
     client: Option<SocketAddr>,
-) -> Result<Flow, DialError> {
+) -> Result<(Stream, Via), DialError> {
     let open = Open {
         endpoint: endpoint.clone(),
         tenant: None,
-        kind: Kind::Tcp,
+        kind,
         hop: Hop::First,
         agent: None,
         client,
@@ -56,7 +57,7 @@ pub(super) async fn dial(
     loop {
         let session =
             tokio::time::timeout(LINK, uplink.session()).await.map_err(|_| DialError::NoLink(LINK))?;
-        let hold = session.flows.hold();
+        let via = Via::new(&session);
         let _waiting = session.vitals.wait();
         let mut stream = match session.link.open(LINK).await {
             Ok(stream) => stream,
@@ -68,7 +69,7 @@ pub(super) async fn dial(
             }
         };
         match tokio::time::timeout(ANSWER, transport::ask(&mut stream, open.clone())).await {
-            Ok(Ok(())) => return Ok(Flow::new(stream, client, hold)),
+            Ok(Ok(())) => return Ok((stream, via)),
             Ok(Err(AskError::Refused(refusal))) if refusal.code == Code::Draining && moves < MOVES => {
                 moves += 1;
                 // The goodbye that sends this client elsewhere is on its way, or has come.

@@ -4,14 +4,15 @@
 
 use std::{
     collections::BTreeMap,
+    io,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
 use tokio::sync::{mpsc, watch};
-use tokio_util::{sync::CancellationToken, task::task_tracker::TaskTrackerToken};
+use tokio_util::sync::CancellationToken;
 
-use super::Flow;
+use super::{Association, Flow, association::Via};
 use crate::{
     protocol::{self, Code, EndpointId, Kind, Listen, Open, Refusal},
     transport::{self, Stream},
@@ -267,12 +268,12 @@ impl Drop for Listener {
 pub struct Incoming {
     open: Open,
     stream: Stream,
-    hold: TaskTrackerToken,
+    via: Via,
 }
 
 impl Incoming {
-    pub(super) fn new(open: Open, stream: Stream, hold: TaskTrackerToken) -> Self {
-        Self { open, stream, hold }
+    pub(super) fn new(open: Open, stream: Stream, via: Via) -> Self {
+        Self { open, stream, via }
     }
 
     /// What was asked for.
@@ -283,10 +284,27 @@ impl Incoming {
     /// Joins it: the other end's bytes may come from now on.
     ///
     /// # Errors
-    /// When the flow or its link has gone.
-    pub async fn accept(mut self) -> std::io::Result<Flow> {
-        transport::write_flow(&mut self.stream, &protocol::Flow::Opened).await?;
-        Ok(Flow::new(self.stream, self.open.client, self.hold))
+    /// When the flow or its link has gone, or the flow is one of UDP.
+    pub async fn accept(mut self) -> io::Result<Flow> {
+        self.opened(self.open.kind != Kind::Udp).await?;
+        Ok(Flow::new(self.stream, self.open.client, self.via.hold))
+    }
+
+    /// Joins a UDP flow, which comes only where [`Kind::Udp`] is listened for: the other end's packets may come from now on.
+    ///
+    /// # Errors
+    /// When the flow or its link has gone, or the flow is none of UDP.
+    pub async fn associate(mut self) -> io::Result<Association> {
+        self.opened(self.open.kind == Kind::Udp).await?;
+        Ok(Association::new(self.stream, self.open.client, self.via))
+    }
+
+    async fn opened(&mut self, fits: bool) -> io::Result<()> {
+        if !fits {
+            let text = format!("a flow of kind {} is joined another way", self.open.kind.name());
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
+        }
+        transport::write_flow(&mut self.stream, &protocol::Flow::Opened).await
     }
 
     /// Refuses it, with the promise that none of its bytes was passed on: the node may offer it to another agent.

@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     ConnectError, Incoming, Shared,
+    association::Via,
     listen::{Announced, not_listening},
 };
 use crate::{
@@ -25,7 +26,9 @@ use crate::{
         Close, Code, Control, DecodeError, Flow, GoAway, GoAwayReason, Hello, Kind, NodeId, OLDEST_VERSION,
         Open, Refusal, Role, VERSION, Welcome,
     },
-    transport::{self, ControlReader, ControlWriter, FlowError, FrameError, Link, Monitor, Vitals, quic},
+    transport::{
+        self, ControlReader, ControlWriter, Datagrams, FlowError, FrameError, Link, Monitor, Vitals, quic,
+    },
 };
 
 /// How long a node has to answer `Hello`, and a flow to say what it is for.
@@ -53,6 +56,7 @@ pub(super) enum Phase {
 #[derive(Debug)]
 pub(super) struct Session {
     pub(super) link: Link,
+    pub(super) datagrams: Datagrams,
     pub(super) node: NodeId,
     pub(super) vitals: Arc<Vitals>,
     /// Open flows of the link.
@@ -202,6 +206,7 @@ pub(super) async fn open(
         phase: watch::Sender::new(Phase::Up),
         settled: CancellationToken::new(),
         node: welcome.node,
+        datagrams: Datagrams::new(link.clone(), shared.packets.clone()),
         link,
         control,
     });
@@ -252,6 +257,7 @@ impl Opened {
     pub(super) fn run(self) {
         let Self { session, run, reader, writer, queue } = self;
         let shared = Arc::clone(&run.shared);
+        shared.tasks.spawn(session.datagrams.clone().run());
         if run.role == Role::Agent {
             shared.tasks.spawn(accept(session, Arc::clone(&shared)));
         }
@@ -406,23 +412,23 @@ impl ControlLoop {
 /// Takes the flows that the node opens, until the link ends.
 async fn accept(session: Arc<Session>, shared: Arc<Shared>) {
     while let Ok(stream) = session.link.accept().await {
-        let (shared, hold) = (Arc::clone(&shared), session.flows.hold());
+        let (shared, via) = (Arc::clone(&shared), Via::new(&session));
         // As many at once as the link permits streams.
-        shared.tasks.clone().spawn(async move { arrive(stream, hold, &shared).await });
+        shared.tasks.clone().spawn(async move { arrive(stream, via, &shared).await });
     }
 }
 
-async fn arrive(
-    mut stream: transport::Stream,
-    hold: tokio_util::task::task_tracker::TaskTrackerToken,
-    shared: &Shared,
-) {
+async fn arrive(mut stream: transport::Stream, via: Via, shared: &Shared) {
     let refusal = match tokio::time::timeout(FIRST_FRAME, transport::read_flow(&mut stream.recv)).await {
         Ok(Ok(Flow::Open(Open { kind: Kind::Other(kind), .. }))) => {
             Refusal::new(Code::Unsupported, format!("this agent knows no flows of kind {kind}"))
         }
         Ok(Ok(Flow::Open(open))) => match shared.listens.of_endpoint(&open.endpoint) {
-            Some(entry) => return entry.offer(Incoming::new(open, stream, hold)).await,
+            Some(entry) if (entry.listen.kind == Kind::Udp) != (open.kind == Kind::Udp) => {
+                let (endpoint, kind) = (&open.endpoint, entry.listen.kind.name());
+                Refusal::new(Code::Unsupported, format!("{endpoint} is served as {kind} by this agent"))
+            }
+            Some(entry) => return entry.offer(Incoming::new(open, stream, via)).await,
             None => not_listening(&open.endpoint),
         },
         Ok(Ok(_)) => Refusal::new(Code::Invalid, "a flow begins with Open"),

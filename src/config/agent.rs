@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, path::PathBuf, sync::Arc, time::Duration};
 
 use clap::{Args, ValueEnum};
 
-use super::{ConfigError, ConnectArgs, LogArgs, duration, layers::table};
+use super::{ConfigError, ConnectArgs, LogArgs, UdpArgs, duration, layers::table};
 use crate::{
     agent::{self, HealthCheck, Probe, Service, ServiceAddress},
     client,
@@ -45,6 +45,21 @@ pub struct ServeArgs {
     pub agent: AgentArgs,
 }
 
+/// `adit agent udp`: one endpoint.
+#[derive(Debug, Clone, Args)]
+pub struct ServeUdpArgs {
+    /// The name that clients ask for.
+    #[arg(value_name = "ENDPOINT")]
+    endpoint: EndpointId,
+    /// The service: a port of this machine, or host:port.
+    #[arg(value_name = "ADDR")]
+    address: ServiceAddress,
+    #[command(flatten)]
+    udp: UdpArgs,
+    #[command(flatten)]
+    pub agent: AgentArgs,
+}
+
 /// `adit agent run`: the endpoints of a file.
 #[derive(Debug, Clone, Args)]
 pub struct RunAgentArgs {
@@ -70,10 +85,12 @@ pub struct EndpointArgs {
     upstream: UpstreamArgs,
     #[command(flatten)]
     health: HealthArgs,
+    #[command(flatten)]
+    udp: UdpArgs,
 }
 
 /// How the agent knows that a service is up.
-#[derive(Debug, Clone, Args)]
+#[derive(Debug, Clone, Default, Args)]
 pub(super) struct HealthArgs {
     /// Serve the endpoint only while its service is up: while it answers GET PATH with 2xx or 3xx, or accepts connections.
     #[arg(long, value_name = "PATH|tcp")]
@@ -84,7 +101,7 @@ pub(super) struct HealthArgs {
 }
 
 /// How the TLS of a service is verified.
-#[derive(Debug, Clone, Args)]
+#[derive(Debug, Clone, Default, Args)]
 pub struct UpstreamArgs {
     /// Trust only the authorities in this PEM file. By default, the public ones.
     #[arg(long, value_name = "FILE")]
@@ -101,6 +118,8 @@ pub enum EndpointKind {
     Http,
     /// Bytes.
     Tcp,
+    /// Packets.
+    Udp,
 }
 
 impl AgentArgs {
@@ -142,6 +161,25 @@ impl ServeArgs {
             address: self.address,
             upstream: self.upstream,
             health: self.health,
+            udp: UdpArgs::default(),
+        };
+        Ok(agent::Config { endpoints: vec![endpoint.into_endpoint()?], client: self.agent.client()? })
+    }
+}
+
+impl ServeUdpArgs {
+    /// The agent for this endpoint.
+    ///
+    /// # Errors
+    /// See [`ConfigError`].
+    pub fn into_config(self) -> Result<agent::Config, ConfigError> {
+        let endpoint = EndpointArgs {
+            name: self.endpoint,
+            kind: EndpointKind::Udp,
+            address: self.address,
+            upstream: UpstreamArgs::default(),
+            health: HealthArgs::default(),
+            udp: self.udp,
         };
         Ok(agent::Config { endpoints: vec![endpoint.into_endpoint()?], client: self.agent.client()? })
     }
@@ -173,9 +211,13 @@ impl RunAgentArgs {
 
 impl EndpointArgs {
     fn into_endpoint(self) -> Result<agent::Endpoint, ConfigError> {
+        if self.kind == EndpointKind::Udp {
+            self.check_udp()?;
+        }
         let (kind, alpn): (_, &[&[u8]]) = match self.kind {
             EndpointKind::Http => (Kind::Http, &[b"http/1.1"]),
             EndpointKind::Tcp => (Kind::Tcp, &[]),
+            EndpointKind::Udp => (Kind::Udp, &[]),
         };
         let trust = self.upstream.trust(&self.name, self.address.is_tls())?;
         let tls = Arc::new(tls::client_config(&trust, None, alpn)?);
@@ -184,7 +226,22 @@ impl EndpointArgs {
             kind,
             service: Service::new(self.address, &tls)?,
             health: self.health.into_config(),
+            udp_idle: self.udp.udp_idle,
         })
+    }
+
+    /// What is only for services that are connected to.
+    fn check_udp(&self) -> Result<(), ConfigError> {
+        let given = [
+            ("TLS", self.address.is_tls()),
+            ("--upstream-ca", self.upstream.upstream_ca.is_some()),
+            ("--upstream-insecure", self.upstream.upstream_insecure),
+            ("--health-check", self.health.health_check.is_some()),
+        ];
+        match given.into_iter().find(|(_, given)| *given) {
+            Some((option, _)) => Err(ConfigError::NotForUdp { option, endpoint: self.name.clone() }),
+            None => Ok(()),
+        }
     }
 }
 

@@ -2,9 +2,9 @@
 
 use std::{net::ToSocketAddrs, path::PathBuf, time::Duration};
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 
-use super::{ConfigError, ConnectArgs, LogArgs, duration, layers::table};
+use super::{ConfigError, ConnectArgs, LogArgs, UdpArgs, duration, layers::table};
 use crate::{forward, net::HostPort, protocol::EndpointId};
 
 /// What every forwarder has.
@@ -32,6 +32,21 @@ pub struct ForwardTcpArgs {
     pub forward: ForwardArgs,
 }
 
+/// `adit forward udp`: one port.
+#[derive(Debug, Clone, Args)]
+pub struct ForwardUdpArgs {
+    /// Where to listen: a port of 127.0.0.1, or host:port. Port 0 lets the system choose.
+    #[arg(value_name = "LISTEN", value_parser = HostPort::or_port)]
+    listen: HostPort,
+    /// The endpoint that packets go to.
+    #[arg(value_name = "ENDPOINT")]
+    endpoint: EndpointId,
+    #[command(flatten)]
+    udp: UdpArgs,
+    #[command(flatten)]
+    pub forward: ForwardArgs,
+}
+
 /// `adit forward run`: the ports of a file.
 #[derive(Debug, Clone, Args)]
 pub struct RunForwardArgs {
@@ -51,6 +66,19 @@ pub struct PortArgs {
     listen: HostPort,
     #[arg(long)]
     endpoint: EndpointId,
+    #[arg(long, value_enum, default_value = "tcp")]
+    kind: PortKind,
+    #[command(flatten)]
+    udp: UdpArgs,
+}
+
+/// What a port takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum PortKind {
+    /// Connections.
+    Tcp,
+    /// Packets.
+    Udp,
 }
 
 impl ForwardTcpArgs {
@@ -59,8 +87,19 @@ impl ForwardTcpArgs {
     /// # Errors
     /// See [`ConfigError`].
     pub fn into_config(self) -> Result<forward::Config, ConfigError> {
-        let port = PortArgs { listen: self.listen, endpoint: self.endpoint };
-        Ok(forward::Config { ports: vec![port.into_port()?], client: self.forward.connect.into_config()? })
+        let Self { listen, endpoint, forward } = self;
+        PortArgs { listen, endpoint, kind: PortKind::Tcp, udp: UdpArgs::default() }.into_config(forward)
+    }
+}
+
+impl ForwardUdpArgs {
+    /// The forwarder for this port.
+    ///
+    /// # Errors
+    /// See [`ConfigError`].
+    pub fn into_config(self) -> Result<forward::Config, ConfigError> {
+        let Self { listen, endpoint, udp, forward } = self;
+        PortArgs { listen, endpoint, kind: PortKind::Udp, udp }.into_config(forward)
     }
 }
 
@@ -81,11 +120,19 @@ impl RunForwardArgs {
 }
 
 impl PortArgs {
+    fn into_config(self, args: ForwardArgs) -> Result<forward::Config, ConfigError> {
+        Ok(forward::Config { ports: vec![self.into_port()?], client: args.connect.into_config()? })
+    }
+
     fn into_port(self) -> Result<forward::Port, ConfigError> {
-        let Self { listen, endpoint } = self;
+        let Self { listen, endpoint, kind, udp } = self;
+        let kind = match kind {
+            PortKind::Tcp => forward::PortKind::Tcp,
+            PortKind::Udp => forward::PortKind::Udp { idle: udp.udp_idle },
+        };
         // Before the runtime starts, so it may block.
         match (listen.host.as_str(), listen.port).to_socket_addrs() {
-            Ok(addresses) => Ok(forward::Port { listen: addresses.collect(), endpoint }),
+            Ok(addresses) => Ok(forward::Port { listen: addresses.collect(), endpoint, kind }),
             Err(source) => Err(ConfigError::Listen { listen, endpoint, source }),
         }
     }

@@ -48,9 +48,11 @@ fn help_of_every_command_fits_80_columns_and_is_as_reviewed() {
         ("help_agent", vec!["agent"]),
         ("help_agent_http", vec!["agent", "http"]),
         ("help_agent_tcp", vec!["agent", "tcp"]),
+        ("help_agent_udp", vec!["agent", "udp"]),
         ("help_agent_run", vec!["agent", "run"]),
         ("help_forward", vec!["forward"]),
         ("help_forward_tcp", vec!["forward", "tcp"]),
+        ("help_forward_udp", vec!["forward", "udp"]),
         ("help_forward_run", vec!["forward", "run"]),
         ("help_status", vec!["status"]),
         ("help_certs", vec!["certs"]),
@@ -125,6 +127,7 @@ fn mistakes_on_the_line_name_the_thing_and_the_fix() {
         ("agent tcp web 3000 --keep-alive 10s", ""),
         ("agent tcp web 3000 --keep-alive 5", ""),
         ("forward tcp 70000 db", ""),
+        ("agent udp dns tls://host:53", ""),
         ("node --edge-bind localhost:8000", ""),
         ("node --edge-cert text.pem --edge-tls-bind 127.0.0.1:0", ""),
         ("node --edge-cert text.pem --edge-key text.pem", ""),
@@ -152,7 +155,11 @@ fn mistakes_in_the_file_name_the_file_and_the_key() {
         ("agent run --config adit.toml", "insecure = \"yes\"\n[[endpoint]]\nname = \"web\"\naddress = 3000"),
         ("agent run --config adit.toml", "[[endpoint]]\nname = \"web\""),
         ("agent run --config adit.toml", "[[endpoint]]\nname = \"web\"\nadress = 3000"),
-        ("agent run --config adit.toml", "[[endpoint]]\nname = \"web\"\naddress = 3000\nkind = \"udp\""),
+        ("agent run --config adit.toml", "[[endpoint]]\nname = \"web\"\naddress = 3000\nkind = \"sctp\""),
+        (
+            "agent run --config adit.toml",
+            "[[endpoint]]\nname = \"dns\"\naddress = 53\nkind = \"udp\"\nhealth-check = \"tcp\"",
+        ),
         (
             "agent run --config adit.toml",
             "[[endpoint]]\nname = \"a\"\naddress = 3000\n[[endpoint]]\nname = \"a b\"\naddress = 3000",
@@ -163,6 +170,8 @@ fn mistakes_in_the_file_name_the_file_and_the_key() {
         ),
         ("forward run --config adit.toml", "connect = \"127.0.0.1:8001\""),
         ("forward run --config adit.toml", "[[port]]\nlisten = 5432\nendpoint = \"d b\""),
+        ("forward run --config adit.toml", "[[port]]\nlisten = 53\nendpoint = \"dns\"\nkind = \"sctp\""),
+        ("forward run --config adit.toml", "[[port]]\nlisten = 53\nendpoint = \"dns\"\nudp-idle = \"5\""),
     ]);
     insta::assert_snapshot!(told);
 }
@@ -201,9 +210,11 @@ fn a_taken_port_is_named_with_its_flag() {
             assert!(told.contains(port) && told.contains(flag) && told.contains("another port"), "{told}");
         }
     }
-    let output = output(&mut adit(folder.path(), &["forward", "tcp", &taken, "db"]));
-    assert_eq!(output.status.code(), Some(2));
-    assert!(told(&output).contains(&taken) && told(&output).contains("another port"), "{}", told(&output));
+    for (kind, port) in [("tcp", &taken), ("udp", &taken_udp)] {
+        let output = output(&mut adit(folder.path(), &["forward", kind, port, "db"]));
+        assert_eq!(output.status.code(), Some(2));
+        assert!(told(&output).contains(port) && told(&output).contains("another port"), "{}", told(&output));
+    }
 }
 
 #[test]

@@ -13,7 +13,9 @@ use tokio::sync::watch;
 use crate::support::{
     Fabric,
     client::get,
-    eventually, ok,
+    eventually,
+    fabric::UDP_IDLE,
+    ok,
     service::{self, full},
     soon,
 };
@@ -26,6 +28,7 @@ fn agent(fabric: &Fabric, address: SocketAddr, probe: &str) -> Agent {
         kind: Kind::Http,
         service: ok(Service::new(ok(address.to_string().parse()), &tls)),
         health: Some(HealthCheck { probe, interval: Duration::from_millis(50) }),
+        udp_idle: UDP_IDLE,
     };
     ok(Agent::start(agent::Config { client: fabric.client(), endpoints: vec![endpoint] }))
 }

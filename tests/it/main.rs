@@ -22,4 +22,5 @@ mod support;
 mod tcp;
 mod timeouts;
 mod trust;
+mod udp;
 mod upgrade;

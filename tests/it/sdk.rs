@@ -1,6 +1,6 @@
 //! The SDK: a program that serves, and one that dials, without a local port.
 
-use std::time::Duration;
+use std::{io::ErrorKind, time::Duration};
 
 use adit::{
     client::{Client, DialError, ListenError, State},
@@ -9,7 +9,7 @@ use adit::{
 use http::StatusCode;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use crate::support::{Fabric, client::get, eventually, ok, soon};
+use crate::support::{Fabric, client::get, eventually, kind, ok, random, soon};
 
 fn name(endpoint: &str) -> EndpointId {
     ok(EndpointId::new(endpoint))
@@ -155,4 +155,81 @@ async fn a_program_that_answers_and_leaves_at_once_loses_nothing_of_its_answer()
         let (asked, ()) = tokio::join!(ask, answer);
         assert_eq!(asked, 3_000_000);
     }
+}
+
+#[tokio::test]
+async fn an_association_is_packets_between_two_programs() {
+    let fabric = Fabric::start().await;
+    let (server, client) = (ok(Client::new(fabric.client())), ok(Client::new(fabric.client())));
+    let mut listener = ok(soon(server.listen(name("talk"), Kind::Udp)).await);
+    let (endpoint, from) = (name("talk"), "192.0.2.1:7".parse().ok());
+    let (dialled, accepted) = tokio::join!(client.associate_for(&endpoint, from), async {
+        ok(soon(listener.accept()).await.expect("a flow comes").associate().await)
+    });
+    let (mut here, mut there) = (ok(dialled), accepted);
+    assert_eq!(there.client(), from, "the service is told who it is for");
+    for size in [0, 5, 60_000, 65_535] {
+        let packet = random(size);
+        ok(here.send(&packet).await);
+        assert_eq!(ok(soon(there.recv()).await).as_ref(), Some(&packet));
+        ok(there.send(&packet).await);
+        assert_eq!(ok(soon(here.recv()).await).as_ref(), Some(&packet));
+    }
+    let too_long = here.send(&[0; 65_536]).await;
+    assert_eq!(kind(too_long), ErrorKind::InvalidInput);
+    tokio::join!(soon(here.end()), async {
+        assert_eq!(ok(soon(there.recv()).await), None, "it has ended well");
+        drop(there);
+    });
+}
+
+#[tokio::test]
+async fn an_association_that_is_dropped_breaks() {
+    let fabric = Fabric::start().await;
+    let client = ok(Client::new(fabric.client()));
+    let mut listener = ok(soon(client.listen(name("talk"), Kind::Udp)).await);
+    let endpoint = name("talk");
+    let (dialled, accepted) = tokio::join!(client.associate(&endpoint), async {
+        ok(soon(listener.accept()).await.expect("a flow comes").associate().await)
+    });
+    let (here, mut there) = (ok(dialled), accepted);
+    drop(here);
+    assert!(soon(there.recv()).await.is_err());
+}
+
+#[tokio::test]
+async fn sending_that_is_cancelled_loses_that_packet_at_most() {
+    let fabric = Fabric::start().await;
+    let client = ok(Client::new(fabric.client()));
+    let mut listener = ok(soon(client.listen(name("talk"), Kind::Udp)).await);
+    let endpoint = name("talk");
+    let (dialled, accepted) = tokio::join!(client.associate(&endpoint), async {
+        ok(soon(listener.accept()).await.expect("a flow comes").associate().await)
+    });
+    let (mut here, mut there) = (ok(dialled), accepted);
+    // Until the stream takes no more, and a packet is cut in the middle.
+    let mut sent: u32 = 0;
+    loop {
+        let packet = [&sent.to_be_bytes()[..], &[7; 50_000]].concat();
+        match tokio::time::timeout(Duration::from_millis(300), here.send(&packet)).await {
+            Ok(done) => ok(done),
+            Err(_) => break,
+        }
+        sent += 1;
+    }
+    let receive = async {
+        let mut expected = 0..=sent + 1;
+        loop {
+            let packet = ok(soon(there.recv()).await).expect("it goes on");
+            let (number, rest) = packet.split_first_chunk().expect("it has a number");
+            assert!(rest == [7; 50_000]);
+            assert_eq!(Some(u32::from_be_bytes(*number)), expected.next());
+            if expected.is_empty() {
+                return;
+            }
+        }
+    };
+    let last = [&(sent + 1).to_be_bytes()[..], &[7; 50_000]].concat();
+    let (done, ()) = tokio::join!(soon(here.send(&last)), receive);
+    ok(done);
 }

@@ -8,6 +8,7 @@ pub(crate) mod raw;
 pub(crate) mod fabric;
 pub(crate) mod process;
 pub(crate) mod service;
+pub(crate) mod udp;
 pub(crate) mod websocket;
 
 use std::{fmt::Debug, future::Future, time::Duration};

@@ -209,7 +209,7 @@ mod tests {
 
     use super::*;
 
-    async fn port() -> UdpPort {
+    fn port() -> UdpPort {
         UdpPort::bind(([127, 0, 0, 1], 0).into(), Counters::default()).unwrap()
     }
 
@@ -219,7 +219,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_flood_from_many_addresses_keeps_out_new_clients_and_harms_none_that_is_there() {
-        let port = port().await;
+        let port = port();
         let mut clients: Vec<_> =
             (0..CLIENTS).filter_map(|number| port.take(1, address(number), CLIENTS)).collect();
         assert_eq!(clients.len(), CLIENTS);
@@ -235,7 +235,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_client_that_has_gone_begins_anew() {
-        let port = port().await;
+        let port = port();
         let first = port.take(1, address(1), CLIENTS).unwrap();
         assert!(port.take(1, address(1), CLIENTS).is_none());
         drop(first);
@@ -244,7 +244,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn packets_for_an_endpoint_that_cannot_be_reached_are_dropped_for_a_while_and_counted() {
-        let port = port().await;
+        let port = port();
         let client = port.take(1, address(1), CLIENTS).unwrap();
         assert!(port.take(1, address(1), CLIENTS).is_none());
         client.discard().await;

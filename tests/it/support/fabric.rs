@@ -4,7 +4,8 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use adit::{
     agent::{self, Agent, Service},
-    client, edge, forward,
+    client, edge,
+    forward::{self, PortKind},
     net::HostPort,
     node::{self, Node},
     protocol::{ALPN_LINK, EndpointId, Kind, NodeId},
@@ -15,6 +16,9 @@ use adit::{
 use tokio::net::TcpStream;
 
 use super::ok;
+
+/// After how long UDP associations end where a test does not say.
+pub(crate) const UDP_IDLE: Duration = Duration::from_secs(60);
 
 /// A node with its authority.
 #[derive(Debug)]
@@ -113,17 +117,28 @@ impl Fabric {
             kind: *kind,
             service: ok(Service::new(ok(address.parse()), &tls)),
             health: None,
+            udp_idle: UDP_IDLE,
         });
         ok(Agent::start(agent::Config { client, endpoints: endpoints.collect() }))
     }
 
     /// A forwarder of one port, and its address.
     pub(crate) async fn forwarder(&self, endpoint: &str) -> (forward::Forwarder, SocketAddr) {
+        self.forwarder_of(endpoint, PortKind::Tcp).await
+    }
+
+    /// The same for what the port takes.
+    pub(crate) async fn forwarder_of(
+        &self,
+        endpoint: &str,
+        kind: PortKind,
+    ) -> (forward::Forwarder, SocketAddr) {
         let config = forward::Config {
             client: self.client(),
             ports: vec![forward::Port {
                 listen: vec![([127, 0, 0, 1], 0).into()],
                 endpoint: ok(EndpointId::new(endpoint)),
+                kind,
             }],
         };
         let forwarder = ok(forward::Forwarder::start(config).await);

@@ -1,0 +1,40 @@
+//! UDP flows at an agent: each association has a socket of its own, by which the service tells clients apart.
+
+use std::sync::Arc;
+
+use super::Endpoint;
+use crate::{
+    client::{Client, Incoming},
+    protocol::Refusal,
+    splice::packets::{self, Activity},
+    telemetry,
+};
+
+/// Joins one association to a new socket.
+pub(super) async fn join(incoming: Incoming, endpoint: Arc<Endpoint>, client: Client) {
+    let service = match endpoint.service.associate(client.packets().clone()).await {
+        Ok(service) => service,
+        Err(error) => {
+            tracing::warn!(endpoint = %endpoint.name, %error, "the service cannot be reached");
+            return incoming.refuse(Refusal::new(error.code(), error.to_string())).await;
+        }
+    };
+    let association = match incoming.associate().await {
+        Ok(association) => association,
+        Err(error) => {
+            return tracing::debug!(endpoint = %endpoint.name, %error, "an association went away before it began");
+        }
+    };
+    let client = association.client();
+    let activity = Activity::default();
+    let over = association.over(&activity, endpoint.udp_idle, std::future::pending());
+    let end = packets::join(association, service, &activity, over).await;
+    tracing::debug!(
+        endpoint = %endpoint.name,
+        client = client.map(tracing::field::display),
+        to_service = activity.left_to_right(),
+        from_service = activity.right_to_left(),
+        broken = end.err().map(|broken| telemetry::report(&broken)),
+        "an association has ended"
+    );
+}
