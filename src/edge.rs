@@ -1,4 +1,4 @@
-//! The front doors of a node for HTTP clients: HTTP/1.1 and HTTP/2, in the clear and with TLS.
+//! The front doors of a node: for HTTP clients, HTTP/1.1 and HTTP/2, in the clear and with TLS; and plain UDP ports.
 //!
 //! Owns the listeners, the clients' connections, and what clients are told when something fails. It parses HTTP, the only
 //! time on the way; requests go on through `upstream`.
@@ -10,6 +10,7 @@ mod error;
 mod headers;
 mod http;
 mod metrics;
+pub mod udp;
 
 use std::{
     io,

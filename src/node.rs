@@ -15,7 +15,7 @@ use crate::{
     admin::{self, Admin},
     cluster::{self, Cluster},
     drain::{Aborted, Tasks},
-    edge::{self, Edge},
+    edge::{self, Edge, udp},
     net::HostPort,
     protocol::{ALPN_LINK, Close, GoAway, GoAwayReason, NodeAddress, NodeId, Phase},
     relay::Relay,
@@ -39,6 +39,8 @@ pub struct Config {
     pub cluster: String,
     /// The clients' port.
     pub edge: edge::Config,
+    /// Plain UDP ports for clients.
+    pub udp: udp::Config,
     /// The agents' and forwarders' port.
     pub link: LinkConfig,
     /// The other nodes; a node without is alone.
@@ -106,6 +108,9 @@ pub enum StartError {
     /// The edge does not.
     #[error(transparent)]
     Edge(#[from] edge::BindError),
+    /// A UDP port does not.
+    #[error(transparent)]
+    Udp(#[from] udp::BindError),
     /// The link port does not.
     #[error("the link port does not open (--link-bind)")]
     Link(#[from] quic::BindError),
@@ -128,6 +133,7 @@ pub struct Node {
     upstreams: Upstreams,
     relay: Relay,
     edge: Edge,
+    udp: udp::Ports,
     links: Links,
     cluster: Option<Arc<Cluster>>,
     _alone: watch::Sender<Arc<[NodeAddress]>>,
@@ -147,6 +153,7 @@ impl Node {
             node,
             cluster,
             edge,
+            udp,
             link,
             cluster_links,
             rebalance,
@@ -174,6 +181,7 @@ impl Node {
         )
         .await?;
         let edge = Edge::start(edge, upstreams.clone(), &metrics).await?;
+        let udp = udp::Ports::start(udp, &upstreams)?;
         let tls = tls::server_config(std::slice::from_ref(&identity), tls::ClientAuth::None, &[ALPN_LINK])?;
         let secret = identity.derive_key(b"adit link");
         let listener = quic::Listener::bind(bind, tls, Some(&secret), &settings)?;
@@ -235,6 +243,7 @@ impl Node {
             upstreams,
             relay,
             edge,
+            udp,
             links,
             cluster: cluster_view,
             _alone: alone,
@@ -248,6 +257,11 @@ impl Node {
     /// The addresses that were bound.
     pub fn addresses(&self) -> &Addresses {
         &self.addresses
+    }
+
+    /// The plain UDP ports, as they were bound.
+    pub fn udp_ports(&self) -> &[udp::Port] {
+        self.udp.bound()
     }
 
     /// Whether an agent serves the endpoint of the default tenant, here or at a peer.
@@ -286,7 +300,7 @@ impl Node {
         self.relay.refuse_new();
         self.edge.closing();
         tokio::time::sleep(self.drain_delay.min(left())).await;
-        let edge = self.edge.drain(left()).await;
+        let (edge, udp) = tokio::join!(self.edge.drain(left()), self.udp.drain(left()));
         let sessions = self.upstreams.sessions();
         let finished = sessions.iter().map(|session| session.finish(left()));
         let links: Vec<_> = futures_util::future::join_all(finished).await;
@@ -300,8 +314,12 @@ impl Node {
         if let Err(aborted) = admin {
             tracing::debug!(%aborted, "operators' connections were cut");
         }
-        let cut: usize =
-            links.into_iter().chain([edge, peers]).filter_map(Result::err).map(|aborted| aborted.left).sum();
+        let cut: usize = links
+            .into_iter()
+            .chain([edge, udp, peers])
+            .filter_map(Result::err)
+            .map(|aborted| aborted.left)
+            .sum();
         if cut == 0 { Ok(()) } else { Err(Aborted { left: cut, after: self.grace_period }) }
     }
 }

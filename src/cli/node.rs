@@ -18,6 +18,9 @@ pub(super) fn run(args: NodeArgs) -> Result<(), Failure> {
         let mut signals = Signals::new()?;
         let node = Node::start(config).await?;
         tell(node.addresses());
+        for port in node.udp_ports() {
+            say(format_args!("udp    {} to {}", port.listen, port.endpoint));
+        }
         signals.next().await;
         signals.leave(node.drain()).await
     })

@@ -4,9 +4,10 @@ use std::{fs, net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::Args;
 
-use super::{ConfigError, LinkArgs, LogArgs, address, both, bytes, duration};
+use super::{ConfigError, LinkArgs, LogArgs, UdpArgs, address, both, bytes, duration};
 use crate::{
-    cluster, edge,
+    cluster,
+    edge::{self, udp},
     net::HostPort,
     node,
     protocol::NodeId,
@@ -59,6 +60,12 @@ pub struct NodeArgs {
     /// Refuse requests whose body is longer. By default, there is no limit.
     #[arg(long, value_name = "BYTES", value_parser = bytes, help_heading = "Clients (the edge)")]
     max_body_bytes: Option<u64>,
+
+    /// Listen for plain UDP of clients, for one endpoint (repeatable).
+    #[arg(long, value_name = "ADDRESS:PORT=ENDPOINT", help_heading = "Clients (the edge)")]
+    udp: Vec<udp::Port>,
+    #[command(flatten, next_help_heading = "Clients (the edge)")]
+    associations: UdpArgs,
 
     /// Listen for the links of agents and forwarders (UDP).
     #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:8001", value_parser = address)]
@@ -163,6 +170,7 @@ impl NodeArgs {
                 max_header_bytes: self.max_header_bytes as usize,
                 max_body_bytes: self.max_body_bytes,
             },
+            udp: udp::Config { ports: self.udp, idle: self.associations.udp_idle },
             link: node::LinkConfig {
                 bind: self.link_bind,
                 advertise: self.advertise_link,

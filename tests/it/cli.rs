@@ -128,6 +128,8 @@ fn mistakes_on_the_line_name_the_thing_and_the_fix() {
         ("agent tcp web 3000 --keep-alive 5", ""),
         ("forward tcp 70000 db", ""),
         ("agent udp dns tls://host:53", ""),
+        ("node --udp 53=dns", ""),
+        ("node --udp 127.0.0.1:53=d/ns", ""),
         ("node --edge-bind localhost:8000", ""),
         ("node --edge-cert text.pem --edge-tls-bind 127.0.0.1:0", ""),
         ("node --edge-cert text.pem --edge-key text.pem", ""),
@@ -215,6 +217,12 @@ fn a_taken_port_is_named_with_its_flag() {
         assert_eq!(output.status.code(), Some(2));
         assert!(told(&output).contains(port) && told(&output).contains("another port"), "{}", told(&output));
     }
+    let public = format!("{taken_udp}=dns");
+    let binds =
+        ["--edge-bind", "--link-bind", "--admin-bind", "--peer-bind"].map(|bind| [bind, "127.0.0.1:0"]);
+    let output = output(adit(folder.path(), &["node", "--udp", &public]).args(binds.as_flattened()));
+    assert_eq!(output.status.code(), Some(2));
+    assert!(told(&output).contains("--udp") && told(&output).contains("another port"), "{}", told(&output));
 }
 
 #[test]

@@ -7,6 +7,7 @@ use std::{
 };
 
 use adit::{
+    edge::udp::Port,
     forward::PortKind,
     protocol::{Flow, Hop, Kind, Open, Role},
     splice::packets::Dropped,
@@ -240,6 +241,39 @@ async fn a_forwarder_that_leaves_ends_what_is_silent_and_waits_for_what_is_not()
     // Long before either is idle by the time-out.
     assert!(began.elapsed() > Duration::from_secs(6) && began.elapsed() < SOON, "{:?}", began.elapsed());
     assert_eq!(echo.clients(), 2);
+}
+
+#[tokio::test]
+async fn a_plain_port_of_a_node_needs_no_forwarder() {
+    let endpoint = ok("udp".parse());
+    let any = ([127, 0, 0, 1], 0).into();
+    let fabric = Fabric::with(|config| config.udp.ports = vec![Port { listen: any, endpoint }]).await;
+    let echo = Echo::start().await;
+    let port = fabric.node.as_ref().expect("it runs").udp_ports()[0].listen;
+    let client = Client::of(port).await;
+    // Nobody serves the endpoint yet.
+    client.send(b"lost").await;
+    let admin = fabric.addresses.admin;
+    let lost = "adit_udp_dropped_total{reason=\"unreachable\"}";
+    eventually("the packet is dropped and counted", async || metric(admin, lost).await == 1).await;
+    let _agent = fabric.agent("udp", Kind::Udp, echo.address).await;
+    answers_again(&client).await;
+    echoes_every_size(&Client::of(port).await).await;
+    assert_eq!(echo.clients(), 2);
+    assert_eq!(metric(admin, "adit_udp_associations").await, 2);
+}
+
+#[tokio::test]
+async fn a_node_that_leaves_ends_the_silent_associations_of_its_ports() {
+    let endpoint = ok("udp".parse());
+    let any = ([127, 0, 0, 1], 0).into();
+    let mut fabric = Fabric::with(|config| config.udp.ports = vec![Port { listen: any, endpoint }]).await;
+    let echo = Echo::start().await;
+    let _agent = fabric.agent("udp", Kind::Udp, echo.address).await;
+    let node = fabric.node.take().expect("it runs");
+    let client = Client::of(node.udp_ports()[0].listen).await;
+    assert_eq!(client.ask(b"once").await, b"once");
+    ok(soon(node.drain()).await);
 }
 
 /// What a hostile forwarder sends; the node's admin port.

@@ -67,6 +67,7 @@ impl Fabric {
                 max_header_bytes: 64 * 1024,
                 max_body_bytes: None,
             },
+            udp: edge::udp::Config { ports: Vec::new(), idle: UDP_IDLE },
             link: node::LinkConfig {
                 bind: any,
                 advertise: None,

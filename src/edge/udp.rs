@@ -1,0 +1,161 @@
+//! Plain UDP ports: whoever sends a packet there has an association with the port's endpoint, and needs no forwarder.
+
+use std::{io, net::SocketAddr, str::FromStr, sync::Arc, time::Duration};
+
+use crate::{
+    drain::{Aborted, Tasks},
+    protocol::{EndpointId, Hop, Kind, Open, TenantId},
+    splice::packets::{self, Activity, UdpClient, UdpPort},
+    telemetry,
+    upstream::{Name, Upstreams},
+};
+
+/// The UDP ports of a node.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// The ports and their endpoints, of the default tenant.
+    pub ports: Vec<Port>,
+    /// After how long without a packet an association ends.
+    pub idle: Duration,
+}
+
+/// One port.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Port {
+    /// Where to listen.
+    pub listen: SocketAddr,
+    /// The endpoint behind it.
+    pub endpoint: EndpointId,
+}
+
+impl FromStr for Port {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let expected = || "expected ADDRESS:PORT=ENDPOINT, the address in numbers, as in 127.0.0.1:53=dns";
+        let (listen, endpoint) = text.split_once('=').ok_or_else(expected)?;
+        let listen = listen.parse().map_err(|_| expected())?;
+        let endpoint = EndpointId::new(endpoint).map_err(|error| error.to_string())?;
+        Ok(Self { listen, endpoint })
+    }
+}
+
+/// A port that cannot be bound.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot listen on UDP {address} for endpoint {endpoint} (--udp)")]
+pub struct BindError {
+    address: SocketAddr,
+    endpoint: EndpointId,
+    source: io::Error,
+}
+
+/// Running ports.
+#[derive(Debug)]
+pub struct Ports {
+    bound: Vec<Port>,
+    accepting: Tasks,
+    associations: Tasks,
+}
+
+impl Ports {
+    /// Binds all ports and serves.
+    ///
+    /// # Errors
+    /// When one is taken.
+    pub fn start(config: Config, upstreams: &Upstreams) -> Result<Self, BindError> {
+        let (accepting, associations) = (Tasks::new(), Tasks::new());
+        let mut ports = Self { bound: Vec::new(), accepting, associations };
+        for Port { listen, endpoint } in config.ports {
+            let failed = |source| BindError { address: listen, endpoint: endpoint.clone(), source };
+            let port = UdpPort::bind(listen, upstreams.packets().clone()).map_err(failed)?;
+            let listen = port.local_address().map_err(failed)?;
+            ports.bound.push(Port { listen, endpoint: endpoint.clone() });
+            let door = Door {
+                name: Name { tenant: TenantId::default(), endpoint },
+                upstreams: upstreams.clone(),
+                idle: config.idle,
+                associations: ports.associations.clone(),
+            };
+            ports.accepting.spawn(Arc::new(door).serve(port, ports.accepting.clone()));
+        }
+        Ok(ports)
+    }
+
+    /// The ports as they were bound.
+    pub fn bound(&self) -> &[Port] {
+        &self.bound
+    }
+
+    /// Takes no new client, and ends the associations that there are as they become idle, all at the deadline.
+    ///
+    /// # Errors
+    /// When some were left.
+    pub async fn drain(&self, deadline: Duration) -> Result<(), Aborted> {
+        self.accepting.signal();
+        let finished = self.associations.finish(deadline).await;
+        self.accepting.abort();
+        finished
+    }
+}
+
+impl Drop for Ports {
+    fn drop(&mut self) {
+        self.accepting.abort();
+        self.associations.abort();
+    }
+}
+
+/// What one port's clients come in by.
+#[derive(Debug)]
+struct Door {
+    name: Name,
+    upstreams: Upstreams,
+    idle: Duration,
+    associations: Tasks,
+}
+
+impl Door {
+    async fn serve(self: Arc<Self>, port: UdpPort, accepting: Tasks) {
+        let welcome = |client: UdpClient| {
+            let door = Arc::clone(&self);
+            // The port bounds its clients.
+            self.associations.spawn(async move { door.join(client).await });
+        };
+        port.serve(accepting.signalled(), welcome).await;
+    }
+
+    /// Joins one client to a flow of an agent.
+    async fn join(&self, client: UdpClient) {
+        let (address, endpoint) = (client.address(), &self.name.endpoint);
+        let open = Open {
+            endpoint: endpoint.clone(),
+            tenant: None,
+            kind: Kind::Udp,
+            hop: Hop::Final,
+            agent: None,
+            client: Some(address),
+            trace: None,
+        };
+        let flow = match self.upstreams.open(&self.name, &open).await {
+            Ok(flow) => flow,
+            Err(error) => {
+                tracing::debug!(%endpoint, client = %address, %error, "packets are dropped");
+                return client.discard().await;
+            }
+        };
+        let _open = self.upstreams.packets().associate();
+        let activity = Activity::default();
+        let association = flow.datagrams.associate(flow.stream);
+        let idle = activity.idle(self.idle, self.associations.signalled());
+        let end = packets::join(client, association, &activity, idle).await;
+        drop(flow.in_use);
+        tracing::debug!(
+            %endpoint,
+            client = %address,
+            to_service = activity.left_to_right(),
+            from_service = activity.right_to_left(),
+            broken = end.err().map(|broken| telemetry::report(&broken)),
+            "an association has ended"
+        );
+    }
+}
