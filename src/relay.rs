@@ -118,7 +118,8 @@ impl Relay {
             let _open = self.upstreams.packets().associate();
             let (left, right) = (datagrams.associate(stream), flow.datagrams.associate(flow.stream));
             let activity = Activity::default();
-            let end = packets::join(left, right, &activity, std::future::pending()).await;
+            let deserted = self.upstreams.deserted(&flow.in_use, &activity);
+            let end = packets::join(left, right, &activity, deserted).await;
             (activity.left_to_right(), activity.right_to_left(), end)
         } else {
             let counts = Counts::default();

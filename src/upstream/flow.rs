@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     protocol::{AgentId, Code, Hop, Kind, Open, Refusal},
-    transport::{self, AskError, Datagrams, FlowError, OpenError, Stream, Waiting},
+    transport::{self, Activity, AskError, Datagrams, FlowError, OpenError, Stream, Waiting},
 };
 
 /// How long to wait for room on a link.
@@ -45,7 +45,7 @@ pub struct OpenFlow {
 /// Keeps a flow counted, on its upstream and on its link.
 #[derive(Debug)]
 pub struct InUse {
-    _in_flight: InFlight,
+    in_flight: InFlight,
     _hold: TaskTrackerToken,
     /// Another node's clients may wait on it, which this node cannot see.
     _waiting: Option<Waiting>,
@@ -174,11 +174,7 @@ impl Upstreams {
         let (stream, hold) = self.open_at(upstream, open.clone()).await?;
         let waiting = (open.kind == Kind::Http).then(|| upstream.via.vitals().wait());
         let datagrams = upstream.via.datagrams().clone();
-        Ok(OpenFlow {
-            stream,
-            datagrams,
-            in_use: InUse { _in_flight: in_flight, _hold: hold, _waiting: waiting },
-        })
+        Ok(OpenFlow { stream, datagrams, in_use: InUse { in_flight, _hold: hold, _waiting: waiting } })
     }
 
     /// Waits until an upstream's link has become suspect while another agent, one that answers, can be asked instead. Never
@@ -195,11 +191,37 @@ impl Upstreams {
                 // Behind another node its agent does not answer, or has left.
                 () = upstream.withdrawn.cancelled() => {}
             }
-            if self.choose(name, tried).is_some_and(|other| !other.via.vitals().is_suspect()) {
+            if self.answers_elsewhere(name, tried) {
                 return;
             }
             tokio::time::sleep(LOOK_AGAIN).await;
         }
+    }
+
+    /// Waits until the link of a UDP flow does not answer while another agent can be asked: the flow is to be ended then, since
+    /// its client's next packet begins another. Meanwhile the link is watched behind the flow's packets.
+    pub async fn deserted(&self, flow: &InUse, activity: &Activity) {
+        let upstream = &flow.in_flight.0;
+        let vitals = upstream.via.vitals();
+        let mut tried = Tried::default();
+        tried.way(upstream);
+        let deserted = async {
+            loop {
+                vitals.suspected().await;
+                if self.answers_elsewhere(&upstream.name, &tried) {
+                    return;
+                }
+                tokio::time::sleep(LOOK_AGAIN).await;
+            }
+        };
+        tokio::select! {
+            () = deserted => {}
+            () = vitals.watch(activity) => {}
+        }
+    }
+
+    fn answers_elsewhere(&self, name: &Name, tried: &Tried) -> bool {
+        self.choose(name, tried).is_some_and(|other| !other.via.vitals().is_suspect())
     }
 
     /// Opens a flow to one agent.

@@ -43,6 +43,19 @@ pub(crate) fn identity(authority: &Authority, names: &[&str]) -> Identity {
     ok(Identity::load(&cert, &key))
 }
 
+/// A forwarder of one port, and its address.
+pub(crate) async fn forwarder_of(
+    client: client::Config,
+    endpoint: &str,
+    kind: PortKind,
+) -> (forward::Forwarder, SocketAddr) {
+    let listen = vec![([127, 0, 0, 1], 0).into()];
+    let port = forward::Port { listen, endpoint: ok(EndpointId::new(endpoint)), kind };
+    let forwarder = ok(forward::Forwarder::start(forward::Config { client, ports: vec![port] }).await);
+    let address = forwarder.addresses()[0];
+    (forwarder, address)
+}
+
 impl Fabric {
     /// A node with every limit at its default.
     pub(crate) async fn start() -> Self {
@@ -134,17 +147,7 @@ impl Fabric {
         endpoint: &str,
         kind: PortKind,
     ) -> (forward::Forwarder, SocketAddr) {
-        let config = forward::Config {
-            client: self.client(),
-            ports: vec![forward::Port {
-                listen: vec![([127, 0, 0, 1], 0).into()],
-                endpoint: ok(EndpointId::new(endpoint)),
-                kind,
-            }],
-        };
-        let forwarder = ok(forward::Forwarder::start(config).await);
-        let address = forwarder.addresses()[0];
-        (forwarder, address)
+        forwarder_of(self.client(), endpoint, kind).await
     }
 
     /// Stops the node at once, as a kill would, without a goodbye to anybody.
