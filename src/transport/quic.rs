@@ -3,6 +3,8 @@
 //! A [`Listener`] accepts links on a UDP port, a [`Dialer`] opens them; both share the tuning in `tuning`.
 
 mod dialer;
+#[cfg(feature = "server")]
+mod http3;
 mod listener;
 mod tuning;
 

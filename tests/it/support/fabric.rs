@@ -139,7 +139,7 @@ impl Fabric {
         service: impl ToString,
         change: impl FnOnce(&mut agent::Endpoint),
     ) -> Result<Agent, client::ListenError> {
-        let mut endpoint = self.endpoint(endpoint, kind, &service.to_string());
+        let mut endpoint = self.endpoint(endpoint, kind, service);
         change(&mut endpoint);
         let agent = ok(Agent::start(agent::Config { client: self.client(), endpoints: vec![endpoint] }));
         super::soon(agent.serve()).await.map(|()| agent)
