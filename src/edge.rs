@@ -22,6 +22,7 @@ mod sni;
 mod socket;
 mod tcp;
 pub mod udp;
+mod websocket;
 
 use std::{
     io,

@@ -1,7 +1,7 @@
 //! adit: a tunnel fabric.
 //!
 //! Services that nobody can reach run an *agent*, which opens outbound QUIC links to a *cluster of nodes*; clients reach the
-//! services through any node, by HTTP or TCP. A program can also be an agent or a client itself: see [`client`].
+//! services through any node, by HTTP, TCP or UDP. A program can also be an agent or a client itself: see [`client`].
 //!
 //! Modules stand in the order of their dependence: each uses only those above it (`tests/it/layers.rs` holds the table).
 

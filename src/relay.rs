@@ -122,9 +122,11 @@ impl Relay {
             return tracing::debug!(%error, "a flow went away before it began");
         }
         let (to_service, from_service, end) = if kind == Kind::Udp {
+            let _open = self.upstreams.packets().associate();
             let (left, right) = (datagrams.associate(stream), flow.datagrams.associate(flow.stream));
             let activity = Activity::default();
-            let end = packets::join(left, right, &activity, pending()).await;
+            let deserted = self.upstreams.deserted(&flow.in_use, &activity);
+            let end = packets::join(left, right, &activity, deserted).await;
             (activity.left_to_right(), activity.right_to_left(), end)
         } else {
             let (counts, number) = (Counts::default(), stream.id());

@@ -2,7 +2,8 @@
 //!
 //! An end of stream on one side becomes an end of stream on the other while the opposite direction goes on (half-close); a
 //! reset becomes a reset, never a clean end; bytes that were read are written before either. There is no time limit: a
-//! silent join lives as long as both sides do. Driven by its caller's task; dropping the future resets both sides.
+//! silent join lives as long as both sides do. Driven by its caller's task; dropping the future resets both sides. [`packets`]
+//! is the same for UDP.
 
 pub mod packets;
 

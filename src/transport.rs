@@ -23,7 +23,7 @@ pub use pulse::{PING_AFTER, SUSPECT_AFTER};
 pub use stream::{RecvStream, SendStream, Stream};
 pub use vitals::{Monitor, Vitals, Waiting};
 
-pub use crate::splice::packets::Counters as PacketCounters;
+pub use crate::splice::packets::{Activity, Counters as PacketCounters};
 
 use crate::protocol::Close;
 

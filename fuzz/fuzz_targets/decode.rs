@@ -6,7 +6,8 @@
 use std::fmt::Debug;
 
 use adit::protocol::{
-    Control, DecodeError, Flow, Frame, decode, encode, encode_datagram, encode_packet, split_datagram, split_packet,
+    Control, DecodeError, Flow, Frame, decode, encode, encode_datagram, encode_packet, split_datagram,
+    split_packet,
 };
 use bytes::{Bytes, BytesMut};
 use libfuzzer_sys::fuzz_target;

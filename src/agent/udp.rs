@@ -27,8 +27,8 @@ pub(super) async fn join(incoming: Incoming, endpoint: Arc<Endpoint>, client: Cl
     };
     let client = association.client();
     let activity = Activity::default();
-    let over = association.over(&activity, endpoint.udp_idle, std::future::pending());
-    let end = packets::join(association, service, &activity, over).await;
+    let idle = association.idle(&activity, endpoint.udp_idle, std::future::pending());
+    let end = packets::join(association, service, &activity, idle).await;
     tracing::debug!(
         endpoint = %endpoint.name,
         client = client.map(tracing::field::display),

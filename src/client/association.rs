@@ -71,13 +71,12 @@ impl Association {
         (&mut self.inner.recv, &mut self.inner.send)
     }
 
-    /// Waits until this side should end the association, so that the next takes another way: it is idle, for less long once its
-    /// node or this process (`leaving`) is to be left; or its link does not answer while another stands in its place. Made
-    /// for the end of the way that knows the client, which sees the next packet; `activity` is that of the join.
-    pub fn over<'a, F: Future<Output = ()> + Send>(
+    /// Waits until nothing has passed for a `time`; for a moment only, once its link is to be replaced or this process is
+    /// `leaving`. What follows then takes another way. `activity` is that of the association's join.
+    pub fn idle<'a, F: Future<Output = ()> + Send>(
         &self,
         activity: &'a Activity,
-        idle: Duration,
+        time: Duration,
         leaving: F,
     ) -> impl Future<Output = ()> + Send + use<'a, F> {
         let session = Arc::clone(&self.via.session);
@@ -89,13 +88,22 @@ impl Association {
                     () = leaving => {}
                 }
             };
+            activity.idle(time, left).await;
+        }
+    }
+
+    /// Waits until its link does not answer while another stands in its place, so that nothing is gained by going on with an
+    /// association that can be begun anew. Meanwhile the link is watched behind the association's packets.
+    pub fn deserted<'a>(&self, activity: &'a Activity) -> impl Future<Output = ()> + Send + use<'a> {
+        let session = Arc::clone(&self.via.session);
+        async move {
             let deserted = async {
-                session.flows.signalled().await;
                 session.vitals.suspected().await;
+                session.flows.signalled().await;
             };
             tokio::select! {
-                () = activity.idle(idle, left) => {}
                 () = deserted => {}
+                () = session.vitals.watch(activity) => {}
             }
         }
     }

@@ -298,12 +298,14 @@ impl EndpointArgs {
 
     /// What is only for services that are connected to.
     fn check_udp(&self) -> Result<(), ConfigError> {
-        let options = [
+        let given = [
             ("TLS", self.address.is_tls()),
+            ("--upstream-ca", self.upstream.upstream_ca.is_some()),
+            ("--upstream-insecure", self.upstream.upstream_insecure),
             ("--health-check", self.health.health_check.is_some()),
             ("--host", !self.clients.host.is_empty()),
         ];
-        match options.into_iter().find(|(_, given)| *given) {
+        match given.into_iter().find(|(_, given)| *given) {
             Some((option, _)) => Err(ConfigError::NotForUdp { option, endpoint: self.name.clone() }),
             None => Ok(()),
         }

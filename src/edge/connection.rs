@@ -165,6 +165,7 @@ async fn serve(connection: Connection, admission: Admission, client: Client, sha
         .keep_alive_interval(PING_EVERY)
         .keep_alive_timeout(PING_ANSWER)
         .max_concurrent_streams(shared.limits.max_streams)
+        .enable_connect_protocol()
         .max_header_list_size(u32::try_from(head_bytes).unwrap_or(u32::MAX));
     let service = {
         let (shared, activity) = (Arc::clone(&shared), Arc::clone(&activity));

@@ -34,8 +34,12 @@ pub(super) enum Error {
     BodyTooLarge { max: u64 },
     #[error("no byte of the request's body came, or could be passed on, for too long")]
     Stalled,
+    #[error("a connection to {0:?} cannot be had here, only one to \"websocket\"")]
+    Protocol(String),
     #[error("the service switched protocols, which the request had not asked for")]
     Switched,
+    #[error("the service did not switch to WebSocket as the request had asked for")]
+    NotSwitched,
     #[error("{}", crate::telemetry::report(.0))]
     Send(SendError),
 }
@@ -55,6 +59,7 @@ impl Error {
             Self::Endpoint(EndpointError::Missing) => (StatusCode::BAD_REQUEST, "missing_endpoint"),
             Self::Endpoint(EndpointError::Invalid(_)) => (StatusCode::BAD_REQUEST, "invalid_endpoint"),
             Self::Connect => (StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed"),
+            Self::Protocol(_) => (StatusCode::NOT_IMPLEMENTED, "unsupported"),
             Self::Host => (StatusCode::BAD_REQUEST, "invalid_host"),
             Self::Target => (StatusCode::BAD_REQUEST, "invalid_target"),
             Self::TransferCoding => (StatusCode::BAD_REQUEST, "invalid_transfer_coding"),
@@ -67,7 +72,9 @@ impl Error {
             Self::Stalled => (StatusCode::REQUEST_TIMEOUT, "request_stalled"),
             Self::Send(SendError::Timeout(_)) => (StatusCode::GATEWAY_TIMEOUT, "response_timeout"),
             Self::Send(SendError::Body(_)) => (StatusCode::BAD_REQUEST, "request_broken"),
-            Self::Switched | Self::Send(SendError::Broken(_)) => (StatusCode::BAD_GATEWAY, "upstream_broken"),
+            Self::Switched | Self::NotSwitched | Self::Send(SendError::Broken(_) | SendError::Switch(_)) => {
+                (StatusCode::BAD_GATEWAY, "upstream_broken")
+            }
             Self::Send(SendError::Open(error)) => match error.code() {
                 Code::Busy => (StatusCode::SERVICE_UNAVAILABLE, "busy"),
                 // The name of the code is the code: no_upstream, upstream_refused, upstream_timeout, upstream_tls …

@@ -6,11 +6,14 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{HeaderValue, Method, Request, Response, StatusCode, Uri, Version, header};
+use http::{HeaderValue, Request, Response, StatusCode, Uri, Version, header};
 use http_body_util::{BodyExt, Limited};
 use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::{rt::TokioIo, server::conn::auto};
-use tokio::time::Instant;
+use tokio::{
+    io::{ReadHalf, WriteHalf},
+    time::Instant,
+};
 
 use super::{
     Shared,
@@ -21,9 +24,10 @@ use super::{
     error::Error,
     headers, meaning,
     socket::Socket,
+    websocket::WebSocket,
 };
 use crate::{
-    splice::{Counts, Prefixed, splice},
+    splice::{Counts, Prefixed, Side, splice},
     transport::Stream,
     upstream::{self, ResponseBody, Upgrade},
 };
@@ -84,12 +88,14 @@ async fn forward<B: RequestBody>(
     exchange: &Arc<Exchange>,
     mut request: Request<B>,
 ) -> Result<Response<Body>, Error> {
+    let websocket = WebSocket::asked(&mut request)?;
     check(shared, &request)?;
     let host = host(&request);
     let name = endpoint(request.headers(), host.as_ref().and_then(|host| host.to_str().ok()), |host| {
         shared.upstreams.of_host(host)
     })?;
-    let switching = request.version() == Version::HTTP_11 && headers::upgrade(request.headers()).is_some();
+    let switching = websocket.is_some()
+        || (request.version() == Version::HTTP_11 && headers::upgrade(request.headers()).is_some());
     let client_side = switching.then(|| hyper::upgrade::on(&mut request));
 
     rewrite(&mut request, client, host, switching);
@@ -115,6 +121,9 @@ async fn forward<B: RequestBody>(
     headers::strip_hop_by_hop(response.headers_mut());
     response.headers_mut().remove(headers::ERROR);
     *response.version_mut() = Version::HTTP_11;
+    if let Some(websocket) = websocket {
+        websocket.answered(&mut response)?;
+    }
     match (client_side, service_side) {
         (Some(client_side), Some(service_side)) => {
             Ok(switch(shared, exchange, client_side, service_side, response))
@@ -127,9 +136,6 @@ async fn forward<B: RequestBody>(
 
 /// What must hold before anybody is asked.
 fn check<B: RequestBody>(shared: &Shared, request: &Request<B>) -> Result<(), Error> {
-    if request.method() == Method::CONNECT {
-        return Err(Error::Connect);
-    }
     meaning::check(request)?;
     shared.limits.check(request)
 }
@@ -220,16 +226,37 @@ async fn join(
     _in_use: Option<Upgrade>,
 ) -> Result<(), upstream::BoxError> {
     let (client, service) = tokio::try_join!(client, service)?;
-    let client = auto::upgrade::downcast::<TokioIo<Socket>>(client).map_err(unexpected)?;
-    let (side, _admission) = client.io.into_inner().into_inner().ok_or(NOT_SERVED)?;
     let service = service.downcast::<TokioIo<Stream>>().map_err(unexpected)?;
-    let client = Prefixed { prefix: client.read_buf, side };
     let service = Prefixed { prefix: service.read_buf, side: service.io.into_inner() };
-    Ok(splice(client, service, &Counts::default()).await?)
+    let counts = Counts::default();
+    match auto::upgrade::downcast::<TokioIo<Socket>>(client) {
+        Ok(client) => {
+            let (side, _admission) = client.io.into_inner().into_inner().ok_or(NOT_SERVED)?;
+            let client = Prefixed { prefix: client.read_buf, side };
+            Ok(splice(client, service, &counts).await?)
+        }
+        Err(client) => Ok(splice(Http2Stream(TokioIo::new(client)), service, &counts).await?),
+    }
 }
 
 const NOT_SERVED: &str = "an upgraded connection is not of the kind that was served";
 
 fn unexpected(_: Upgraded) -> upstream::BoxError {
     NOT_SERVED.into()
+}
+
+/// A stream of HTTP/2 that a client has made a connection of.
+struct Http2Stream(TokioIo<Upgraded>);
+
+impl Side for Http2Stream {
+    type Read<'a> = ReadHalf<&'a mut TokioIo<Upgraded>>;
+    type Write<'a> = WriteHalf<&'a mut TokioIo<Upgraded>>;
+
+    fn halves(&mut self) -> (Self::Read<'_>, Self::Write<'_>) {
+        tokio::io::split(&mut self.0)
+    }
+
+    fn reset(self, _: bool) {
+        // hyper has no way to reset it: it ends, and what it carries says whether that is complete, as WebSocket does.
+    }
 }

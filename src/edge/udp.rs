@@ -143,10 +143,16 @@ impl Door {
                 return client.discard().await;
             }
         };
+        let _open = self.upstreams.packets().associate();
         let activity = Activity::default();
         let association = flow.datagrams.associate(flow.stream);
-        let idle = activity.idle(self.idle, self.associations.signalled());
-        let end = packets::join(client, association, &activity, idle).await;
+        let over = async {
+            tokio::select! {
+                () = activity.idle(self.idle, self.associations.signalled()) => {}
+                () = self.upstreams.deserted(&flow.in_use, &activity) => {}
+            }
+        };
+        let end = packets::join(client, association, &activity, over).await;
         drop(flow.in_use);
         tracing::debug!(
             %endpoint,

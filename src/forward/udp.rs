@@ -38,7 +38,14 @@ async fn join(from: UdpClient, endpoint: &EndpointId, client: &Client, leaving: 
         }
     };
     let activity = Activity::default();
-    let over = association.over(&activity, idle, leaving.signalled());
+    let (idle, deserted) =
+        (association.idle(&activity, idle, leaving.signalled()), association.deserted(&activity));
+    let over = async {
+        tokio::select! {
+            () = idle => {}
+            () = deserted => {}
+        }
+    };
     let end = packets::join(from, association, &activity, over).await;
     tracing::debug!(
         %endpoint,

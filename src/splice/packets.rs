@@ -17,7 +17,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use tokio::time::Instant;
+use tokio::{sync::Notify, time::Instant};
 
 pub use counters::{Associated, Counters, Dropped};
 pub use port::{UdpClient, UdpPort};
@@ -56,6 +56,7 @@ pub struct Activity {
     last: AtomicU64,
     left_to_right: AtomicU64,
     right_to_left: AtomicU64,
+    passed: Notify,
 }
 
 impl Default for Activity {
@@ -65,6 +66,7 @@ impl Default for Activity {
             last: AtomicU64::new(0),
             left_to_right: AtomicU64::new(0),
             right_to_left: AtomicU64::new(0),
+            passed: Notify::new(),
         }
     }
 }
@@ -78,6 +80,11 @@ impl Activity {
     /// Packets taken from the right side.
     pub fn right_to_left(&self) -> u64 {
         self.right_to_left.load(Relaxed)
+    }
+
+    /// Waits until a packet passes. For one caller at a time.
+    pub async fn passed(&self) {
+        self.passed.notified().await;
     }
 
     /// Waits until nothing has passed, in either direction, for so long.
@@ -105,6 +112,7 @@ impl Activity {
     fn count(&self, direction: &AtomicU64) {
         direction.fetch_add(1, Relaxed);
         self.last.store(u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX), Relaxed);
+        self.passed.notify_one();
     }
 }
 
@@ -145,4 +153,111 @@ async fn pump(mut from: impl Source, mut to: impl Sink, count: impl Fn()) -> Res
         to.send(packet).await.map_err(super::PumpError::Write)?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{future::pending, io::ErrorKind, sync::Arc};
+
+    use tokio::sync::mpsc;
+
+    use super::*;
+
+    /// A side made of channels. Its sink is stuck while the channel is full; its source fails at "break".
+    struct Made {
+        from: mpsc::Receiver<Bytes>,
+        to: mpsc::Sender<Bytes>,
+        ended: Arc<()>,
+    }
+
+    /// A side, what feeds it, what it passes on, and what is held for as long as it has not been ended or dropped.
+    fn made() -> (Made, mpsc::Sender<Bytes>, mpsc::Receiver<Bytes>, Arc<()>) {
+        let ((feed, from), (to, passed)) = (mpsc::channel(8), mpsc::channel(8));
+        let ended = Arc::default();
+        (Made { from, to, ended: Arc::clone(&ended) }, feed, passed, ended)
+    }
+
+    struct From<'a>(&'a mut mpsc::Receiver<Bytes>);
+
+    impl Source for From<'_> {
+        async fn recv(&mut self) -> io::Result<Option<Bytes>> {
+            let packet = self.0.recv().await;
+            if packet.as_deref() == Some(b"break") {
+                Err(ErrorKind::ConnectionReset.into())
+            } else {
+                Ok(packet)
+            }
+        }
+    }
+
+    struct To<'a>(&'a mpsc::Sender<Bytes>);
+
+    impl Sink for To<'_> {
+        async fn send(&mut self, packet: Bytes) -> io::Result<()> {
+            self.0.send(packet).await.map_err(|_| ErrorKind::BrokenPipe.into())
+        }
+    }
+
+    impl Side for Made {
+        fn halves(&mut self) -> (impl Source, impl Sink) {
+            (From(&mut self.from), To(&self.to))
+        }
+
+        async fn end(self) {
+            drop(self.ended);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_direction_that_is_stuck_does_not_hold_up_the_other() {
+        let ((left, feed_left, mut left_gets, _), (right, feed_right, _right_gets, _)) = (made(), made());
+        let activity = Activity::default();
+        let talk = async {
+            while tokio::time::timeout(Duration::from_millis(50), feed_left.send("x".into())).await.is_ok() {}
+            for _ in 0..100 {
+                feed_right.send("y".into()).await.unwrap();
+                assert_eq!(left_gets.recv().await.as_deref(), Some(&b"y"[..]));
+            }
+        };
+        tokio::select! {
+            _ = join(left, right, &activity, pending()) => panic!("nobody has ended it"),
+            () = talk => {}
+        }
+        assert_eq!(activity.right_to_left(), 100);
+    }
+
+    #[tokio::test]
+    async fn an_end_ends_both_sides_and_a_break_is_named() {
+        for (last, breaks) in [(None, false), (Some("break"), true)] {
+            let ((left, feed_left, _, left_held), (right, _feed, mut right_gets, right_held)) =
+                (made(), made());
+            feed_left.send("a".into()).await.unwrap();
+            if let Some(last) = last {
+                feed_left.send(last.into()).await.unwrap();
+            }
+            drop(feed_left);
+            let joined = join(left, right, &Activity::default(), pending()).await;
+            assert_eq!(matches!(joined, Err(Broken::Left(_))), breaks);
+            assert_eq!(right_gets.recv().await.as_deref(), Some(&b"a"[..]));
+            assert_eq!((Arc::strong_count(&left_held), Arc::strong_count(&right_held)), (1, 1));
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn silence_counts_from_the_last_packet_and_less_is_enough_once_somebody_leaves() {
+        let activity = Activity::default();
+        let began = Instant::now();
+        let packets = async {
+            for _ in 0..10 {
+                tokio::time::sleep(Duration::from_secs(50)).await;
+                activity.count(&activity.left_to_right);
+            }
+        };
+        tokio::join!(activity.idle(Duration::from_secs(60), pending()), packets);
+        assert_eq!(began.elapsed().as_secs(), 560);
+        activity.count(&activity.right_to_left);
+        let leaving = tokio::time::sleep(Duration::from_secs(2));
+        activity.idle(Duration::from_secs(60), leaving).await;
+        assert_eq!(began.elapsed().as_secs(), 560 + LEAVING.as_secs());
+    }
 }

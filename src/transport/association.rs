@@ -9,7 +9,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use super::{DatagramError, Datagrams, Inbox, RecvStream, SendStream, Stream};
 use crate::{
     protocol::{self, MAX_PACKET},
-    splice::packets::{Associated, Dropped, Side, Sink, Source},
+    splice::packets::{Dropped, Side, Sink, Source},
 };
 
 /// An association. Dropping it breaks it: its stream is reset.
@@ -19,7 +19,6 @@ pub struct Association {
     pub send: PacketSender,
     /// The packets that the peer sends.
     pub recv: PacketReceiver,
-    _counted: Associated,
 }
 
 impl Association {
@@ -28,7 +27,6 @@ impl Association {
         Self {
             recv: PacketReceiver { inbox: datagrams.inbox(id), stream: stream.recv, buf: BytesMut::new() },
             send: PacketSender { id, stream: stream.send, rest: Bytes::new(), datagrams: datagrams.clone() },
-            _counted: datagrams.counters().associate(),
         }
     }
 }
@@ -39,7 +37,7 @@ impl Side for Association {
     }
 
     async fn end(self) {
-        let Self { send, recv, .. } = self;
+        let Self { send, recv } = self;
         drop(recv);
         if let Err(error) = send.end().await {
             tracing::debug!(%error, "the other side of an association went away first");

@@ -3,6 +3,8 @@
 //! A [`Listener`] accepts links on a UDP port, a [`Dialer`] opens them; both share the tuning in `tuning`.
 
 mod dialer;
+#[cfg(feature = "server")]
+mod http3;
 mod listener;
 mod tuning;
 
@@ -37,7 +39,8 @@ impl QuicLink {
     pub(super) fn send_datagram(&self, data: bytes::Bytes) -> Result<(), DatagramError> {
         // quinn would make room by dropping the oldest in silence.
         if self.connection.datagram_send_buffer_space() < data.len() {
-            return Err(DatagramError::Full);
+            let fits = self.connection.max_datagram_size().is_some_and(|max| data.len() <= max);
+            return Err(if fits { DatagramError::Full } else { DatagramError::TooLarge });
         }
         self.connection.send_datagram(data).map_err(|error| match error {
             quinn::SendDatagramError::ConnectionLost(_) => DatagramError::Lost,

@@ -1,8 +1,11 @@
 //! Drives a link's [`Pulse`]: who waits on the link, and whether it is suspect, shared with everybody who uses it.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed},
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed},
+    },
+    time::Duration,
 };
 
 use tokio::{
@@ -11,9 +14,13 @@ use tokio::{
 };
 
 use super::{
-    Link,
+    Link, PING_AFTER, SUSPECT_AFTER,
     pulse::{Action, Pulse, TICK},
 };
+use crate::splice::packets::Activity;
+
+/// How long a link is watched behind a packet: until it would be suspect, and a look more.
+const WATCHED: Duration = PING_AFTER.saturating_add(SUSPECT_AFTER).saturating_add(TICK.saturating_mul(2));
 
 /// Whether a link answers, for those who use it.
 #[derive(Debug)]
@@ -51,6 +58,16 @@ impl Vitals {
     fn set(&self, suspect: bool) {
         self.suspect.store(suspect, Relaxed);
         self.changed.send_replace(suspect);
+    }
+
+    /// Has the link watched behind each packet of an association, until it is known to answer or not: packets that nobody
+    /// acknowledges should not go there for as long as the idle time-out. Never ends.
+    pub async fn watch(self: &Arc<Self>, activity: &Activity) {
+        loop {
+            activity.passed().await;
+            let _waiting = self.wait();
+            activity.silent(WATCHED).await;
+        }
     }
 
     /// Says that somebody waits for the peer, until the answer is dropped.

@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     protocol::{AgentId, Code, Hop, Open, Refusal},
-    transport::{self, AskError, Datagrams, FlowError, OpenError, Stream, Waiting},
+    transport::{self, Activity, AskError, Datagrams, FlowError, OpenError, Stream, Waiting},
 };
 
 /// How long to wait for room on a link.
@@ -207,11 +207,36 @@ impl Upstreams {
     pub(super) async fn elsewhere(&self, upstream: &Upstream, name: &Name, tried: &Tried) {
         loop {
             upstream.suspected().await;
-            if self.choose(name, tried).is_some_and(|other| !other.is_suspect()) {
+            if self.answers_elsewhere(name, tried) {
                 return;
             }
             tokio::time::sleep(LOOK_AGAIN).await;
         }
+    }
+
+    /// Waits until the link of a UDP flow does not answer while another agent can be asked: the flow is to be ended then, since
+    /// its client's next packet begins another. Meanwhile the link is watched behind the flow's packets.
+    pub async fn deserted(&self, flow: &InUse, activity: &Activity) {
+        let upstream = &flow.in_flight.0;
+        let mut tried = Tried::default();
+        tried.way(upstream);
+        let deserted = async {
+            loop {
+                upstream.suspected().await;
+                if self.answers_elsewhere(&upstream.name, &tried) {
+                    return;
+                }
+                tokio::time::sleep(LOOK_AGAIN).await;
+            }
+        };
+        tokio::select! {
+            () = deserted => {}
+            () = upstream.via.vitals().watch(activity) => {}
+        }
+    }
+
+    fn answers_elsewhere(&self, name: &Name, tried: &Tried) -> bool {
+        self.choose(name, tried).is_some_and(|other| !other.is_suspect())
     }
 
     /// Opens a flow to one agent.

@@ -12,7 +12,7 @@ use std::{
     time::Duration,
 };
 
-use http::{Request, Response};
+use http::{Request, Response, header};
 use http_body::Body as _;
 use tokio::time::Instant;
 
@@ -34,6 +34,11 @@ pub enum SendError {
     /// The flow broke before the response began. Whether the service has seen the request is not known.
     #[error("the service broke off before it responded: {0}")]
     Broken(#[source] BoxError),
+    /// The request was to switch protocols, which needs HTTP/1.1, and the service speaks HTTP/2.
+    #[error(
+        "the service speaks HTTP/2, and not HTTP/1.1 as a switch of protocols, such as to WebSocket, needs: {0}"
+    )]
+    Switch(#[source] BoxError),
     /// The request itself broke: its client went away or sent a malformed body.
     #[error("the request's body broke")]
     Body(#[source] BoxError),
@@ -109,9 +114,10 @@ impl Upstreams {
             // Pings tell within 1.5 s whether it is the link that does not answer.
             let _waiting = upstream.via.vitals().wait();
             tried.way(&upstream);
+            let switching = request.headers().contains_key(header::UPGRADE);
             let age = if request.method().is_idempotent() { MAX_IDLE } else { FRESH };
             let lease = tokio::select! {
-                lease = self.lease(&upstream, name, age, after) => lease,
+                lease = self.lease(&upstream, name, switching, age, after) => lease,
                 () = self.elsewhere(&upstream, name, &tried) => Err(OpenFlowError::Lost("it does not answer".into())),
             };
             let (lease, reused) = match lease {
@@ -127,7 +133,12 @@ impl Upstreams {
             let (error, unsent) = tokio::select! {
                 sent = lease.send(request) => match sent {
                     Ok(response) => return Ok(response),
-                    Err((error, unsent)) => (blame(error, &upstream, broken), unsent),
+                    Err((error, unsent)) => match blame(error, &upstream, broken) {
+                        SendError::Broken(error) if switching && upstream.speaks_http2() => {
+                            return Err(SendError::Switch(error));
+                        }
+                        error => (error, unsent),
+                    },
                 },
                 () = self.elsewhere(&upstream, name, &tried), if replay => {
                     (SendError::Open(OpenFlowError::Lost("it does not answer".into())), None)
@@ -162,11 +173,13 @@ impl Upstreams {
         &self,
         upstream: &Arc<Upstream>,
         name: &Name,
+        switching: bool,
         age: Duration,
         after: Option<Instant>,
     ) -> Result<(Lease, bool), OpenFlowError> {
         let in_flight = upstream.begin();
-        if matches!(upstream.kind, Kind::Http2 | Kind::Http2Tls) {
+        // Most services that speak HTTP/2 switch protocols over HTTP/1.1 alone.
+        if upstream.speaks_http2() && !switching {
             let place = self.place(upstream, name, in_flight, after).await?;
             let reused = place.reused;
             if reused {

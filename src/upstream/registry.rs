@@ -568,6 +568,11 @@ impl Upstream {
         })
     }
 
+    /// Whether its service is sent HTTP/2.
+    pub(super) fn speaks_http2(&self) -> bool {
+        matches!(self.kind, Kind::Http2 | Kind::Http2Tls)
+    }
+
     /// Whether it is the agent itself that does not answer, as far as this node knows, and not the node before it.
     pub(super) fn is_silent(&self) -> bool {
         match &self.via {

@@ -180,3 +180,91 @@ impl Shared {
         inner.connections.clear();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio_util::sync::CancellationToken;
+
+    use super::*;
+
+    /// A connection whose service has said nothing yet, and what keeps it open.
+    async fn connection(flow: u64) -> (Handle, impl Sized) {
+        let (client, service) = tokio::io::duplex(1000);
+        let (sender, connection) = h2::client::handshake(client).await.unwrap();
+        let handle = Handle { sender, flow, _last: Arc::new(CancellationToken::new().drop_guard()) };
+        (handle, (connection, service))
+    }
+
+    /// The flow of the place that is found, and whether others have used it.
+    fn place(shared: &Shared, after: Option<Instant>) -> Option<(u64, bool)> {
+        match shared.find(after) {
+            Found::Place(handle, reused) => Some((handle.flow, reused)),
+            Found::Opening(_) | Found::Nothing(_) => None,
+        }
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_nobody_uses_for_a_minute_is_given_up() {
+        let (shared, began) = (Shared::default(), Instant::now());
+        let at = |seconds| began + Duration::from_secs(seconds);
+        let (handle, _open) = connection(1).await;
+        shared.opened(handle, at(0));
+        assert_eq!(shared.look(1, at(0)), Some(at(60)));
+        assert_eq!(place(&shared, None), Some((1, false)));
+        assert_eq!(place(&shared, None), Some((1, true)));
+        shared.leave(1, at(10));
+        assert_eq!(shared.look(1, at(80)), Some(at(140)), "it is in use");
+        shared.leave(1, at(100));
+        assert_eq!(shared.look(1, at(140)), Some(at(160)));
+        assert_eq!(shared.look(1, at(160)), None);
+        assert_eq!(place(&shared, None), None);
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_is_retired_or_too_old_has_no_place() {
+        let (shared, now) = (Shared::default(), Instant::now());
+        let (first, _open) = connection(1).await;
+        shared.opened(first, now);
+        assert_eq!(place(&shared, Some(now)), None);
+        let (second, _open) = connection(5).await;
+        shared.opened(second, now + Duration::from_secs(1));
+        assert_eq!(place(&shared, Some(now)), Some((5, false)));
+        shared.retire(&[5]);
+        assert_eq!(place(&shared, None), Some((1, false)));
+        shared.retire_all();
+        assert_eq!(place(&shared, None), None);
+        // Who had chosen the upstream before opens one for itself alone.
+        let (late, _open) = connection(9).await;
+        shared.opened(late, now);
+        assert_eq!(place(&shared, None), Some((9, false)));
+        shared.leave(9, now);
+        assert_eq!(place(&shared, None), None);
+    }
+
+    #[tokio::test]
+    async fn the_fullest_connection_that_has_room_is_taken() {
+        let (shared, now) = (Shared::default(), Instant::now());
+        let (first, _open) = connection(1).await;
+        shared.opened(first, now);
+        let all = std::iter::repeat_with(|| place(&shared, None)).take(STREAMS);
+        assert!(all.map_while(|place| place).all(|(flow, _)| flow == 1));
+        let (second, _open) = connection(5).await;
+        shared.opened(second, now);
+        assert_eq!(place(&shared, None), Some((5, false)));
+        shared.leave(1, now);
+        assert_eq!(place(&shared, None), Some((1, true)));
+    }
+
+    #[tokio::test]
+    async fn so_many_wait_for_a_connection_as_it_has_room_for() {
+        let shared = Shared::default();
+        let Found::Nothing(tell) = shared.find(None) else { panic!("nothing is there") };
+        for _ in 1..STREAMS {
+            assert!(matches!(shared.find(None), Found::Opening(_)));
+        }
+        let Found::Nothing(_second) = shared.find(None) else { panic!("the first is spoken for") };
+        drop(tell);
+        let Found::Opening(outcome) = shared.find(None) else { panic!("the second has room") };
+        assert!(outcome.borrow().is_none());
+    }
+}

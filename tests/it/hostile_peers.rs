@@ -355,9 +355,9 @@ impl Certificates {
     async fn of(clusters: &[(&str, &[&str])]) -> Self {
         let made = Self(ok(tempfile::tempdir()));
         for (cluster, nodes) in clusters {
-            made.run(&["ca", "--dir", cluster, "--name", cluster]).await;
+            made.run(&["ca", "--certs", cluster, "--name", cluster]).await;
             for node in *nodes {
-                made.run(&["node", "127.0.0.1", "--node-id", node, "--dir", cluster, "--out", node]).await;
+                made.run(&["node", "127.0.0.1", "--node-id", node, "--certs", cluster, "--out", node]).await;
             }
         }
         made

@@ -1,7 +1,7 @@
 //! Bodies stream, both ways at once, at the pace of whoever reads them, and their ends are told apart from their breaks.
 
 use std::sync::{
-    Arc,
+    Arc, Mutex,
     atomic::{AtomicU64, Ordering::Relaxed},
 };
 
@@ -68,6 +68,32 @@ pub(crate) async fn both_bodies_stream(nodes: usize) {
         }
         drop(sender);
         assert!(body::next(&mut download).await.is_none());
+    }
+}
+
+#[tokio::test]
+async fn server_sent_events_arrive_one_by_one() {
+    for http2 in [false, true] {
+        for number in 0..2 {
+            let (sender, events) = channel();
+            let events = Arc::new(Mutex::new(Some(events)));
+            let serve = move |_| {
+                let events = ok(events.lock()).take().expect("it is asked once");
+                let response = Response::builder().header(header::CONTENT_TYPE, "text/event-stream");
+                async move { ok(response.body(events)) }
+            };
+            let service = if http2 { http2::http(serve).await } else { service::http(serve).await };
+            let web = Web::of(1, http2, service.address).await;
+            let mut client = Client::both(web.edge).await.into_iter().nth(number).expect("there are two");
+            let response = ok(client.send(get("/events")).await);
+            assert_eq!(response.headers()[header::CONTENT_TYPE], "text/event-stream");
+            let mut got = response.into_body();
+            for event in ["data: 1\n\n", ": nothing new\n\n", "event: two\ndata: 2\n\n"] {
+                sender.data(event).await;
+                // The next is sent when this one is there.
+                assert_eq!(ok(body::next(&mut got).await.expect("the stream goes on")), event);
+            }
+        }
     }
 }
 

@@ -7,11 +7,12 @@ use std::{
 };
 
 use adit::{
+    client,
     edge::udp::Port,
     forward::PortKind,
     protocol::{Flow, Hop, Kind, Open, Role},
     splice::packets::Dropped,
-    transport,
+    transport::{self, DatagramError},
 };
 use http::StatusCode;
 use tokio::{io::AsyncWriteExt, net::UdpSocket, time::sleep};
@@ -20,7 +21,10 @@ use crate::support::{
     Fabric, SOON,
     client::{get, sentence},
     cluster::Nodes,
-    eventually, ok, random,
+    eventually,
+    fabric::forwarder_of,
+    middle::Middle,
+    ok, random,
     raw::{Raw, hello},
     service, soon,
     udp::{Client, Echo, UDP, UdpPath, metric},
@@ -84,7 +88,7 @@ async fn a_stream_of_packets_as_large_as_wireguards_loses_few_and_repeats_none()
     let send = async {
         for number in 0..PACKETS {
             client.send(&[&number.to_be_bytes()[..], &body].concat()).await;
-            if number % 20 == 0 {
+            if number % 10 == 0 {
                 sleep(MS).await;
             }
         }
@@ -112,10 +116,10 @@ async fn an_association_that_is_idle_ends_and_the_next_packet_begins_another() {
     let fabric = Fabric::start().await;
     let echo = Echo::start().await;
     let _agent = fabric.agent("udp", Kind::Udp, echo.address).await;
-    let (_forwarder, port) = fabric.forwarder_of("udp", PortKind::Udp { idle: 300 * MS }).await;
+    let (_forwarder, port) = fabric.forwarder_of("udp", PortKind::Udp { idle: 1500 * MS }).await;
     let client = Client::of(port).await;
     let began = Instant::now();
-    while began.elapsed() < 900 * MS {
+    while began.elapsed() < 3000 * MS {
         assert_eq!(client.ask(b"here").await, b"here");
         sleep(100 * MS).await;
     }
@@ -150,12 +154,52 @@ async fn a_node_that_restarts_is_found_by_the_next_packets() {
     answers_again(&client).await;
 }
 
+#[tokio::test]
+async fn an_agent_that_does_not_answer_is_left_for_one_that_does() {
+    for nodes in [1, 2] {
+        let nodes = Nodes::start(nodes).await;
+        let (near, far) = (&nodes.all[0], &nodes.all[nodes.all.len() - 1]);
+        let (first, second) = (Echo::start().await, Echo::start().await);
+        let middle = Middle::start(far.addresses.link).await;
+        let endpoint = [("udp", Kind::Udp, first.address.to_string())];
+        let silent = far.start_agent(client::Config { links: 1, ..far.client_at(middle.address) }, &endpoint);
+        ok(soon(silent.serve()).await);
+        let (_forwarder, port) = near.forwarder_of("udp", UDP).await;
+        let client = Client::of(port).await;
+        answers_again(&client).await;
+        let _agent = near.agent("udp", Kind::Udp, second.address).await;
+        middle.cut(true);
+        let cut = Instant::now();
+        answers_again(&client).await;
+        assert!(cut.elapsed() < Duration::from_secs(12), "long before the link is lost: {:?}", cut.elapsed());
+        assert_eq!((first.clients(), second.clients()), (1, 1));
+    }
+}
+
+#[tokio::test]
+async fn a_node_that_does_not_answer_is_left_for_one_that_does() {
+    let nodes = Nodes::start(2).await;
+    let echo = Echo::start().await;
+    let _agent = nodes.all[1].agent("udp", Kind::Udp, echo.address).await;
+    let middle = Middle::start(nodes.all[0].addresses.link).await;
+    let client = nodes.all[0].client_at(middle.address);
+    let (_forwarder, port) = forwarder_of(client, "udp", UDP).await;
+    let client = Client::of(port).await;
+    answers_again(&client).await;
+    middle.cut(true);
+    let cut = Instant::now();
+    answers_again(&client).await;
+    assert!(cut.elapsed() < Duration::from_secs(12), "long before the link is lost: {:?}", cut.elapsed());
+}
+
 /// Sends until an answer comes.
 async fn answers_again(client: &Client) {
     eventually("answers come again", async || {
-        client.send(b"again").await;
-        let answer = tokio::time::timeout(100 * MS, client.0.recv(&mut [0; 100])).await;
-        answer.is_ok()
+        let question = random(20);
+        client.send(&question).await;
+        // What answers an earlier one says nothing.
+        let answered = async { while client.recv().await != question {} };
+        tokio::time::timeout(100 * MS, answered).await.is_ok()
     })
     .await;
 }
@@ -173,11 +217,7 @@ async fn a_service_that_is_not_there_breaks_nothing_and_is_found_once_it_is() {
         counters.dropped(Dropped::Undelivered) > 2
     })
     .await;
-    assert_eq!(
-        metric(path.fabric.addresses.admin, "adit_udp_associations").await,
-        2,
-        "both sides' links have it"
-    );
+    assert_eq!(metric(path.fabric.addresses.admin, "adit_udp_associations").await, 1, "it stands");
     let echo = Echo::at(address).await;
     answers_again(&client).await;
     assert_eq!(echo.clients(), 1);
@@ -268,6 +308,15 @@ async fn a_plain_port_of_a_node_needs_no_forwarder() {
 }
 
 #[tokio::test]
+async fn an_agent_that_leaves_ends_the_silent_associations() {
+    let echo = Echo::start().await;
+    let UdpPath { agent, forwarder: _forwarder, port, fabric: _fabric } = UdpPath::to(echo.address).await;
+    let client = Client::of(port).await;
+    assert_eq!(client.ask(b"once").await, b"once");
+    ok(soon(agent.drain(Duration::from_secs(60))).await);
+}
+
+#[tokio::test]
 async fn a_node_that_leaves_ends_the_silent_associations_of_its_ports() {
     let endpoint = ok("udp".parse());
     let any = ([127, 0, 0, 1], 0).into();
@@ -309,6 +358,16 @@ async fn datagrams_that_belong_to_nothing_are_dropped_and_counted() {
     let _agent = fabric.agent("udp", Kind::Udp, echo.address).await;
     let (_forwarder, port) = fabric.forwarder_of("udp", UDP).await;
     echoes_every_size(&Client::of(port).await).await;
+}
+
+#[tokio::test]
+async fn what_is_too_large_for_a_datagram_takes_the_stream_also_while_the_link_is_full() {
+    let fabric = Fabric::start().await;
+    let raw = Raw::welcomed(&fabric, hello(Role::Forwarder, 1, &[])).await;
+    // Nothing leaves before this task waits.
+    let full = (0..10_000).find_map(|_| raw.link.send_datagram(vec![4; 1000].into()).err());
+    assert_eq!(full, Some(DatagramError::Full));
+    assert_eq!(raw.link.send_datagram(vec![4; 60_000].into()), Err(DatagramError::TooLarge));
 }
 
 #[tokio::test]

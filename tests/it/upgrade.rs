@@ -2,22 +2,28 @@
 
 use std::io::ErrorKind::ConnectionReset;
 
+use adit::protocol::Kind;
 use futures_util::{SinkExt, StreamExt};
 use http::{Request, Response, StatusCode};
+use hyper::body::Incoming;
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     net::TcpStream,
     sync::mpsc,
 };
-use tokio_tungstenite::tungstenite::{
-    self, Message,
-    protocol::{CloseFrame, frame::coding::CloseCode},
+use tokio_tungstenite::{
+    WebSocketStream,
+    tungstenite::{
+        self, Message,
+        protocol::{CloseFrame, frame::coding::CloseCode},
+    },
 };
 
 use crate::support::{
-    client::{Http1, Http2, assert_counted, body, raw, request, sentence},
+    Fabric,
+    client::{Http1, Http2, assert_counted, body, get, raw, request, sentence, whole},
     fabric::{Web, impatient},
-    kind, ok, random, reset,
+    http2, kind, ok, random, reset,
     service::{self, drain, read_request},
     soon,
     switch::{SWITCH, switched, switching},
@@ -32,8 +38,25 @@ async fn websocket_messages_of_any_kind_pass_both_ways_and_so_does_the_closing_h
 pub(crate) async fn websocket_messages_pass(nodes: usize) {
     let service = websocket::echo().await;
     let web = Web::over(nodes, service.address).await;
-    let (mut socket, response) = ok(websocket::connect(web.edge, "web").await);
+    let (socket, response) = ok(websocket::connect(web.edge, "web").await);
     assert_eq!(response.status(), StatusCode::SWITCHING_PROTOCOLS);
+    talk(socket).await;
+}
+
+#[tokio::test]
+async fn websockets_pass_over_streams_of_http2_beside_each_other_and_beside_requests() {
+    let service = websocket::echo().await;
+    let web = Web::to(service.address).await;
+    let client = Http2::connect(web.edge).await;
+    let sockets = [websocket::connect_http2(&client).await, websocket::connect_http2(&client).await];
+    let mut idle = websocket::connect_http2(&client).await;
+    futures_util::future::join_all(sockets.map(talk)).await;
+    ok(idle.send(Message::text("still here")).await);
+    assert_eq!(ok(soon(idle.next()).await.expect("it is open")), Message::text("still here"));
+}
+
+/// Sends messages of any kind to a service that sends them back, and closes.
+async fn talk<S: AsyncRead + AsyncWrite + Unpin>(mut socket: WebSocketStream<S>) {
     for message in
         [Message::text("hello"), Message::binary(random(1 << 20)), Message::text(""), Message::binary("")]
     {
@@ -47,6 +70,123 @@ pub(crate) async fn websocket_messages_pass(nodes: usize) {
         Message::Close(Some(frame))
     );
     assert!(soon(socket.next()).await.is_none(), "and then the connection ends");
+}
+
+#[tokio::test]
+async fn what_a_websocket_over_http2_asks_arrives_as_http1_has_it() {
+    let service = service::http(async |request: Request<Incoming>| {
+        let mut response = service::reflect(request).await;
+        *response.status_mut() = StatusCode::FORBIDDEN;
+        response
+    })
+    .await;
+    let web = Web::to(service.address).await;
+    let client = Http2::connect(web.edge).await;
+    let refused = whole(websocket::ask_http2(&client, "websocket").await).await;
+    assert_eq!(refused.status, StatusCode::FORBIDDEN);
+    let asked = refused.text();
+    assert!(asked.starts_with("GET /socket HTTP/1.1\nconnection: upgrade\n"), "{asked}");
+    for line in
+        ["host: web.test", "upgrade: websocket", "sec-websocket-version: 13", "sec-websocket-protocol: chat"]
+    {
+        assert!(asked.contains(&format!("\n{line}\n")), "{line}: {asked}");
+    }
+    let key = |asked: &str| {
+        asked.lines().find_map(|line| line.strip_prefix("sec-websocket-key: ").map(str::to_owned))
+    };
+    let again = whole(websocket::ask_http2(&client, "websocket").await).await;
+    assert_ne!(key(asked).expect("a key"), key(again.text()).expect("a key"));
+}
+
+#[tokio::test]
+async fn a_websocket_over_http2_that_the_service_did_not_agree_to_is_a_bad_gateway() {
+    let service = service::tcp(|mut stream| async move {
+        while let Some(request) = read_request(&mut stream).await {
+            let answer: &[u8] = match request.contains("upgrade: websocket") {
+                // The key of the RFC's example, not the request's.
+                true => {
+                    b"HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: websocket\r\n\
+                          sec-websocket-accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n"
+                }
+                false => service::OK,
+            };
+            ok(stream.write_all(answer).await);
+        }
+    })
+    .await;
+    let web = Web::to(service.address).await;
+    let client = Http2::connect(web.edge).await;
+    let answer = whole(websocket::ask_http2(&client, "websocket").await).await;
+    assert!(sentence(&answer, 502, "upstream_broken").contains("WebSocket"));
+    // Nor is a response that says nothing of it, which would look like one that agrees.
+    let service = service::http(|_| async { Response::new(service::full("no")) }).await;
+    let web = Web::to(service.address).await;
+    let client = Http2::connect(web.edge).await;
+    let answer = whole(websocket::ask_http2(&client, "websocket").await).await;
+    assert!(sentence(&answer, 502, "upstream_broken").contains("WebSocket"));
+    // Other protocols, and connections to nowhere in particular, are not for an edge.
+    let answer = whole(websocket::ask_http2(&client, "connect-udp").await).await;
+    sentence(&answer, 501, "unsupported");
+}
+
+#[tokio::test]
+async fn a_websocket_over_http2_ends_with_its_client_and_with_its_service() {
+    let (ends, mut ended) = mpsc::channel(1);
+    let service = service::tcp(move |stream| {
+        let ends = ends.clone();
+        async move {
+            let mut socket = ok(tokio_tungstenite::accept_async(stream).await);
+            match socket.next().await {
+                Some(Ok(Message::Text(_))) => drop(socket),
+                other => ok(ends.send(other.is_none_or(|other| other.is_err())).await),
+            }
+        }
+    })
+    .await;
+    let web = Web::to(service.address).await;
+    let client = Http2::connect(web.edge).await;
+    let mut socket = websocket::connect_http2(&client).await;
+    ok(socket.send(Message::text("leave")).await);
+    assert!(soon(socket.next()).await.is_none_or(|end| end.is_err()), "without a closing frame");
+    drop(websocket::connect_http2(&client).await);
+    assert_eq!(soon(ended.recv()).await, Some(true));
+    let socket = websocket::connect_http2(&client).await;
+    drop((client, socket));
+    assert_eq!(soon(ended.recv()).await, Some(true));
+}
+
+#[tokio::test]
+async fn websockets_are_http1_to_a_service_that_chooses_http2_for_the_rest() {
+    let fabric = Fabric::start().await;
+    let config = fabric.service_tls(&["127.0.0.1"], &[b"h2", b"http/1.1"]);
+    let service = service::tls(config, |stream| async move {
+        if stream.get_ref().1.alpn_protocol() == Some(b"h2") {
+            http2::connection(stream, service::reflect).await;
+        } else {
+            websocket::echo_over(stream).await;
+        }
+    })
+    .await;
+    let _agent = fabric.agent("web", Kind::Http, format!("https://{}", service.address)).await;
+    let edge = fabric.addresses.edge;
+    assert!(get(edge, "web", "/").await.text().contains("HTTP/2.0"));
+    talk(ok(websocket::connect(edge, "web").await).0).await;
+    talk(websocket::connect_http2(&Http2::connect(edge).await).await).await;
+}
+
+#[tokio::test]
+async fn a_websocket_to_a_service_that_speaks_http2_alone_is_refused_with_the_reason() {
+    let service = http2::http(service::reflect).await;
+    let web = Web::to_http2(service.address).await;
+    let mut client = Http1::connect(web.edge).await;
+    let mut upgrade = request("GET", "web", "/", "");
+    upgrade.headers_mut().insert("connection", ok("upgrade".parse()));
+    upgrade.headers_mut().insert("upgrade", ok("websocket".parse()));
+    let why = sentence(&client.ask(upgrade).await, 502, "upstream_broken");
+    assert!(why.contains("HTTP/2, and not HTTP/1.1 as a switch of protocols"), "{why}");
+    let client = Http2::connect(web.edge).await;
+    let answer = whole(websocket::ask_http2(&client, "websocket").await).await;
+    assert_eq!(sentence(&answer, 502, "upstream_broken"), why);
 }
 
 #[tokio::test]

@@ -9,8 +9,8 @@ use std::sync::{
 use bytes::Bytes;
 use tokio::sync::mpsc;
 
-/// The most packets in one queue: some milliseconds of a fast sender.
-const PACKETS: usize = 256;
+/// The most packets in one queue: what a fast sender sends while a busy process does something else.
+const PACKETS: usize = 1024;
 
 /// The same until its receiver takes the first. Old packets are of little use to anybody.
 const PACKETS_AT_FIRST: usize = 16;
@@ -57,29 +57,37 @@ struct Account {
 #[derive(Debug)]
 struct Waiting {
     packet: Bytes,
-    account: Arc<Account>,
+    _charge: Charge,
 }
 
 impl Waiting {
     /// The packet is copied: its own memory may be a small piece of something large.
     fn new(packet: &[u8], account: &Arc<Account>) -> Result<Self, Full> {
-        let cost = packet.len() + OVERHEAD;
-        let bytes = account.bytes.fetch_add(cost, Relaxed) + cost;
-        let all = account.all.fetch_add(cost, Relaxed) + cost;
-        if bytes > BYTES || all > ALL_BYTES {
-            account.bytes.fetch_sub(cost, Relaxed);
-            account.all.fetch_sub(cost, Relaxed);
-            return Err(Full);
-        }
-        Ok(Self { packet: Bytes::copy_from_slice(packet), account: Arc::clone(account) })
+        let charge = Charge::new(packet.len() + OVERHEAD, account)?;
+        Ok(Self { packet: Bytes::copy_from_slice(packet), _charge: charge })
     }
 }
 
-impl Drop for Waiting {
+#[derive(Debug)]
+struct Charge {
+    cost: usize,
+    account: Arc<Account>,
+}
+
+impl Charge {
+    fn new(cost: usize, account: &Arc<Account>) -> Result<Self, Full> {
+        let bytes = account.bytes.fetch_add(cost, Relaxed) + cost;
+        let all = account.all.fetch_add(cost, Relaxed) + cost;
+        // Too much is given back at once.
+        let charge = Self { cost, account: Arc::clone(account) };
+        if bytes > BYTES || all > ALL_BYTES { Err(Full) } else { Ok(charge) }
+    }
+}
+
+impl Drop for Charge {
     fn drop(&mut self) {
-        let cost = self.packet.len() + OVERHEAD;
-        self.account.bytes.fetch_sub(cost, Relaxed);
-        self.account.all.fetch_sub(cost, Relaxed);
+        self.account.bytes.fetch_sub(self.cost, Relaxed);
+        self.account.all.fetch_sub(self.cost, Relaxed);
     }
 }
 
@@ -115,12 +123,12 @@ impl Receiver {
     /// The next packet; `None` when there is none and none can come. Cancel safe.
     pub async fn recv(&mut self) -> Option<Bytes> {
         self.account.begun.store(true, Relaxed);
-        self.queue.recv().await.map(|waiting| waiting.packet.clone())
+        self.queue.recv().await.map(|waiting| waiting.packet)
     }
 
     /// The next packet if one waits.
     pub fn try_recv(&mut self) -> Option<Bytes> {
-        self.queue.try_recv().ok().map(|waiting| waiting.packet.clone())
+        self.queue.try_recv().ok().map(|waiting| waiting.packet)
     }
 }
 

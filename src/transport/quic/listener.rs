@@ -61,13 +61,14 @@ impl Listener {
     ///
     /// # Errors
     /// When the port is taken, or TLS is not fit for QUIC.
+    #[cfg(feature = "server")]
     pub(crate) fn bind_http3(
         address: SocketAddr,
         tls: rustls::ServerConfig,
         secret: &[u8; 32],
         requests: u32,
     ) -> Result<Self, BindError> {
-        Self::bind_with(address, tls, tuning::endpoint(Some(secret)), tuning::http3(requests))
+        Self::bind_with(address, tls, tuning::endpoint(Some(secret)), super::http3::transport(requests))
     }
 
     fn bind_with(
@@ -147,6 +148,7 @@ impl Incoming {
     }
 
     /// Turns the client away.
+    #[cfg(feature = "server")]
     pub(crate) fn refuse(self) {
         self.incoming.refuse();
     }

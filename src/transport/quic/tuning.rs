@@ -51,33 +51,6 @@ pub(super) fn transport(settings: &Settings, peer_streams: u32, keep_alive: bool
     config
 }
 
-/// How often an HTTP/3 client is asked whether it is still there, and after how long without an answer it is not.
-const HTTP3_KEEP_ALIVE: Duration = Duration::from_secs(20);
-const HTTP3_IDLE: Duration = Duration::from_secs(60);
-
-/// Unidirectional streams of an HTTP/3 client: its control stream, two for QPACK, and some that mean nothing (RFC 9114 §6.2).
-const HTTP3_UNIDIRECTIONAL: u32 = 8;
-
-/// What an HTTP/3 client may have under way, on one stream and on all, in bytes. Anybody may be one, so it is less than a
-/// link has.
-const HTTP3_STREAM_WINDOW: u32 = 1 << 20;
-const HTTP3_WINDOW: u32 = 4 << 20;
-
-/// What the edge uses for HTTP/3 clients, which may be anywhere: all else as RFC 9000 and RFC 9002 recommend.
-pub(super) fn http3(requests: u32) -> TransportConfig {
-    let mut config = TransportConfig::default();
-    config
-        .max_idle_timeout(IdleTimeout::try_from(HTTP3_IDLE).ok())
-        .keep_alive_interval(Some(HTTP3_KEEP_ALIVE))
-        .max_concurrent_bidi_streams(VarInt::from_u32(requests))
-        .max_concurrent_uni_streams(VarInt::from_u32(HTTP3_UNIDIRECTIONAL))
-        .stream_receive_window(VarInt::from_u32(HTTP3_STREAM_WINDOW))
-        .receive_window(VarInt::from_u32(HTTP3_WINDOW))
-        .send_window(HTTP3_WINDOW.into())
-        .datagram_receive_buffer_size(None);
-    config
-}
-
 /// What an endpoint uses for all its links. With a `secret` the key of stateless resets (RFC 9000 §10.3) and of connection
 /// ids follow from it, so that a process that restarts with the same secret resets the links of its former life at their
 /// first packet, instead of leaving their peers to the idle time-out.

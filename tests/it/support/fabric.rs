@@ -47,6 +47,19 @@ pub(crate) fn identity(authority: &Authority, names: &[&str]) -> Identity {
     ok(Identity::load(&cert, &key))
 }
 
+/// A forwarder of one port, and its address.
+pub(crate) async fn forwarder_of(
+    client: client::Config,
+    endpoint: &str,
+    kind: PortKind,
+) -> (forward::Forwarder, SocketAddr) {
+    let listen = vec![([127, 0, 0, 1], 0).into()];
+    let port = forward::Port { listen, endpoint: ok(EndpointId::new(endpoint)), kind };
+    let forwarder = ok(forward::Forwarder::start(forward::Config { client, ports: vec![port] }).await);
+    let address = forwarder.addresses()[0];
+    (forwarder, address)
+}
+
 impl Fabric {
     /// A node with every limit at its default.
     pub(crate) async fn start() -> Self {
@@ -126,7 +139,7 @@ impl Fabric {
         service: impl ToString,
         change: impl FnOnce(&mut agent::Endpoint),
     ) -> Result<Agent, client::ListenError> {
-        let mut endpoint = self.endpoint(endpoint, kind, &service.to_string());
+        let mut endpoint = self.endpoint(endpoint, kind, service);
         change(&mut endpoint);
         let agent = ok(Agent::start(agent::Config { client: self.client(), endpoints: vec![endpoint] }));
         super::soon(agent.serve()).await.map(|()| agent)
@@ -164,17 +177,7 @@ impl Fabric {
         endpoint: &str,
         kind: PortKind,
     ) -> (forward::Forwarder, SocketAddr) {
-        let config = forward::Config {
-            client: self.client(),
-            ports: vec![forward::Port {
-                listen: vec![([127, 0, 0, 1], 0).into()],
-                endpoint: ok(EndpointId::new(endpoint)),
-                kind,
-            }],
-        };
-        let forwarder = ok(forward::Forwarder::start(config).await);
-        let address = forwarder.addresses()[0];
-        (forwarder, address)
+        forwarder_of(self.client(), endpoint, kind).await
     }
 
     /// Waits until the node's metrics have a line.

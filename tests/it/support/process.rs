@@ -6,7 +6,7 @@ use std::{
     path::Path,
     process::{Child, Command, Stdio},
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Condvar, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicUsize, Ordering::Relaxed},
         mpsc::{self, Receiver},
     },
@@ -19,9 +19,22 @@ use super::ok;
 pub(crate) struct Process {
     child: Child,
     lines: Receiver<String>,
-    log: Arc<Mutex<Vec<String>>>,
+    log: Arc<Log>,
     /// How much of the log [`Process::log_with`] has gone through.
     seen: AtomicUsize,
+}
+
+/// What a process has written to its standard error.
+#[derive(Debug, Default)]
+struct Log {
+    lines: Mutex<Vec<String>>,
+    more: Condvar,
+}
+
+impl Log {
+    fn lines(&self) -> MutexGuard<'_, Vec<String>> {
+        self.lines.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl Process {
@@ -36,11 +49,12 @@ impl Process {
             .spawn());
         let lines = lines_of(child.stdout.take().expect("it is piped"));
         let stderr = child.stderr.take().expect("it is piped");
-        let log = Arc::<Mutex<Vec<String>>>::default();
+        let log = Arc::<Log>::default();
         let logged = Arc::clone(&log);
         std::thread::spawn(move || {
             for line in BufReader::new(stderr).lines().map_while(Result::ok) {
-                logged.lock().unwrap_or_else(PoisonError::into_inner).push(line);
+                logged.lines().push(line);
+                logged.more.notify_all();
             }
         });
         Self { child, lines, log, seen: AtomicUsize::new(0) }
@@ -48,8 +62,7 @@ impl Process {
 
     /// The lines of its log so far that have a text in them.
     pub(crate) fn logged(&self, text: &str) -> Vec<String> {
-        let log = self.log.lock().unwrap_or_else(PoisonError::into_inner);
-        log.iter().filter(|line| line.contains(text)).cloned().collect()
+        self.log.lines().iter().filter(|line| line.contains(text)).cloned().collect()
     }
 
     /// The next line of standard output that has a text in it.
@@ -60,16 +73,16 @@ impl Process {
     /// The next line of the log that has a text in it.
     pub(crate) fn log_with(&self, text: &str) -> String {
         let end = std::time::Instant::now() + super::SOON;
+        let mut lines = self.log.lines();
         loop {
             let seen = self.seen.load(Relaxed);
-            let log = self.log.lock().unwrap_or_else(PoisonError::into_inner);
-            if let Some(at) = log.iter().skip(seen).position(|line| line.contains(text)) {
+            if let Some(at) = lines.iter().skip(seen).position(|line| line.contains(text)) {
                 self.seen.store(seen + at + 1, Relaxed);
-                return log[seen + at].clone();
+                return lines[seen + at].clone();
             }
-            assert!(std::time::Instant::now() < end, "{text:?} is not logged: {log:?}");
-            drop(log);
-            std::thread::sleep(std::time::Duration::from_millis(10));
+            let left = end.saturating_duration_since(std::time::Instant::now());
+            assert!(!left.is_zero(), "{text:?} is not logged: {lines:?}");
+            lines = self.log.more.wait_timeout(lines, left).unwrap_or_else(PoisonError::into_inner).0;
         }
     }
 
