@@ -14,6 +14,7 @@ mod metrics;
 mod registry;
 mod session;
 mod shared;
+mod upload;
 
 pub use body::{Body, BoxError, ResponseBody};
 pub use flow::{InUse, OpenFlow, OpenFlowError};
