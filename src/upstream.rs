@@ -16,6 +16,7 @@ mod registry;
 mod routes;
 mod session;
 mod shared;
+mod upload;
 
 pub use body::{Body, BoxError, ResponseBody};
 pub use flow::{InUse, OpenFlow, OpenFlowError};

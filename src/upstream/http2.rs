@@ -13,23 +13,19 @@ use std::{
 };
 
 use bytes::Bytes;
-use futures_util::{FutureExt, StreamExt, future::poll_fn, stream};
+use futures_util::{FutureExt, future::poll_fn};
 use h2::{
-    Reason, RecvStream, SendStream,
+    Reason, RecvStream,
     client::{Builder, Connection, SendRequest},
 };
 use http::{
-    HeaderMap, HeaderName, Request, Response, StatusCode, Uri,
-    header::{CONNECTION, HOST, TE, TRANSFER_ENCODING, UPGRADE},
+    HeaderName, Request, Response, StatusCode, Uri,
+    header::{CONNECTION, HOST, TRANSFER_ENCODING, UPGRADE},
     request,
     uri::{Authority, PathAndQuery, Scheme},
 };
 use http_body::{Body as _, Frame, SizeHint};
-use http_body_util::{BodyStream, StreamBody};
-use tokio::{
-    sync::{oneshot, watch},
-    time::Instant,
-};
+use tokio::{sync::watch, time::Instant};
 use tokio_util::{sync::CancellationToken, task::task_tracker::TaskTrackerToken};
 
 use super::{
@@ -38,6 +34,7 @@ use super::{
     http::open,
     registry::{InFlight, Name, Upstream, Upstreams},
     shared::{Found, Handle, Outcome, STREAMS},
+    upload::{Failure, Upload},
 };
 use crate::{
     protocol::{Code, Kind, Refusal},
@@ -69,12 +66,8 @@ const GOODBYE: Duration = Duration::from_secs(5);
 /// How long a request looks for a place: connections may fill or end as fast as they are opened.
 const PLACE: Duration = Duration::from_secs(10);
 
-/// How much of a request's body is kept until its response begins, in bytes, so that it can be sent again if the service
-/// refuses it unprocessed.
-const KEEP: usize = 64 * 1024;
-
 /// Fields that mean nothing in HTTP/2, and make a message malformed (RFC 9113 §8.2.2).
-const NOT_IN_HTTP_2: [HeaderName; 5] = [
+pub(super) const NOT_IN_HTTP_2: [HeaderName; 5] = [
     CONNECTION,
     TRANSFER_ENCODING,
     UPGRADE,
@@ -96,7 +89,7 @@ impl Upstreams {
             let mut outcome = match upstream.shared.find(after) {
                 Found::Place(handle, reused) => {
                     let scheme = if upstream.kind == Kind::Http2Tls { Scheme::HTTPS } else { Scheme::HTTP };
-                    return Ok(Place { handle, in_flight, reused, scheme });
+                    return Ok(Place { handle, in_flight, reused, scheme, waiting: None });
                 }
                 Found::Opening(outcome) => outcome,
                 Found::Nothing(tell) => {
@@ -126,7 +119,6 @@ impl Upstreams {
         let (mut connection, sender, flow, hold) = match self.begin_http2(&upstream, &name).await {
             Ok(begun) => begun,
             Err(error) => {
-                self.shun(&upstream, SHUN_REFUSED);
                 tell.send_replace(Some(Err(error)));
                 return;
             }
@@ -171,25 +163,24 @@ impl Upstreams {
                 .await?;
             // Its SETTINGS say how many requests it takes (RFC 9113 §3.4), and that it is HTTP/2 which it speaks.
             poll_fn(|cx| match connection.poll_unpin(cx) {
-                Poll::Ready(ended) => Poll::Ready(ended.and(Err(Reason::NO_ERROR.into()))),
+                Poll::Ready(Err(error)) => Poll::Ready(Err(BoxError::from(error))),
+                Poll::Ready(Ok(())) => Poll::Ready(Err("it closed the connection".into())),
                 Poll::Pending if connection.max_concurrent_send_streams() == UNKNOWN => Poll::Pending,
                 Poll::Pending => Poll::Ready(Ok(())),
             })
             .await?;
-            Ok::<_, h2::Error>((connection, sender, flow, hold))
+            Ok::<_, BoxError>((connection, sender, flow, hold))
         };
-        let refused = |code, message: String| OpenFlowError::Refused(Refusal::new(code, message));
-        match tokio::time::timeout(BEGIN, begin).await {
-            Ok(Ok(begun)) => Ok(begun),
-            Ok(Err(error)) => Err(upstream.via.link().lost().map_or_else(
-                || refused(Code::UpstreamUnreachable, format!("the service does not speak HTTP/2: {error}")),
-                |lost| OpenFlowError::Lost(lost.to_string()),
-            )),
-            Err(_) => {
-                let message = format!("the service has not begun HTTP/2 within {BEGIN:?}");
-                Err(refused(Code::UpstreamTimeout, message))
-            }
-        }
+        let (code, why) = match tokio::time::timeout(BEGIN, begin).await {
+            Ok(Ok(begun)) => return Ok(begun),
+            Ok(Err(error)) => match upstream.via.link().lost() {
+                Some(lost) => return Err(OpenFlowError::Lost(lost.to_string())),
+                None => (Code::UpstreamUnreachable, error.to_string()),
+            },
+            Err(_) => (Code::UpstreamTimeout, format!("it has said nothing for {BEGIN:?}")),
+        };
+        self.shun(upstream, SHUN_REFUSED);
+        Err(Refusal::new(code, format!("the service does not speak HTTP/2: {why}")).into())
     }
 }
 
@@ -207,18 +198,20 @@ pub(super) struct Place {
     /// Whether the connection has carried requests before.
     pub(super) reused: bool,
     scheme: Scheme,
+    /// Since when it waits for a response.
+    waiting: Option<Instant>,
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.in_flight.0.shared.leave(self.handle.flow, Instant::now());
+        self.in_flight.0.shared.leave(self.handle.flow, Instant::now(), self.waiting);
     }
 }
 
 impl Place {
     /// Sends a request; when it was certainly not processed, the error has it (RFC 9113 §8.7).
     pub(super) async fn send(
-        self,
+        mut self,
         request: Request<Body>,
     ) -> Result<Response<body::ResponseBody>, (BoxError, Option<Request<Body>>)> {
         let (parts, body) = request.into_parts();
@@ -234,6 +227,7 @@ impl Place {
                 return Err((error.into(), Some(Request::from_parts(parts, body))));
             }
         };
+        self.waiting = Some(Instant::now());
         let mut upload = Upload::new(body, stream);
         let expectation = parts.extensions.get::<Expectation>();
         let response = poll_fn(|cx| {
@@ -256,6 +250,8 @@ impl Place {
         .await;
         match response {
             Ok(response) => {
+                self.waiting = None;
+                self.in_flight.0.shared.heard(self.handle.flow, Instant::now());
                 let unwanted = expectation.is_some_and(Expectation::responded);
                 let upload = Some(upload).filter(|upload| !upload.ended && !unwanted);
                 Ok(response.map(|body| ResponseBody::new(body, self, upload).into()))
@@ -302,192 +298,42 @@ fn is_unprocessed(error: &h2::Error) -> bool {
     error.is_remote() && (error.is_go_away() || error.reason() == Some(Reason::REFUSED_STREAM))
 }
 
-/// Why a request's body does not go on.
-enum Failure {
-    /// Its stream has ended, on the other side or with the connection.
-    Stream(h2::Error),
-    /// The body broke.
-    Body(BoxError),
-}
-
-/// A request's body on its way to the service.
-struct Upload {
-    body: Body,
-    stream: SendStream<Bytes>,
-    /// What waits for room.
-    chunk: Option<Bytes>,
-    ended: bool,
-    /// What has been taken from the body, as long as it may have to be sent again.
-    kept: Option<Kept>,
-}
-
-#[derive(Default)]
-struct Kept {
-    data: Vec<Bytes>,
-    size: usize,
-    trailers: Option<HeaderMap>,
-    /// Whether there is more in the body.
-    whole: bool,
-}
-
-impl Upload {
-    fn new(body: Body, stream: SendStream<Bytes>) -> Self {
-        let ended = body.is_end_stream();
-        let kept = Some(Kept { whole: ended, ..Kept::default() });
-        let mut this = Self { body, stream, chunk: None, ended, kept };
-        if ended {
-            this.end();
-        }
-        this
-    }
-
-    /// Lets go of the body, whose end others wait for.
-    fn end(&mut self) {
-        self.ended = true;
-        self.body = Body::default();
-    }
-
-    /// The body as it was, if all that has been taken from it was kept.
-    fn take_back(self) -> Option<Body> {
-        let kept = self.kept?;
-        let trailers = kept.trailers.map(Frame::trailers);
-        let taken: Vec<_> = kept.data.into_iter().map(Frame::data).chain(trailers).map(Ok).collect();
-        Some(match (taken.is_empty(), kept.whole) {
-            (true, _) => self.body,
-            (false, true) => Body::new(StreamBody::new(stream::iter(taken))),
-            (false, false) => {
-                Body::new(StreamBody::new(stream::iter(taken).chain(BodyStream::new(self.body))))
-            }
-        })
-    }
-
-    /// Takes what comes next from the body, and keeps it as well.
-    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Failure>>> {
-        let next = ready!(Pin::new(&mut self.body).poll_frame(cx));
-        if let Some(kept) = &mut self.kept {
-            kept.whole = next.is_none() || self.body.is_end_stream();
-            if let Some(Ok(frame)) = &next {
-                if let Some(data) = frame.data_ref() {
-                    kept.size += data.len();
-                    kept.data.push(data.clone());
-                }
-                kept.trailers = frame.trailers_ref().cloned();
-            }
-            if kept.size > KEEP {
-                self.kept = None;
-            }
-        }
-        Poll::Ready(next.map(|next| next.map_err(Failure::Body)))
-    }
-
-    fn poll_all(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Failure>> {
-        loop {
-            // The service may end the stream while there is nothing to send.
-            if let Poll::Ready(reset) = self.stream.poll_reset(cx) {
-                return Poll::Ready(Err(Failure::Stream(reset.map_or_else(|error| error, Into::into))));
-            }
-            if let Some(chunk) = &self.chunk {
-                while !chunk.is_empty() && self.stream.capacity() == 0 {
-                    match ready!(self.stream.poll_capacity(cx)) {
-                        Some(Ok(_)) => {}
-                        Some(Err(error)) => return Poll::Ready(Err(Failure::Stream(error))),
-                        // It has ended, as sending tells.
-                        None => break,
-                    }
-                }
-            }
-            if let Some(chunk) = self.chunk.take() {
-                let last = self.body.is_end_stream();
-                self.stream.send_data(chunk, last).map_err(Failure::Stream)?;
-                if last {
-                    return Poll::Ready(Ok(()));
-                }
-            }
-            let Some(frame) = ready!(self.poll_next(cx)).transpose()? else {
-                let sent = self.stream.send_data(Bytes::new(), true);
-                return Poll::Ready(sent.map_err(Failure::Stream));
-            };
-            match frame.into_data() {
-                Ok(data) => {
-                    // Room is asked for once there is something to send, since other streams lack it as long as it is kept.
-                    self.stream.reserve_capacity(1);
-                    self.chunk = Some(data);
-                }
-                Err(frame) => {
-                    let mut trailers = frame.into_trailers().unwrap_or_default();
-                    for field in NOT_IN_HTTP_2.iter().chain([&HOST, &TE]) {
-                        trailers.remove(field);
-                    }
-                    return Poll::Ready(self.stream.send_trailers(trailers).map_err(Failure::Stream));
-                }
-            }
-        }
-    }
-}
-
-impl Future for Upload {
-    type Output = Result<(), Failure>;
-
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), Failure>> {
-        if self.ended {
-            return Poll::Ready(Ok(()));
-        }
-        let end = ready!(self.poll_all(cx));
-        self.end();
-        if let Err(Failure::Body(_)) = end {
-            self.stream.send_reset(Reason::CANCEL);
-        }
-        Poll::Ready(end)
-    }
-}
-
 /// The error of a response's stream, which the edge passes on as it is. One that says that there is none would look like a
 /// clean end there, which it is only behind a complete response (RFC 9113 §8.1).
 fn broken(error: h2::Error) -> h2::Error {
     if error.reason() == Some(Reason::NO_ERROR) { Reason::INTERNAL_ERROR.into() } else { error }
 }
 
-/// A response's body. Dropped before its end, it resets the stream, and with it the request's body.
+/// A response's body. Dropped before its end, it resets the stream, once the request's body has ended as well.
 #[derive(Debug)]
 pub(super) struct ResponseBody {
     stream: RecvStream,
     data_ended: bool,
     /// Not there after the end.
     place: Option<Arc<Place>>,
-    /// Lets the request's body go on after the response's end; dropped, it ends that too.
-    upload: Option<oneshot::Sender<()>>,
 }
 
 impl ResponseBody {
     fn new(stream: RecvStream, place: Place, upload: Option<Upload>) -> Self {
         let place = Arc::new(place);
-        let mut this = Self { stream, data_ended: false, place: Some(Arc::clone(&place)), upload: None };
+        let mut this = Self { stream, data_ended: false, place: Some(Arc::clone(&place)) };
         if let Some(mut upload) = upload {
-            // Nothing can be refused as unprocessed from here on.
-            upload.kept = None;
-            let (go_on, end) = oneshot::channel();
-            this.upload = Some(go_on);
-            let tasks = place.in_flight.0.via.flows().clone();
-            tasks.spawn(async move {
-                tokio::select! {
-                    Err(_) = end => {}
-                    // How it ended is told by the response.
-                    _ = upload => {}
-                }
+            upload.forget();
+            // It need not wait for whoever reads the response, and may outlast that.
+            place.in_flight.0.via.flows().clone().spawn(async move {
+                // How it ended is told by the response.
+                drop(upload.await);
                 drop(place);
             });
         }
-        if this.stream.is_end_stream() {
-            this.finish();
-        }
+        this.finish();
         this
     }
 
+    /// Leaves the place to others when the response is there.
     fn finish(&mut self) {
-        self.place = None;
-        if let Some(upload) = self.upload.take() {
-            // An error says that it has ended before.
-            upload.send(()).ok();
+        if self.stream.is_end_stream() {
+            self.place = None;
         }
     }
 }
@@ -505,9 +351,7 @@ impl http_body::Body for ResponseBody {
                 Some(Ok(data)) => {
                     // An error says that the stream is gone, as the next frame does.
                     self.stream.flow_control().release_capacity(data.len()).ok();
-                    if self.stream.is_end_stream() {
-                        self.finish();
-                    }
+                    self.finish();
                     return Poll::Ready(Some(Ok(Frame::data(data))));
                 }
                 Some(Err(error)) => return Poll::Ready(Some(Err(broken(error)))),

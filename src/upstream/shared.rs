@@ -27,6 +27,10 @@ const MAX_IDLE: Duration = Duration::from_secs(60);
 /// The same once the upstream is to be used no more, except by requests that had chosen it before.
 const MAX_IDLE_RETIRED: Duration = Duration::from_secs(1);
 
+/// A request that is given up after so long, while its connection brought no response to any other, has shown that the
+/// connection may be dead: its service's host can be gone without a word.
+const SILENCE: Duration = Duration::from_secs(1);
+
 /// A connection, for as long as anybody uses it or may.
 #[derive(Debug, Clone)]
 pub(super) struct Handle {
@@ -75,6 +79,8 @@ struct Connection {
     /// How many it has carried before.
     carried: bool,
     idle_since: Instant,
+    /// When the last response began.
+    heard: Instant,
 }
 
 #[derive(Debug)]
@@ -93,6 +99,12 @@ impl Connection {
     fn takes(&mut self) -> bool {
         let mut nobody = Context::from_waker(noop_waker_ref());
         matches!(self.handle.sender.poll_ready(&mut nobody), Poll::Ready(Ok(())))
+    }
+}
+
+impl Inner {
+    fn at(&self, flow: u64) -> Option<usize> {
+        self.connections.iter().position(|connection| connection.handle.flow == flow)
     }
 }
 
@@ -134,22 +146,30 @@ impl Shared {
     /// A connection has been opened; nobody uses it yet.
     pub(super) fn opened(&self, handle: Handle, now: Instant) {
         let mut inner = self.inner();
-        let connection = Connection { handle, opened: now, used: 0, carried: false, idle_since: now };
+        let connection =
+            Connection { handle, opened: now, used: 0, carried: false, idle_since: now, heard: now };
         inner.room = Some(connection.room());
         inner.connections.push(connection);
     }
 
-    /// A request has left its place.
-    pub(super) fn leave(&self, flow: u64, now: Instant) {
+    /// A response has begun.
+    pub(super) fn heard(&self, flow: u64, now: Instant) {
         let mut inner = self.inner();
-        let inner = &mut *inner;
-        let Some(at) = inner.connections.iter().position(|connection| connection.handle.flow == flow) else {
-            return;
-        };
+        if let Some(at) = inner.at(flow) {
+            inner.connections[at].heard = now;
+        }
+    }
+
+    /// A request has left its place; `waiting` since then for a response, if that has not begun.
+    pub(super) fn leave(&self, flow: u64, now: Instant, waiting: Option<Instant>) {
+        let mut inner = self.inner();
+        let Some(at) = inner.at(flow) else { return };
+        let last = inner.all_retired;
         let connection = &mut inner.connections[at];
         connection.used -= 1;
         connection.idle_since = now;
-        if inner.all_retired && connection.used == 0 {
+        let silent = waiting.is_some_and(|since| since + SILENCE < now && connection.heard <= since);
+        if silent || (last && connection.used == 0) {
             inner.connections.swap_remove(at);
         }
     }
@@ -157,7 +177,7 @@ impl Shared {
     /// Gives a connection up when it has been unused for too long. Says when to ask again, while it is there.
     pub(super) fn look(&self, flow: u64, now: Instant) -> Option<Instant> {
         let mut inner = self.inner();
-        let at = inner.connections.iter().position(|connection| connection.handle.flow == flow)?;
+        let at = inner.at(flow)?;
         let connection = &inner.connections[at];
         let max = if inner.all_retired { MAX_IDLE_RETIRED } else { MAX_IDLE };
         let until = if connection.used > 0 { now } else { connection.idle_since } + max;
@@ -212,9 +232,9 @@ mod tests {
         assert_eq!(shared.look(1, at(0)), Some(at(60)));
         assert_eq!(place(&shared, None), Some((1, false)));
         assert_eq!(place(&shared, None), Some((1, true)));
-        shared.leave(1, at(10));
+        shared.leave(1, at(10), None);
         assert_eq!(shared.look(1, at(80)), Some(at(140)), "it is in use");
-        shared.leave(1, at(100));
+        shared.leave(1, at(100), None);
         assert_eq!(shared.look(1, at(140)), Some(at(160)));
         assert_eq!(shared.look(1, at(160)), None);
         assert_eq!(place(&shared, None), None);
@@ -237,7 +257,25 @@ mod tests {
         let (late, _open) = connection(9).await;
         shared.opened(late, now);
         assert_eq!(place(&shared, None), Some((9, false)));
-        shared.leave(9, now);
+        shared.leave(9, now, None);
+        assert_eq!(place(&shared, None), None);
+    }
+
+    #[tokio::test]
+    async fn a_connection_on_which_a_request_waits_in_vain_is_given_up_unless_others_do_not() {
+        let (shared, began) = (Shared::default(), Instant::now());
+        let at = |millis| began + Duration::from_millis(millis);
+        let (handle, _open) = connection(1).await;
+        shared.opened(handle, at(0));
+        let again = || assert!(place(&shared, None).is_some());
+        // Not for long, or with responses to others meanwhile.
+        again();
+        shared.leave(1, at(1000), Some(at(0)));
+        again();
+        shared.heard(1, at(2500));
+        shared.leave(1, at(9000), Some(at(2000)));
+        again();
+        shared.leave(1, at(4000), Some(at(2500)));
         assert_eq!(place(&shared, None), None);
     }
 
@@ -251,7 +289,7 @@ mod tests {
         let (second, _open) = connection(5).await;
         shared.opened(second, now);
         assert_eq!(place(&shared, None), Some((5, false)));
-        shared.leave(1, now);
+        shared.leave(1, now, None);
         assert_eq!(place(&shared, None), Some((1, true)));
     }
 

@@ -8,6 +8,7 @@ use std::{
     time::Duration,
 };
 
+use adit::protocol::Kind;
 use bytes::Bytes;
 use futures_util::future::join_all;
 use h2::Reason;
@@ -397,12 +398,12 @@ async fn clients_that_do_not_read_hold_up_nobody_else() {
         let response = ok(client.send(request("GET", "web", "/endless", "")).await);
         stalled.push((client, response));
         for _ in 0..5 {
-            assert_ok(&get(web.edge, "web", "/").await);
+            assert_ok(&soon(get(web.edge, "web", "/")).await);
         }
     }
     // Once all of them have as much under way as they may.
     tokio::time::sleep(Duration::from_secs(1)).await;
-    assert_ok(&get(web.edge, "web", "/").await);
+    assert_ok(&soon(get(web.edge, "web", "/")).await);
     assert_eq!(service.accepted(), 1);
 }
 
@@ -415,12 +416,12 @@ async fn a_service_that_speaks_no_http2_is_named() {
     })
     .await;
     let fabric = Fabric::start().await;
-    let _old = fabric.agent("old", adit::protocol::Kind::Http2, old.address).await;
-    let _silent = fabric.agent("silent", adit::protocol::Kind::Http2, silent.address).await;
+    let _old = fabric.agent("old", Kind::Http2, old.address).await;
+    let _silent = fabric.agent("silent", Kind::Http2, silent.address).await;
     let why = sentence(&get(fabric.addresses.edge, "old", "/").await, 502, "upstream_unreachable");
     assert!(why.contains("does not speak HTTP/2"), "{why}");
     let why = sentence(&get(fabric.addresses.edge, "silent", "/").await, 502, "upstream_timeout");
-    assert!(why.contains("has not begun HTTP/2 within 5s"), "{why}");
+    assert!(why.contains("does not speak HTTP/2: it has said nothing for 5s"), "{why}");
 }
 
 #[tokio::test]
@@ -452,4 +453,63 @@ async fn a_node_that_leaves_finishes_streams_and_closes_idle_connections() {
     let (answer, left) = tokio::join!(asked, leaving);
     assert_ok(&answer);
     ok(left);
+}
+
+#[tokio::test]
+async fn a_connection_that_has_fallen_silent_is_used_no_more() {
+    let first = Arc::new(AtomicBool::new(true));
+    let service = http2::raw(h2::server::Builder::new(), move |mut connection| {
+        let first = first.fetch_and(false, Relaxed);
+        async move {
+            let (_request, respond) = ok(connection.accept().await.expect("a request"));
+            answer(respond);
+            let mut unanswered = Vec::new();
+            while let Some(Ok((request, respond))) = connection.accept().await {
+                if first { unanswered.push((request, respond)) } else { answer(respond) }
+            }
+        }
+    })
+    .await;
+    let fabric = Fabric::with(|config| config.edge.request_timeout = Duration::from_millis(1500)).await;
+    let _agent = fabric.agent("web", Kind::Http2, service.address).await;
+    let edge = fabric.addresses.edge;
+    assert_ok(&get(edge, "web", "/").await);
+    sentence(&get(edge, "web", "/").await, 504, "response_timeout");
+    for _ in 0..2 {
+        assert_ok(&get(edge, "web", "/").await);
+    }
+    assert_eq!(service.accepted(), 2);
+}
+
+#[tokio::test]
+async fn a_request_goes_on_after_an_early_response() {
+    let (wholes, mut whole) = mpsc::channel(1);
+    let service = http2::raw(h2::server::Builder::new(), move |mut connection| {
+        let wholes = wholes.clone();
+        async move {
+            let tasks = adit::drain::Tasks::new();
+            while let Some(Ok((request, respond))) = connection.accept().await {
+                let wholes = wholes.clone();
+                answer(respond);
+                tasks.spawn(async move {
+                    ok(wholes
+                        .send(content(request.into_body()).await.map_err(|error| error.to_string()))
+                        .await);
+                });
+            }
+        }
+    })
+    .await;
+    let web = Web::to_http2(service.address).await;
+    let client = Http2::connect(web.edge).await;
+    let (sender, upload) = channel();
+    let post = ok(Request::post("http://web.test/").body(upload));
+    let response = ok(soon(client.send(post)).await);
+    assert_eq!(ok(soon(response.into_body().collect()).await).to_bytes(), "ok");
+    let pieces: Vec<_> = (0..10).map(|_| random(10_000)).collect();
+    for piece in &pieces {
+        sender.data(piece.clone()).await;
+    }
+    drop(sender);
+    assert!(soon(whole.recv()).await == Some(Ok(pieces.concat())));
 }

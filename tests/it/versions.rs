@@ -55,7 +55,7 @@ async fn a_service_with_tls_is_spoken_to_in_the_version_that_it_chooses() {
 }
 
 /// A service with TLS that offers what it is told to, from the next connection on.
-fn changeable(fabric: &Fabric, listener: TcpListener, alpn: &[u8]) -> (Running, Arc<Mutex<TlsAcceptor>>) {
+fn changeable(fabric: &Fabric, listener: TcpListener, alpn: &[&[u8]]) -> (Running, Arc<Mutex<TlsAcceptor>>) {
     let offer = Arc::new(Mutex::new(acceptor(fabric, alpn)));
     let current = Arc::clone(&offer);
     let service = service::tcp_on(listener, move |stream| {
@@ -70,8 +70,8 @@ fn changeable(fabric: &Fabric, listener: TcpListener, alpn: &[u8]) -> (Running, 
     (service, offer)
 }
 
-fn acceptor(fabric: &Fabric, alpn: &[u8]) -> TlsAcceptor {
-    fabric.service_tls(&["127.0.0.1"], &[alpn]).into()
+fn acceptor(fabric: &Fabric, alpn: &[&[u8]]) -> TlsAcceptor {
+    fabric.service_tls(&["127.0.0.1"], alpn).into()
 }
 
 /// A port that refuses connections until it is made to listen.
@@ -84,12 +84,12 @@ fn port() -> TcpSocket {
 #[tokio::test]
 async fn a_service_that_changes_its_version_is_followed() {
     let fabric = Fabric::start().await;
-    let (service, offer) = changeable(&fabric, ok(port().listen(64)), b"h2");
+    let (service, offer) = changeable(&fabric, ok(port().listen(64)), &[b"h2"]);
     let _agent = fabric.agent("web", Kind::Http, format!("https://{}", service.address)).await;
     assert_eq!(seen(&fabric).await.as_deref(), Some("GET https://127.0.0.1/ HTTP/2.0"));
     for (alpn, expected) in [(&b"http/1.1"[..], "GET / HTTP/1.1"), (b"h2", "GET https://127.0.0.1/ HTTP/2.0")]
     {
-        *ok(offer.lock()) = acceptor(&fabric, alpn);
+        *ok(offer.lock()) = acceptor(&fabric, &[alpn]);
         eventually(expected, async || seen(&fabric).await.as_deref() == Some(expected)).await;
     }
 }
@@ -101,7 +101,7 @@ async fn a_service_that_is_down_at_first_is_asked_when_it_is_up() {
     let address = ok(port.local_addr());
     let _agent = fabric.agent("web", Kind::Http, format!("https://{address}")).await;
     sentence(&get(fabric.addresses.edge, "web", "/").await, 502, "upstream_refused");
-    let _service = changeable(&fabric, ok(port.listen(64)), b"h2");
+    let _service = changeable(&fabric, ok(port.listen(64)), &[b"h2", b"http/1.1"]);
     let expected = Some("GET https://127.0.0.1/ HTTP/2.0");
     eventually("it is asked", async || seen(&fabric).await.as_deref() == expected).await;
 }
@@ -115,7 +115,7 @@ fn checked(fabric: &Fabric, kind: Kind, address: &str) -> Agent {
 #[tokio::test]
 async fn health_is_asked_in_the_version_of_the_service() {
     let fabric = Fabric::start().await;
-    let (service, _) = changeable(&fabric, ok(port().listen(64)), b"h2");
+    let (service, _) = changeable(&fabric, ok(port().listen(64)), &[b"h2"]);
     let agent = checked(&fabric, Kind::Http, &format!("https://{}", service.address));
     ok(soon(agent.serve()).await);
     eventually("it is healthy", async || seen(&fabric).await.is_some()).await;
