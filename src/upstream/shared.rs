@@ -24,6 +24,9 @@ pub(super) const STREAMS: usize = 32;
 /// How long a connection may be unused before it is closed. Services close theirs later, if at all, and say so.
 const MAX_IDLE: Duration = Duration::from_secs(60);
 
+/// The same of one that is for a single client's connection, which may have ended.
+const MAX_IDLE_OWNED: Duration = Duration::from_secs(4);
+
 /// The same once the upstream is to be used no more, except by requests that had chosen it before.
 const MAX_IDLE_RETIRED: Duration = Duration::from_secs(1);
 
@@ -69,6 +72,8 @@ struct Inner {
 #[derive(Debug)]
 struct Connection {
     handle: Handle,
+    /// The client's connection whose requests alone it carries.
+    owner: Option<u64>,
     opened: Instant,
     /// How many requests it carries.
     used: usize,
@@ -79,6 +84,7 @@ struct Connection {
 
 #[derive(Debug)]
 struct Opening {
+    owner: Option<u64>,
     waiting: usize,
     outcome: watch::Receiver<Outcome>,
 }
@@ -102,17 +108,19 @@ impl Shared {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Finds a place for a request, on a connection that was opened after `after` where there is such a demand.
-    pub(super) fn find(&self, after: Option<Instant>) -> Found {
+    /// Finds a place for a request, on a connection of this owner that was opened after `after` where there is such a demand.
+    pub(super) fn find(&self, owner: Option<u64>, after: Option<Instant>) -> Found {
         let mut inner = self.inner();
         let inner = &mut *inner;
         inner.connections.retain_mut(Connection::takes);
-        let new = |connection: &Connection| after.is_none_or(|after| connection.opened > after);
+        let fits = |connection: &Connection| {
+            connection.owner == owner && after.is_none_or(|after| connection.opened > after)
+        };
         // The fullest that has room, so that those which are not needed become idle.
         let fullest = inner
             .connections
             .iter_mut()
-            .filter(|connection| connection.used < connection.room() && new(connection))
+            .filter(|connection| connection.used < connection.room() && fits(connection))
             .max_by_key(|connection| connection.used);
         if let Some(connection) = fullest {
             connection.used += 1;
@@ -122,19 +130,20 @@ impl Shared {
         // Those that have ended, one way or the other, tell nobody any more.
         inner.opening.retain(|opening| opening.outcome.has_changed().is_ok());
         let room = inner.room.unwrap_or(STREAMS);
-        if let Some(opening) = inner.opening.iter_mut().find(|opening| opening.waiting < room) {
+        let mut opening = inner.opening.iter_mut();
+        if let Some(opening) = opening.find(|opening| opening.owner == owner && opening.waiting < room) {
             opening.waiting += 1;
             return Found::Opening(opening.outcome.clone());
         }
         let (tell, outcome) = watch::channel(None);
-        inner.opening.push(Opening { waiting: 1, outcome });
+        inner.opening.push(Opening { owner, waiting: 1, outcome });
         Found::Nothing(tell)
     }
 
     /// A connection has been opened; nobody uses it yet.
-    pub(super) fn opened(&self, handle: Handle, now: Instant) {
+    pub(super) fn opened(&self, handle: Handle, owner: Option<u64>, now: Instant) {
         let mut inner = self.inner();
-        let connection = Connection { handle, opened: now, used: 0, carried: false, idle_since: now };
+        let connection = Connection { handle, owner, opened: now, used: 0, carried: false, idle_since: now };
         inner.room = Some(connection.room());
         inner.connections.push(connection);
     }
@@ -159,7 +168,11 @@ impl Shared {
         let mut inner = self.inner();
         let at = inner.connections.iter().position(|connection| connection.handle.flow == flow)?;
         let connection = &inner.connections[at];
-        let max = if inner.all_retired { MAX_IDLE_RETIRED } else { MAX_IDLE };
+        let max = match connection.owner {
+            _ if inner.all_retired => MAX_IDLE_RETIRED,
+            Some(_) => MAX_IDLE_OWNED,
+            None => MAX_IDLE,
+        };
         let until = if connection.used > 0 { now } else { connection.idle_since } + max;
         if until > now {
             return Some(until);

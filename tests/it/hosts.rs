@@ -29,8 +29,8 @@ async fn serve(
     service: &Running,
     names: &[&str],
 ) -> Result<Agent, ListenError> {
-    let mut served = fabric.endpoint(endpoint, Kind::Http, &service.address.to_string());
-    served.options.hosts = hosts(names);
+    let mut served = fabric.endpoint(endpoint, Kind::Http, service.address);
+    served.hosts = hosts(names);
     let client = client::Config { links: 1, ..fabric.client() };
     let agent = ok(Agent::start(agent::Config { client, endpoints: vec![served] }));
     soon(agent.serve()).await.map(|()| agent)
@@ -187,11 +187,10 @@ async fn more_than_one_hello_holds_is_served_all_the_same() {
     let nodes = Nodes::start(2).await;
     let service = named("web").await;
     let endpoints = (0..30).map(|number| {
-        let mut endpoint =
-            nodes.all[0].endpoint(&format!("web{number}"), Kind::Http, &service.address.to_string());
+        let mut endpoint = nodes.all[0].endpoint(&format!("web{number}"), Kind::Http, service.address);
         let names: Vec<_> =
             (0..ListenOptions::MAX_HOSTS).map(|host| format!("h{host}.n{number}.customer.com")).collect();
-        endpoint.options.hosts = hosts(&names.iter().map(String::as_str).collect::<Vec<_>>());
+        endpoint.hosts = hosts(&names.iter().map(String::as_str).collect::<Vec<_>>());
         endpoint
     });
     let client = nodes.all[0].client();

@@ -375,6 +375,7 @@ fn open(endpoint: &str) -> Open {
         hop: Hop::First,
         agent: None,
         client: None,
+        server: None,
         trace: None,
     }
 }

@@ -8,7 +8,7 @@ use adit::{
     forward::{self, PortKind},
     net::HostPort,
     node::{self, Node},
-    protocol::{ALPN_LINK, EndpointId, Kind, ListenOptions, NodeId},
+    protocol::{ALPN_LINK, EndpointId, Kind, NodeId},
     tls::{self, Authority, ClientAuth, Identity, Request, Trust, Usage},
     transport::Settings,
 };
@@ -69,6 +69,7 @@ impl Fabric {
                 tls: None,
                 sni: None,
                 tcp: Vec::new(),
+                balancers: Vec::new(),
                 limits: edge::Limits::default(),
             },
             udp: edge::udp::Config { ports: Vec::new(), idle: UDP_IDLE },
@@ -126,7 +127,7 @@ impl Fabric {
         service: impl ToString,
         change: impl FnOnce(&mut agent::Endpoint),
     ) -> Result<Agent, client::ListenError> {
-        let mut endpoint = self.endpoint(endpoint, kind, &service.to_string());
+        let mut endpoint = self.endpoint(endpoint, kind, service);
         change(&mut endpoint);
         let agent = ok(Agent::start(agent::Config { client: self.client(), endpoints: vec![endpoint] }));
         super::soon(agent.serve()).await.map(|()| agent)
@@ -145,7 +146,7 @@ impl Fabric {
         agent::Endpoint {
             name: ok(EndpointId::new(name)),
             kind,
-            options: ListenOptions::default(),
+            hosts: Vec::new(),
             service: ok(Service::new(ok(service.to_string().parse()), &tls)),
             health: None,
             http: None,
