@@ -21,6 +21,7 @@ fn open() -> Flow {
         hop: Hop::First,
         agent: None,
         client: Some(([198, 51, 100, 9], 40_000).into()),
+        server: None,
         trace: Some("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01".into()),
     })
 }

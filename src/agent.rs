@@ -8,6 +8,7 @@ mod access;
 mod connection;
 mod health;
 mod http;
+mod proxied;
 mod rewrite;
 mod service;
 mod udp;
@@ -18,6 +19,7 @@ use tokio::{sync::Notify, time::Instant};
 
 pub use self::http::HttpOptions;
 pub use health::{HealthCheck, InvalidProbe, Probe};
+pub use proxied::{InvalidVersion, ProxyVersion};
 pub use rewrite::{Field, FieldName, InvalidField, Rewrite};
 pub use service::{InvalidService, Service, ServiceAddress, ServiceTls};
 
@@ -26,7 +28,7 @@ use health::{Change, Watch};
 use crate::{
     client::{self, Client, FlowsCut, Incoming, ListenError, Listener},
     drain::Tasks,
-    protocol::{EndpointId, Kind, ListenOptions, Refusal},
+    protocol::{EndpointId, HostPattern, Kind, ListenOptions, Refusal},
     splice::{Counts, splice},
 };
 
@@ -49,8 +51,8 @@ pub struct Endpoint {
     pub name: EndpointId,
     /// What the service speaks. Of HTTP, one that has TLS chooses the version itself.
     pub kind: Kind,
-    /// What else nodes are told of it.
-    pub options: ListenOptions,
+    /// Hosts that stand for it, whatever their first label.
+    pub hosts: Vec<HostPattern>,
     /// Where the service is.
     pub service: Service,
     /// How to know that the service is up. Without, it is taken to be.
@@ -163,7 +165,7 @@ impl Server {
     /// Serves the endpoint with the version of HTTP that its service chooses now. When that cannot be asked, it is the older
     /// one, so that clients are told why the service cannot be reached.
     async fn listen(&self) -> Result<Serving, ListenError> {
-        let Endpoint { name, options, service, .. } = &*self.endpoint;
+        let Endpoint { name, hosts, service, .. } = &*self.endpoint;
         let mut kind = self.endpoint.kind;
         if self.may_choose() {
             match service.negotiate(kind).await {
@@ -171,7 +173,8 @@ impl Server {
                 Err(_) => self.doubt.notify_one(),
             }
         }
-        let listener = self.client.listen_with(name.clone(), kind, options.clone()).await?;
+        let options = ListenOptions { hosts: hosts.clone(), proxy_protocol: service.has_proxy_protocol() };
+        let listener = self.client.listen_with(name.clone(), kind, options).await?;
         tracing::info!(endpoint = %name, %service, kind = kind.name(), "serving");
         Ok(Serving { listener, kind })
     }
@@ -270,7 +273,7 @@ async fn down(watch: Option<&mut Watch>) {
 /// Joins one flow to a new connection of the service.
 async fn join(incoming: Incoming, endpoint: Arc<Endpoint>, doubt: Arc<Notify>) {
     let client = incoming.open().client;
-    let connection = match endpoint.service.connect(incoming.open().kind).await {
+    let connection = match endpoint.service.connect(incoming.open().kind, incoming.open().into()).await {
         Ok(connection) => connection,
         Err(error) => {
             if endpoint.kind == Kind::Http && error.is_of_version() {

@@ -15,7 +15,9 @@ mod log;
 mod node;
 mod udp;
 
-use std::{io, path::PathBuf, time::Duration};
+use std::{io, net::IpAddr, path::PathBuf, time::Duration};
+
+use ipnet::IpNet;
 
 pub use agent::{
     AgentArgs, EndpointArgs, EndpointKind, RunAgentArgs, ServeArgs, ServeHttpArgs, ServeUdpArgs, UpstreamArgs,
@@ -246,6 +248,12 @@ fn mapping(text: &str) -> Result<(HostPattern, EndpointId), String> {
         text.split_once('=').ok_or("expected NAME=ENDPOINT, such as app.customer.com=web")?;
     let host = HostPattern::new(host).map_err(|error| error.to_string())?;
     Ok((host, EndpointId::new(endpoint).map_err(|error| error.to_string())?))
+}
+
+/// A network, or a single address.
+fn network(text: &str) -> Result<IpNet, &'static str> {
+    let address = || text.parse::<IpAddr>().map(IpNet::from);
+    text.parse().or_else(|_| address()).map_err(|_| "expected ADDRESS or ADDRESS/PREFIX, such as 10.0.0.0/8")
 }
 
 /// An address to listen on. A name could stand for several, so only a number will do.

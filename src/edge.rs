@@ -18,6 +18,7 @@ mod limits;
 mod meaning;
 mod metrics;
 mod postgres;
+mod proxied;
 mod sni;
 mod socket;
 mod tcp;
@@ -29,12 +30,13 @@ use std::{
     net::SocketAddr,
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
     time::Duration,
 };
 
 use ::http::HeaderValue;
+use ipnet::IpNet;
 use tokio::{net::TcpListener, sync::Semaphore};
 use tokio_rustls::TlsAcceptor;
 
@@ -62,6 +64,8 @@ pub struct Config {
     pub sni: Option<SocketAddr>,
     /// Plain ports, each for one endpoint.
     pub tcp: Vec<Port>,
+    /// Networks of balancers, which say in a PROXY protocol header whose connection each is. Not read over QUIC or UDP.
+    pub balancers: Vec<IpNet>,
     /// What clients may do.
     pub limits: Limits,
 }
@@ -122,12 +126,15 @@ pub enum BindError {
 #[derive(Debug)]
 struct Shared {
     upstreams: Upstreams,
+    balancers: Vec<IpNet>,
     limits: Limits,
     admissions: Admissions,
     counters: metrics::Counters,
     /// Tells clients to open their next connection elsewhere.
     closing: AtomicBool,
     connections: Tasks,
+    /// How many clients' connections of HTTP there have been.
+    clients: AtomicU64,
     /// What clients that come by TCP are told of HTTP/3.
     alt_svc: Option<HeaderValue>,
     /// TLS handshakes that may be made at once: they cost far more than the connections that send nothing.
@@ -182,10 +189,12 @@ impl Edge {
             upstreams,
             alt_svc: http3.as_ref().map(|(_, alt_svc)| alt_svc.clone()),
             admissions: Admissions::new(config.limits.max_connections, counters.clone()),
+            balancers: config.balancers,
             limits: config.limits,
             counters,
             closing: AtomicBool::new(false),
             connections: Tasks::new(),
+            clients: AtomicU64::new(0),
             handshakes: Semaphore::new(HANDSHAKES),
         });
         let accepting = Tasks::new();

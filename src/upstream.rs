@@ -5,6 +5,7 @@
 
 mod body;
 mod choice;
+mod client;
 mod flow;
 mod hosts;
 mod http;
@@ -19,6 +20,7 @@ mod shared;
 mod upload;
 
 pub use body::{Body, BoxError, ResponseBody};
+pub use client::Client;
 pub use flow::{InUse, OpenFlow, OpenFlowError};
 pub use http::SendError;
 pub use http1::Upgrade;

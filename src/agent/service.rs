@@ -4,8 +4,10 @@ use std::{fmt, io, str::FromStr, sync::Arc, time::Duration};
 
 use http::HeaderValue;
 use rustls::pki_types::ServerName;
+use tokio::io::AsyncWriteExt;
 use tokio_rustls::TlsConnector;
 
+use super::proxied::{Ends, ProxyVersion};
 use crate::{
     net::{self, Connection, HostPort, InvalidHostPort, ResolveError},
     protocol::{Code, Kind},
@@ -24,6 +26,7 @@ const DIAL: Duration = Duration::from_secs(5);
 pub struct Service {
     address: HostPort,
     tls: Option<ServiceTls>,
+    proxy_protocol: Option<ProxyVersion>,
 }
 
 /// TLS towards a service.
@@ -112,7 +115,18 @@ impl Service {
         } else {
             None
         };
-        Ok(Self { address, tls })
+        Ok(Self { address, tls, proxy_protocol: None })
+    }
+
+    /// The same service, which is told of each connection whose it is.
+    #[must_use]
+    pub fn with_proxy_protocol(self, version: Option<ProxyVersion>) -> Self {
+        Self { proxy_protocol: version, ..self }
+    }
+
+    /// Whether it is told of each connection whose it is.
+    pub(super) fn has_proxy_protocol(&self) -> bool {
+        self.proxy_protocol.is_some()
     }
 
     /// How requests to it name it: without its port where that is the usual one (RFC 9110 §7.2).
@@ -133,38 +147,41 @@ impl Service {
         self.tls.is_some()
     }
 
-    /// Opens a connection for a flow of a kind.
-    pub(super) async fn connect(&self, kind: Kind) -> Result<Connection, ConnectError> {
+    /// Opens a connection for a flow of a kind, on behalf of a client.
+    pub(super) async fn connect(&self, kind: Kind, ends: Ends) -> Result<Connection, ConnectError> {
         match kind {
-            Kind::Http => self.dial(&[HTTP_1_1]).await,
+            Kind::Http => self.dial(&[HTTP_1_1], ends).await,
             Kind::Http2Tls => {
-                let connection = self.dial(&[HTTP_2]).await?;
+                let connection = self.dial(&[HTTP_2], ends).await?;
                 let agreed = connection.alpn() == Some(HTTP_2);
                 if agreed { Ok(connection) } else { Err(ConnectError::Version(self.address.clone())) }
             }
-            _ => self.dial(&[]).await,
+            _ => self.dial(&[], ends).await,
         }
     }
 
-    /// Opens a connection on which the service, where it can, chooses between the versions of HTTP; says which kind of flow
-    /// goes with its choice.
+    /// Opens a connection of the agent's own on which the service, where it can, chooses between the versions of HTTP; says
+    /// which kind of flow goes with its choice.
     pub(super) async fn negotiate(&self, kind: Kind) -> Result<(Connection, Kind), ConnectError> {
         if kind != Kind::Http || !self.chooses() {
-            return Ok((self.connect(kind).await?, kind));
+            return Ok((self.connect(kind, Ends::default()).await?, kind));
         }
-        let connection = self.dial(&[HTTP_2, HTTP_1_1]).await?;
+        let connection = self.dial(&[HTTP_2, HTTP_1_1], Ends::default()).await?;
         let kind = if connection.alpn() == Some(HTTP_2) { Kind::Http2Tls } else { Kind::Http };
         Ok((connection, kind))
     }
 
     /// Opens a connection and, where it is one of TLS, offers these protocols. Names are resolved each time, and the next
     /// address is tried when one fails.
-    async fn dial(&self, alpn: &[&[u8]]) -> Result<Connection, ConnectError> {
+    async fn dial(&self, alpn: &[&[u8]], ends: Ends) -> Result<Connection, ConnectError> {
         tokio::time::timeout(DIAL, async {
             let addresses = self.address.resolve().await.map_err(ConnectError::Resolve)?;
-            let stream = net::connect(&addresses)
-                .await
-                .map_err(|source| ConnectError::Tcp(self.address.clone(), source))?;
+            let failed = |source| ConnectError::Tcp(self.address.clone(), source);
+            let mut stream = net::connect(&addresses).await.map_err(failed)?;
+            if let Some(version) = self.proxy_protocol {
+                let header = ends.header(version).map_err(failed)?;
+                stream.write_all(&header).await.map_err(failed)?;
+            }
             match &self.tls {
                 None => Ok(Connection::Tcp(stream)),
                 Some(tls) => {

@@ -51,6 +51,7 @@ pub(super) async fn dial(
         hop: Hop::First,
         agent: None,
         client,
+        server: None,
         trace: None,
     };
     let mut moves = 0;

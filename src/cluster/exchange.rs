@@ -371,7 +371,10 @@ mod tests {
     /// A route with as many hosts as its number is from a multiple of eight.
     fn mapped(number: usize) -> PeerRoute {
         let host = |label| HostPattern::new(&format!("h{label}.e{number}.example")).unwrap();
-        PeerRoute { options: ListenOptions { hosts: (0..number % 8).map(host).collect() }, ..route(number) }
+        PeerRoute {
+            options: ListenOptions { hosts: (0..number % 8).map(host).collect(), ..ListenOptions::default() },
+            ..route(number)
+        }
     }
 
     fn log_of(numbers: std::ops::Range<usize>) -> RouteLog {
@@ -417,7 +420,7 @@ mod tests {
     fn hosts_take_the_room_of_routes() {
         let most = ListenOptions::MAX_HOSTS;
         let host = |label| HostPattern::new(&format!("h{label}.example")).unwrap();
-        let options = ListenOptions { hosts: (0..most).map(host).collect() };
+        let options = ListenOptions { hosts: (0..most).map(host).collect(), proxy_protocol: true };
         let heavy = |number| PeerRoute { options: options.clone(), ..route(number) };
         let (mut log, mut sender, mut receiver) = (RouteLog::new(), Sender::new(), Receiver::new());
         (0..31).for_each(|number| assert!(log.add(heavy(number))));
@@ -517,7 +520,8 @@ mod tests {
 
     #[test]
     fn hosts_count_towards_what_a_node_may_have() {
-        let options = ListenOptions { hosts: vec![HostPattern::new("a.example").unwrap(); 9] };
+        let options =
+            ListenOptions { hosts: vec![HostPattern::new("a.example").unwrap(); 9], proxy_protocol: false };
         let heavy = |number| PeerRoute { options: options.clone(), ..route(number) };
         let mut log = RouteLog::new();
         (0..MAX_ROUTES / 10).for_each(|number| assert!(log.add(heavy(number))));

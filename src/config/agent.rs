@@ -6,9 +6,9 @@ use clap::{Args, ValueEnum};
 
 use super::{ConfigError, ConnectArgs, LogArgs, UdpArgs, agent_http::HttpArgs, duration, layers::table};
 use crate::{
-    agent::{self, HealthCheck, Probe, Service, ServiceAddress},
+    agent::{self, HealthCheck, Probe, ProxyVersion, Service, ServiceAddress},
     client,
-    protocol::{EndpointId, HostPattern, Kind, ListenOptions},
+    protocol::{EndpointId, HostPattern, Kind},
     tls::{self, Trust},
 };
 
@@ -108,12 +108,15 @@ pub struct EndpointArgs {
     udp: UdpArgs,
 }
 
-/// What nodes are told of an endpoint's clients.
+/// Which clients an endpoint has, and what its service is told of them.
 #[derive(Debug, Clone, Default, Args)]
 pub(super) struct ClientArgs {
     /// Let a whole host name stand for the endpoint (repeatable): NAME, or *.NAME for all names below it.
     #[arg(long, value_name = "NAME")]
     host: Vec<HostPattern>,
+    /// Tell the service each client's address in a PROXY protocol header of this version, before all else.
+    #[arg(long, value_name = "v1|v2")]
+    proxy_protocol: Option<ProxyVersion>,
 }
 
 /// How HTTP is spoken with a service.
@@ -283,12 +286,12 @@ impl EndpointArgs {
         };
         let trust = self.upstream.trust(&self.name, self.address.is_tls())?;
         let tls = Arc::new(tls::client_config(&trust, None, &[])?);
-        let service = Service::new(self.address, &tls)?;
+        let service = Service::new(self.address, &tls)?.with_proxy_protocol(self.clients.proxy_protocol);
         let http = self.http.into_options(&self.name, kind, &service)?;
         Ok(agent::Endpoint {
             name: self.name,
             kind,
-            options: ListenOptions { hosts: self.clients.host },
+            hosts: self.clients.host,
             service,
             health: self.health.into_config(),
             http,
@@ -304,6 +307,7 @@ impl EndpointArgs {
             ("--upstream-insecure", self.upstream.upstream_insecure),
             ("--health-check", self.health.health_check.is_some()),
             ("--host", !self.clients.host.is_empty()),
+            ("--proxy-protocol", self.clients.proxy_protocol.is_some()),
         ];
         match given.into_iter().find(|(_, given)| *given) {
             Some((option, _)) => Err(ConfigError::NotForUdp { option, endpoint: self.name.clone() }),

@@ -3,8 +3,11 @@
 use std::{collections::BTreeMap, fs, net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::Args;
+use ipnet::IpNet;
 
-use super::{ConfigError, LimitArgs, LinkArgs, LogArgs, UdpArgs, address, both, duration, mapping, port};
+use super::{
+    ConfigError, LimitArgs, LinkArgs, LogArgs, UdpArgs, address, both, duration, mapping, network, port,
+};
 use crate::{
     cluster,
     edge::{self, udp},
@@ -56,6 +59,10 @@ pub struct NodeArgs {
     /// name.
     #[arg(long, value_name = "LISTEN=ENDPOINT", value_parser = port, help_heading = "Clients (the edge)")]
     tcp: Vec<edge::Port>,
+    /// Take whose a connection is from its PROXY protocol header (v1 or v2), which is required of connections from this
+    /// network, such as 10.0.0.0/8, or address (repeatable). From all others it is never read.
+    #[arg(long, value_name = "CIDR", value_parser = network, help_heading = "Clients (the edge)")]
+    edge_proxy_protocol: Vec<IpNet>,
     /// Let a whole host name stand for an endpoint, whatever its first label (repeatable): NAME, or *.NAME for all names
     /// below it.
     #[arg(long, value_name = "NAME=ENDPOINT", value_parser = mapping, help_heading = "Clients (the edge)")]
@@ -185,6 +192,7 @@ impl NodeArgs {
                 tls,
                 sni: self.edge_sni_bind,
                 tcp: self.tcp,
+                balancers: self.edge_proxy_protocol,
                 limits: self.limits.limits(),
             },
             udp: udp::Config { ports: self.udp, idle: self.associations.udp_idle },

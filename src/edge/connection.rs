@@ -5,7 +5,7 @@ use std::{
     error::Error as _,
     future::Future,
     net::SocketAddr,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError, atomic::Ordering::Relaxed},
     time::Duration,
 };
 
@@ -24,6 +24,7 @@ use super::{
     admission::Admission,
     body::Received,
     http::serve as answer,
+    proxied::{self, Ends},
     sni,
     socket::Socket,
     tcp,
@@ -32,7 +33,7 @@ use crate::{
     drain::Tasks,
     net::{self, Connection},
     protocol::EndpointId,
-    upstream::BoxError,
+    upstream::{self, BoxError},
 };
 
 /// How long a client has for its TLS handshake.
@@ -63,6 +64,16 @@ pub(super) enum Door {
 pub(super) struct Client {
     pub(super) address: SocketAddr,
     pub(super) scheme: &'static str,
+    /// As services are told of it.
+    pub(super) connection: upstream::Client,
+}
+
+impl Client {
+    pub(super) fn new(ends: Ends, scheme: &'static str, shared: &Shared) -> Self {
+        let Ends { client: address, server } = ends;
+        let number = shared.clients.fetch_add(1, Relaxed);
+        Self { address, scheme, connection: upstream::Client { number, address, server } }
+    }
 }
 
 /// hyper runs the streams of HTTP/2 as tasks; this makes them the edge's, and ends those that stall.
@@ -111,29 +122,25 @@ pub(super) async fn accept(listener: TcpListener, door: Door, shared: Arc<Shared
 }
 
 async fn enter(
-    stream: TcpStream,
+    mut stream: TcpStream,
     address: SocketAddr,
     admission: Admission,
     door: Door,
     shared: Arc<Shared>,
 ) {
+    let Some(ends) = proxied::ends(&mut stream, address, &shared).await else { return };
     match door {
         Door::Http => {
-            serve(Connection::Tcp(stream), admission, Client { address, scheme: "http" }, shared).await;
+            let client = Client::new(ends, "http", &shared);
+            serve(Connection::Tcp(stream), admission, client, shared).await;
         }
-        Door::Https(tls) => secure(stream, address, admission, tls, shared).await,
-        Door::Sni => sni::serve(stream, address, &shared).await,
-        Door::Tcp(endpoint) => tcp::serve(stream, address, endpoint, &shared).await,
+        Door::Https(tls) => secure(stream, ends, admission, tls, shared).await,
+        Door::Sni => sni::serve(stream, ends, &shared).await,
+        Door::Tcp(endpoint) => tcp::serve(stream, ends, endpoint, &shared).await,
     }
 }
 
-async fn secure(
-    stream: TcpStream,
-    address: SocketAddr,
-    admission: Admission,
-    tls: TlsAcceptor,
-    shared: Arc<Shared>,
-) {
+async fn secure(stream: TcpStream, ends: Ends, admission: Admission, tls: TlsAcceptor, shared: Arc<Shared>) {
     let handshake = async {
         // The semaphore is never closed, so there is a permit sooner or later, or the deadline comes.
         let _permit = shared.handshakes.acquire().await;
@@ -142,10 +149,11 @@ async fn secure(
     match tokio::time::timeout(HANDSHAKE, handshake).await {
         Ok(Ok(stream)) => {
             let connection = Connection::Tls(Box::new(stream.into()));
-            serve(connection, admission, Client { address, scheme: "https" }, shared).await;
+            let client = Client::new(ends, "https", &shared);
+            serve(connection, admission, client, shared).await;
         }
-        Ok(Err(error)) => tracing::debug!(client = %address, %error, "a TLS handshake failed"),
-        Err(_) => tracing::debug!(client = %address, "a TLS handshake was not done after {HANDSHAKE:?}"),
+        Ok(Err(error)) => tracing::debug!(client = %ends.client, %error, "a TLS handshake failed"),
+        Err(_) => tracing::debug!(client = %ends.client, "a TLS handshake was not done after {HANDSHAKE:?}"),
     }
 }
 

@@ -25,6 +25,7 @@ use super::{
     admission::Admission,
     connection::{Client, HANDSHAKE},
     http,
+    proxied::Ends,
 };
 use crate::{
     drain::Tasks,
@@ -50,7 +51,8 @@ pub(super) async fn accept(listener: Listener, shared: Arc<Shared>, accepting: T
 }
 
 async fn connect(incoming: Incoming, _admission: Admission, shared: Arc<Shared>) {
-    let client = Client { address: incoming.remote_address(), scheme: "https" };
+    let ends = Ends { client: incoming.remote_address(), server: None };
+    let client = Client::new(ends, "https", &shared);
     let connection = match incoming.connection(HANDSHAKE).await {
         Ok(connection) => connection,
         Err(error) => {

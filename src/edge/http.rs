@@ -110,7 +110,7 @@ async fn forward<B: RequestBody>(
             None => upstream::Body::new(body.map_err(Into::into)),
         }
     });
-    let sent = shared.upstreams.send(&name, request, timeout);
+    let sent = shared.upstreams.send(&name, request, client.connection, timeout);
     let mut response = tokio::select! {
         sent = sent => sent.map_err(|error| Error::of_send(error, limits.max_body_bytes))?,
         () = exchange.upload_stalled(limits.stall_timeout.unwrap_or(Duration::MAX)) => return Err(Error::Stalled),

@@ -4,7 +4,7 @@
 //! Driven by `connection`. It reads the first message (ClientHello) with rustls, and all of it goes on to the service; it
 //! has no key, and never answers but with an alert.
 
-use std::{io, net::SocketAddr, time::Duration};
+use std::{io, time::Duration};
 
 use bytes::{Bytes, BytesMut};
 use rustls::server::Acceptor;
@@ -16,7 +16,9 @@ use tokio::{
 use super::{
     Shared,
     endpoint::{self, EndpointError},
-    postgres, tcp,
+    postgres,
+    proxied::Ends,
+    tcp,
 };
 use crate::{
     protocol::Code,
@@ -34,8 +36,9 @@ const MAX_HELLO: usize = 16 * 1024;
 const UNRECOGNIZED_NAME: [u8; 7] = [21, 3, 3, 0, 2, 2, 112];
 
 /// Serves a connection that is to begin with TLS.
-pub(super) async fn serve(mut stream: TcpStream, client: SocketAddr, shared: &Shared) {
-    match open(&mut stream, client, shared).await {
+pub(super) async fn serve(mut stream: TcpStream, ends: Ends, shared: &Shared) {
+    let client = ends.client;
+    match open(&mut stream, ends, shared).await {
         Ok((name, flow, hello)) => {
             shared.counters.connection("sni", "joined");
             tcp::join(Prefixed { prefix: hello, side: stream }, flow, &name, client).await;
@@ -60,7 +63,7 @@ pub(super) async fn serve(mut stream: TcpStream, client: SocketAddr, shared: &Sh
 /// Opens a flow to the endpoint that a client asks for. What was read of the client is for the service.
 async fn open(
     stream: &mut TcpStream,
-    client: SocketAddr,
+    ends: Ends,
     shared: &Shared,
 ) -> Result<(Name, OpenFlow, Bytes), Refused> {
     let asked = async {
@@ -72,7 +75,7 @@ async fn open(
         tokio::time::timeout(PATIENCE, asked).await.unwrap_or(Err(Refused::Silent))?;
     let host = host.ok_or(Refused::Nameless)?;
     let name = endpoint::of_host(&host, |host| shared.upstreams.of_host(host))?;
-    let mut flow = tcp::open(shared, &name, client).await?;
+    let mut flow = tcp::open(shared, &name, ends).await?;
     if postgres {
         let agreed = tokio::time::timeout(PATIENCE, postgres::ask(&mut flow.stream)).await;
         agreed.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())).map_err(Refused::Service)?;

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 
 use tokio::net::TcpStream;
 
-use super::Shared;
+use super::{Shared, proxied::Ends};
 use crate::{
     protocol::{EndpointId, Hop, Kind, Open, TenantId},
     splice::{Counts, Side, splice},
@@ -16,9 +16,10 @@ use crate::{
 
 /// Serves a connection of a port for one endpoint. When that cannot be reached, the connection is reset, as a refused one
 /// would be.
-pub(super) async fn serve(stream: TcpStream, client: SocketAddr, endpoint: EndpointId, shared: &Shared) {
+pub(super) async fn serve(stream: TcpStream, ends: Ends, endpoint: EndpointId, shared: &Shared) {
     let name = Name { tenant: TenantId::default(), endpoint };
-    match open(shared, &name, client).await {
+    let client = ends.client;
+    match open(shared, &name, ends).await {
         Ok(flow) => {
             shared.counters.connection("tcp", "joined");
             join(stream, flow, &name, client).await;
@@ -32,18 +33,15 @@ pub(super) async fn serve(stream: TcpStream, client: SocketAddr, endpoint: Endpo
 }
 
 /// Opens a flow for a client's connection.
-pub(super) async fn open(
-    shared: &Shared,
-    name: &Name,
-    client: SocketAddr,
-) -> Result<OpenFlow, OpenFlowError> {
+pub(super) async fn open(shared: &Shared, name: &Name, ends: Ends) -> Result<OpenFlow, OpenFlowError> {
     let open = Open {
         endpoint: name.endpoint.clone(),
         tenant: None,
         kind: Kind::Tcp,
         hop: Hop::Final,
         agent: None,
-        client: Some(client),
+        client: Some(ends.client),
+        server: ends.server,
         trace: None,
     };
     shared.upstreams.open(name, &open).await

@@ -134,6 +134,7 @@ impl Door {
             hop: Hop::Final,
             agent: None,
             client: Some(address),
+            server: None,
             trace: None,
         };
         let flow = match self.upstreams.open(&self.name, &open).await {

@@ -287,6 +287,8 @@ pub(super) mod wire {
         kind: u32,
         #[prost(string, repeated, tag = "4")]
         hosts: Vec<String>,
+        #[prost(bool, tag = "5")]
+        proxy_protocol: bool,
     }
 
     #[derive(Message)]
@@ -438,6 +440,7 @@ pub(super) mod wire {
                 endpoint: listen.endpoint.to_string(),
                 kind: listen.kind.number(),
                 hosts: listen.options.hosts.iter().map(ToString::to_string).collect(),
+                proxy_protocol: listen.options.proxy_protocol,
             }
         }
     }
@@ -448,7 +451,7 @@ pub(super) mod wire {
                 id: self.id,
                 endpoint: EndpointId::new(&self.endpoint).map_err(sentence)?,
                 kind: Kind::from_number(self.kind),
-                options: ListenOptions { hosts: hosts(self.hosts)? },
+                options: ListenOptions { hosts: hosts(self.hosts)?, proxy_protocol: self.proxy_protocol },
             })
         }
     }

@@ -88,8 +88,10 @@ pub struct Open {
     pub hop: Hop,
     /// Which of the endpoint's agents is meant, where one node asks another for it.
     pub agent: Option<AgentId>,
-    /// The client's address. Absent for HTTP flows, which carry the requests of many clients.
+    /// The client's address. Absent for HTTP flows that carry the requests of many clients.
     pub client: Option<SocketAddr>,
+    /// The address that the client connected to, where that is known.
+    pub server: Option<SocketAddr>,
     /// W3C `traceparent`, at most [`Open::MAX_TRACE`] bytes. Absent for HTTP flows.
     pub trace: Option<String>,
 }
@@ -163,6 +165,8 @@ struct WireOpen {
     trace: String,
     #[prost(bytes = "vec", tag = "7")]
     agent: Vec<u8>,
+    #[prost(string, tag = "8")]
+    server: String,
 }
 
 impl From<&Open> for WireOpen {
@@ -173,6 +177,7 @@ impl From<&Open> for WireOpen {
             kind: open.kind.number(),
             last_hop: open.hop == Hop::Final,
             client: open.client.map(|client| client.to_string()).unwrap_or_default(),
+            server: open.server.map(|server| server.to_string()).unwrap_or_default(),
             trace: open.trace.clone().unwrap_or_default(),
             agent: open.agent.map(|agent| agent.0.to_vec()).unwrap_or_default(),
         }
@@ -193,10 +198,8 @@ impl WireOpen {
                 0 => None,
                 _ => Some(AgentId(self.agent.try_into().map_err(|_| "agent id is not 16 bytes")?)),
             },
-            client: match self.client.as_str() {
-                "" => None,
-                client => Some(client.parse().map_err(|_| "client is not an address and a port")?),
-            },
+            client: address("client", &self.client)?,
+            server: address("server", &self.server)?,
             trace: match self.trace.len() {
                 0 => None,
                 1..=Open::MAX_TRACE => Some(self.trace),
@@ -205,6 +208,13 @@ impl WireOpen {
                 }
             },
         })
+    }
+}
+
+fn address(what: &str, text: &str) -> Result<Option<SocketAddr>, String> {
+    match text {
+        "" => Ok(None),
+        text => text.parse().map(Some).map_err(|_| format!("{what} is not an address and a port")),
     }
 }
 

@@ -20,6 +20,8 @@ pub struct Listen {
 pub struct ListenOptions {
     /// Hosts that stand for the endpoint, at most [`ListenOptions::MAX_HOSTS`].
     pub hosts: Vec<HostPattern>,
+    /// Its service is told of each connection's client (PROXY protocol): no two clients' requests may share a flow.
+    pub proxy_protocol: bool,
 }
 
 impl Listen {

@@ -251,6 +251,8 @@ struct WireRoute {
     kind: u32,
     #[prost(string, repeated, tag = "5")]
     hosts: Vec<String>,
+    #[prost(bool, tag = "6")]
+    proxy_protocol: bool,
 }
 
 impl From<&PeerRoute> for WireRoute {
@@ -261,6 +263,7 @@ impl From<&PeerRoute> for WireRoute {
             agent: route.agent.0.to_vec(),
             kind: route.kind.number(),
             hosts: route.options.hosts.iter().map(ToString::to_string).collect(),
+            proxy_protocol: route.options.proxy_protocol,
         }
     }
 }
@@ -272,7 +275,7 @@ impl WireRoute {
             endpoint: EndpointId::new(&self.endpoint).map_err(|error| error.to_string())?,
             agent: agent(self.agent)?,
             kind: Kind::from_number(self.kind),
-            options: ListenOptions { hosts: hosts(self.hosts)? },
+            options: ListenOptions { hosts: hosts(self.hosts)?, proxy_protocol: self.proxy_protocol },
         })
     }
 }

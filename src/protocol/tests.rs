@@ -82,25 +82,32 @@ fn open() -> Open {
         hop: Hop::First,
         agent: None,
         client: Some(read("198.51.100.9:40000")),
+        server: None,
         trace: Some("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01".into()),
     }
 }
 
 fn http_open() -> Open {
     let (endpoint, kind, hop) = (read("web"), Kind::Http, Hop::Final);
-    Open { endpoint, tenant: None, kind, hop, agent: None, client: None, trace: None }
+    Open { endpoint, tenant: None, kind, hop, agent: None, client: None, server: None, trace: None }
 }
 
 fn udp_open() -> Open {
     let (endpoint, kind, hop) = (read("dns"), Kind::Udp, Hop::First);
     let client = Some(read("198.51.100.9:40001"));
-    Open { endpoint, tenant: None, kind, hop, agent: None, client, trace: None }
+    Open { endpoint, tenant: None, kind, hop, agent: None, client, server: None, trace: None }
 }
 
 const PACKET: [u8; 4] = [0xde, 0xad, 0xbe, 0xef];
 
 fn agent() -> AgentId {
     AgentId::from_bits(0x0001_0203_0405_0607_0809_0a0b_0c0d_0e0f)
+}
+
+/// A flow for the requests of one client, of whom the service is told.
+fn told_open() -> Open {
+    let (client, server) = (Some(read("198.51.100.9:40000")), Some(read("[2001:db8::1]:443")));
+    Open { client, server, ..http_open() }
 }
 
 /// What one node asks another for.
@@ -140,9 +147,9 @@ fn load() -> Load {
     Load { agent_links: 3, agents: vec![(agent(), 12)], suspects: Vec::new() }
 }
 
-/// Hosts that stand for an endpoint.
+/// Hosts that stand for an endpoint, whose service is told of clients.
 fn mapped(hosts: &[&str]) -> ListenOptions {
-    ListenOptions { hosts: hosts.iter().map(|host| read(host)).collect() }
+    ListenOptions { hosts: hosts.iter().map(|host| read(host)).collect(), proxy_protocol: true }
 }
 
 /// One of each control frame, and a second `Listen`.
@@ -197,12 +204,13 @@ fn controls() -> Vec<Control> {
     all
 }
 
-/// One of each frame of a flow, and two more of `Open`.
+/// One of each frame of a flow, and three more of `Open`.
 fn flows() -> Vec<Flow> {
     let all = vec![
         Flow::Open(open()),
         Flow::Open(http_open()),
         Flow::Open(node_open()),
+        Flow::Open(told_open()),
         Flow::Opened,
         Flow::Refused(refusal(Code::UpstreamRefused, "db:5432 refused")),
     ];
@@ -307,9 +315,9 @@ mod bytes_on_the_wire {
           08ac02
         Listen 06 000009
           080312037373681802
-        Listen 06 000021
+        Listen 06 000023
           0804120377656218012209612e6578616d706c65220b2a2e622e6578616d706c
-          65
+          652801
         Listening 07 000002
           0803
         ListenRefused 08 000021
@@ -345,6 +353,9 @@ mod bytes_on_the_wire {
         Open 20 000021
           0a03776562120461636d65180120013a10000102030405060708090a0b0c0d0e
           0f
+        Open 20 000030
+          0a03776562180120012a123139382e35312e3130302e393a343030303042115b
+          323030313a6462383a3a315d3a343433
         Opened 21 000000
         Refused 03 000013
           0808120f64623a353433322072656675736564
@@ -370,10 +381,10 @@ mod bytes_on_the_wire {
         Routes 32 000026
           080118ac02221f0a0461636d6512037765621a10000102030405060708090a0b
           0c0d0e0f2001
-        Routes 32 000051
-          100118ae0222290a0461636d65120264621a10000102030405060708090a0b0c
-          0d0e0f20022a09612e6578616d706c652a1f0a0461636d6512037765621a1000
-          0102030405060708090a0b0c0d0e0f2001
+        Routes 32 000053
+          100118ae02222b0a0461636d65120264621a10000102030405060708090a0b0c
+          0d0e0f20022a09612e6578616d706c6530012a1f0a0461636d6512037765621a
+          10000102030405060708090a0b0c0d0e0f2001
         Phase 33 000002
           0803
         Load 34 000018
@@ -468,7 +479,8 @@ mod round_trips {
 
     fn options() -> impl Strategy<Value = ListenOptions> {
         let host = id("(\\*\\.)?([a-z0-9]([a-z0-9_-]{0,61}[a-z0-9])?\\.){0,2}[a-z]{1,63}");
-        vec(host, 0..4).prop_map(|hosts| ListenOptions { hosts })
+        (vec(host, 0..4), any::<bool>())
+            .prop_map(|(hosts, proxy_protocol)| ListenOptions { hosts, proxy_protocol })
     }
 
     fn listen() -> impl Strategy<Value = Listen> {
@@ -557,18 +569,19 @@ mod round_trips {
 
     fn open() -> impl Strategy<Value = Open> {
         let hop = prop_oneof![Just(Hop::First), Just(Hop::Final)];
-        let client = option::of((any::<std::net::IpAddr>(), any::<u16>()).prop_map(Into::into));
+        let end = || option::of((any::<std::net::IpAddr>(), any::<u16>()).prop_map(Into::into));
         (
             (endpoint(), option::of(tenant()), kind(), hop),
-            (option::of(agent()), client, option::of(text(Open::MAX_TRACE))),
+            (option::of(agent()), end(), end(), option::of(text(Open::MAX_TRACE))),
         )
-            .prop_map(|((endpoint, tenant, kind, hop), (agent, client, trace))| Open {
+            .prop_map(|((endpoint, tenant, kind, hop), (agent, client, server, trace))| Open {
                 endpoint,
                 tenant,
                 kind,
                 hop,
                 agent,
                 client,
+                server,
                 trace,
             })
     }
@@ -1327,11 +1340,13 @@ mod bounds {
     }
 
     #[test]
-    fn address_of_a_client() {
-        let open = |text: &str| raw(0x20, &[block(1, "db"), number(3, 2), block(5, text)].concat());
-        accepts::<Flow>(&open("[2001:db8::1]:65535"));
-        for bad in ["192.0.2.1", "192.0.2.1:65536", "localhost:80", "2001:db8::1"] {
-            refuses::<Flow>(&open(bad), "client");
+    fn addresses_of_a_clients_connection() {
+        for (field, name) in [(5, "client"), (8, "server")] {
+            let open = |text: &str| raw(0x20, &[block(1, "db"), number(3, 2), block(field, text)].concat());
+            accepts::<Flow>(&open("[2001:db8::1]:65535"));
+            for bad in ["192.0.2.1", "192.0.2.1:65536", "localhost:80", "2001:db8::1"] {
+                refuses::<Flow>(&open(bad), name);
+            }
         }
     }
 
@@ -1387,7 +1402,7 @@ mod bounds {
         let text = |len| "x".repeat(len);
         let host: HostPattern = read(&["*".into(), text(61), text(63), text(63), text(63)].join("."));
         assert_eq!(host.as_str().len(), HostPattern::MAX_LEN);
-        let hosts = |count| ListenOptions { hosts: vec![host.clone(); count] };
+        let hosts = |count| ListenOptions { hosts: vec![host.clone(); count], proxy_protocol: true };
         let long = Listen { id: u64::MAX, endpoint: read(&text(128)), kind: Kind::Tcp, options: hosts(31) };
         accepts::<Control>(&with_hello(|hello| {
             *hello = Hello {
@@ -1418,6 +1433,7 @@ mod bounds {
             hop: Hop::Final,
             agent: Some(AgentId::from_bits(u128::MAX)),
             client: Some(read("[ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff%4294967295]:65535")),
+            server: Some(read("[ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff%4294967295]:65535")),
             trace: Some(text(128)),
         })));
         let [hello, welcome] = with_peer_hello(|hello| {
@@ -1672,7 +1688,7 @@ mod documents {
         // The frames of both kinds of control stream begin with a message of the name Hello.
         let peer = derived(&include_str!("peer.rs").replace("Wire", "Peer"));
         let all: Fields = control.into_iter().chain(flow).chain(peer).collect();
-        assert_eq!(all.len(), 62);
+        assert_eq!(all.len(), 65);
         assert_eq!(declared(PROTO), all);
     }
 }

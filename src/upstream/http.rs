@@ -18,6 +18,7 @@ use tokio::time::Instant;
 
 use super::{
     body::{Body, BoxError, ResponseBody, track},
+    client::Client,
     flow::{OpenFlowError, TRY},
     http1, http2,
     idle::{FRESH, MAX_IDLE},
@@ -64,6 +65,7 @@ impl Upstreams {
         &self,
         name: &Name,
         request: Request<Body>,
+        client: Client,
         timeout: Option<Duration>,
     ) -> Result<Response<ResponseBody>, SendError> {
         let replay = can_replay(&request);
@@ -75,7 +77,7 @@ impl Upstreams {
             timeout
         };
         tokio::select! {
-            response = self.attempts(name, request, replay, &track.broken) => response,
+            response = self.attempts(name, request, client, replay, &track.broken) => response,
             timeout = deadline => Err(SendError::Timeout(timeout)),
         }
     }
@@ -84,6 +86,7 @@ impl Upstreams {
         &self,
         name: &Name,
         mut request: Request<Body>,
+        client: Client,
         mut replay: bool,
         broken: &AtomicBool,
     ) -> Result<Response<ResponseBody>, SendError> {
@@ -117,7 +120,7 @@ impl Upstreams {
             let switching = request.headers().contains_key(header::UPGRADE);
             let age = if request.method().is_idempotent() { MAX_IDLE } else { FRESH };
             let lease = tokio::select! {
-                lease = self.lease(&upstream, name, switching, age, after) => lease,
+                lease = self.lease(&upstream, client, switching, age, after) => lease,
                 () = self.elsewhere(&upstream, name, &tried) => Err(OpenFlowError::Lost("it does not answer".into())),
             };
             let (lease, reused) = match lease {
@@ -168,11 +171,12 @@ impl Upstreams {
     }
 
     /// A way for one request, and whether it has carried others before: on a flow that is open, or on a new one. With
-    /// `after`, the flow must have been opened since then.
+    /// `after`, the flow must have been opened since then. A service that is told whose each connection is gets the requests
+    /// of one client's connection alone on each.
     async fn lease(
         &self,
         upstream: &Arc<Upstream>,
-        name: &Name,
+        client: Client,
         switching: bool,
         age: Duration,
         after: Option<Instant>,
@@ -180,23 +184,27 @@ impl Upstreams {
         let in_flight = upstream.begin();
         // Most services that speak HTTP/2 switch protocols over HTTP/1.1 alone.
         if upstream.speaks_http2() && !switching {
-            let place = self.place(upstream, name, in_flight, after).await?;
+            let place = self.place(upstream, client, in_flight, after).await?;
             let reused = place.reused;
             if reused {
                 self.inner.counters.reused.inc();
             }
             return Ok((Lease::Http2(place), reused));
         }
-        let idle = if after.is_none() { upstream.idle.take(Instant::now(), age) } else { None };
+        let idle = if after.is_none() {
+            upstream.idle.take(Instant::now(), age, client.number, upstream.options.proxy_protocol)
+        } else {
+            None
+        };
         let reused = idle.is_some();
         let connection = match idle {
             Some(connection) => {
                 self.inner.counters.reused.inc();
                 connection
             }
-            None => self.connect(upstream, name).await?,
+            None => self.connect(upstream, client).await?,
         };
-        Ok((Lease::Http1(http1::Lease::new(connection, in_flight)), reused))
+        Ok((Lease::Http1(http1::Lease::new(connection, client.number, in_flight)), reused))
     }
 }
 
@@ -222,15 +230,17 @@ impl Lease {
     }
 }
 
-/// What opens a flow for requests.
-pub(super) fn open(name: &Name, kind: Kind) -> Open {
+/// What opens a flow for requests: for those of one client where its service is told of it, else for everybody's.
+pub(super) fn open(upstream: &Upstream, kind: Kind, client: Client) -> Open {
+    let told = Some(client).filter(|_| upstream.options.proxy_protocol);
     Open {
-        endpoint: name.endpoint.clone(),
+        endpoint: upstream.name.endpoint.clone(),
         tenant: None,
         kind,
         hop: Hop::Final,
         agent: None,
-        client: None,
+        client: told.map(|client| client.address),
+        server: told.and_then(|client| client.server),
         trace: None,
     }
 }

@@ -16,10 +16,11 @@ use tokio::time::Instant;
 
 use super::{
     body::{self, Body, BoxError, Expectation},
+    client::{Client, logs_in},
     flow::OpenFlowError,
     http::open,
     idle::{Connection, GivenUp},
-    registry::{InFlight, Name, Upstream, Upstreams},
+    registry::{InFlight, Upstream, Upstreams},
 };
 use crate::protocol::Kind;
 
@@ -31,9 +32,9 @@ impl Upstreams {
     pub(super) async fn connect(
         &self,
         upstream: &Arc<Upstream>,
-        name: &Name,
+        client: Client,
     ) -> Result<Connection, OpenFlowError> {
-        let (stream, hold) = self.open_at(upstream, open(name, Kind::Http)).await?;
+        let (stream, hold) = self.open_at(upstream, open(upstream, Kind::Http, client)).await?;
         let flow = stream.id();
         let (sender, connection) = http1::Builder::new()
             .max_headers(FIELDS)
@@ -60,7 +61,8 @@ impl Upstreams {
         };
         upstream.via.flows().spawn(connection);
         upstream.idle.opened(flow);
-        Ok(Connection { sender, flow, given_up })
+        let owner = upstream.owner(client);
+        Ok(Connection { sender, flow, owner, given_up })
     }
 }
 
@@ -68,14 +70,16 @@ impl Upstreams {
 #[derive(Debug)]
 pub(super) struct Lease {
     connection: Connection,
+    /// The client's connection that the request came by.
+    client: u64,
     in_flight: InFlight,
     /// Its request has been responded to and is never completed.
     spent: bool,
 }
 
 impl Lease {
-    pub(super) fn new(connection: Connection, in_flight: InFlight) -> Self {
-        Self { connection, in_flight, spent: false }
+    pub(super) fn new(connection: Connection, client: u64, in_flight: InFlight) -> Self {
+        Self { connection, client, in_flight, spent: false }
     }
 
     /// Sends a request; when it was never sent, the error has it.
@@ -91,8 +95,12 @@ impl Lease {
                 }
             });
         }
+        let begun = logs_in(request.headers());
         match self.connection.sender.try_send_request(request).await {
             Ok(response) => {
+                if begun || logs_in(response.headers()) {
+                    self.connection.owner = Some(self.client);
+                }
                 let switching = response.status() == StatusCode::SWITCHING_PROTOCOLS;
                 self.spent = expectation.is_some_and(|expectation| expectation.responded());
                 Ok(response.map(|body| ResponseBody::new(body, self, switching).into()))
@@ -106,7 +114,7 @@ impl Lease {
 
     /// The response is complete: the flow may carry the next request.
     fn give_back(self) {
-        let Self { connection, in_flight, spent } = self;
+        let Self { connection, client: _, in_flight, spent } = self;
         if spent {
             return;
         }

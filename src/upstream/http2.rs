@@ -30,6 +30,7 @@ use tokio_util::{sync::CancellationToken, task::task_tracker::TaskTrackerToken};
 
 use super::{
     body::{self, Body, BoxError, Expectation},
+    client::Client,
     flow::{OpenFlowError, SHUN_REFUSED},
     http::open,
     registry::{InFlight, Name, Upstream, Upstreams},
@@ -80,13 +81,14 @@ impl Upstreams {
     pub(super) async fn place(
         &self,
         upstream: &Arc<Upstream>,
-        name: &Name,
+        client: Client,
         in_flight: InFlight,
         after: Option<Instant>,
     ) -> Result<Place, OpenFlowError> {
         let until = Instant::now() + PLACE;
+        let owner = upstream.owner(client);
         loop {
-            let mut outcome = match upstream.shared.find(after) {
+            let mut outcome = match upstream.shared.find(owner, after) {
                 Found::Place(handle, reused) => {
                     let scheme = if upstream.kind == Kind::Http2Tls { Scheme::HTTPS } else { Scheme::HTTP };
                     return Ok(Place { handle, in_flight, reused, scheme, waiting: None });
@@ -95,7 +97,7 @@ impl Upstreams {
                 Found::Nothing(tell) => {
                     let outcome = tell.subscribe();
                     // Others wait for it as well, so it does not depend on this request's client.
-                    let opening = self.clone().share(Arc::clone(upstream), name.clone(), tell);
+                    let opening = self.clone().share(Arc::clone(upstream), client, tell);
                     upstream.via.flows().spawn(opening);
                     outcome
                 }
@@ -115,8 +117,8 @@ impl Upstreams {
     }
 
     /// Opens a connection for those who wait for it, and keeps it until it ends.
-    async fn share(self, upstream: Arc<Upstream>, name: Name, tell: watch::Sender<Outcome>) {
-        let (mut connection, sender, flow, hold) = match self.begin_http2(&upstream, &name).await {
+    async fn share(self, upstream: Arc<Upstream>, client: Client, tell: watch::Sender<Outcome>) {
+        let (mut connection, sender, flow, hold) = match self.begin_http2(&upstream, client).await {
             Ok(begun) => begun,
             Err(error) => {
                 tell.send_replace(Some(Err(error)));
@@ -125,7 +127,8 @@ impl Upstreams {
         };
         let unused = CancellationToken::new();
         let handle = Handle { sender, flow, _last: Arc::new(unused.clone().drop_guard()) };
-        upstream.shared.opened(handle, Instant::now());
+        let owner = upstream.owner(client);
+        upstream.shared.opened(handle, owner, Instant::now());
         tell.send_replace(Some(Ok(())));
         drop(tell);
         let unused = async {
@@ -146,8 +149,8 @@ impl Upstreams {
     }
 
     /// Opens a flow and waits until the service has begun HTTP/2 on it.
-    async fn begin_http2(&self, upstream: &Arc<Upstream>, name: &Name) -> Result<Begun, OpenFlowError> {
-        let (stream, hold) = self.open_at(upstream, open(name, upstream.kind)).await?;
+    async fn begin_http2(&self, upstream: &Arc<Upstream>, client: Client) -> Result<Begun, OpenFlowError> {
+        let (stream, hold) = self.open_at(upstream, open(upstream, upstream.kind, client)).await?;
         let flow = stream.id();
         let begin = async {
             let (sender, mut connection) = Builder::new()

@@ -30,6 +30,8 @@ pub(super) struct Connection {
     pub(super) sender: SendRequest<Body>,
     /// The flow's number on its link.
     pub(super) flow: u64,
+    /// The client's connection whose requests alone it carries.
+    pub(super) owner: Option<u64>,
     pub(super) given_up: GivenUp,
 }
 
@@ -73,16 +75,19 @@ impl Idle {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The most recently used flow that has been idle for at most `age` and is ready.
-    pub(super) fn take(&self, now: Instant, age: Duration) -> Option<Connection> {
+    /// The most recently used flow that has been idle for at most `age` and is ready: one of the client's connection or, where
+    /// it need not be its `own`, one of nobody.
+    pub(super) fn take(&self, now: Instant, age: Duration, client: u64, own: bool) -> Option<Connection> {
         let mut inner = self.inner();
         let inner = &mut *inner;
         inner.idle.retain(|(connection, _)| !connection.sender.is_closed());
         let young = |since: Instant| now.saturating_duration_since(since) <= age.min(MAX_IDLE);
-        let found = inner
-            .idle
-            .iter()
-            .rposition(|(connection, since)| connection.sender.is_ready() && young(*since))?;
+        let of = |owner: Option<u64>| {
+            inner.idle.iter().rposition(|(connection, since)| {
+                connection.owner == owner && connection.sender.is_ready() && young(*since)
+            })
+        };
+        let found = of(Some(client)).or_else(|| if own { None } else { of(None) })?;
         let (mut connection, _) = inner.idle.remove(found);
         connection.given_up.idle = false;
         inner.used.insert(connection.flow);

@@ -17,6 +17,7 @@ use tokio::{sync::watch, time::Instant};
 
 use super::{
     choice::{self, Rank},
+    client::Client,
     idle::Idle,
     metrics::{Counters, RoleLabel},
     routes::{Route, Routes},
@@ -571,6 +572,11 @@ impl Upstream {
     /// Whether its service is sent HTTP/2.
     pub(super) fn speaks_http2(&self) -> bool {
         matches!(self.kind, Kind::Http2 | Kind::Http2Tls)
+    }
+
+    /// The client's connection that a new flow for its requests is for alone, where the service is told whose each is.
+    pub(super) fn owner(&self, client: Client) -> Option<u64> {
+        self.options.proxy_protocol.then_some(client.number)
     }
 
     /// Whether it is the agent itself that does not answer, as far as this node knows, and not the node before it.

@@ -24,6 +24,9 @@ pub(super) const STREAMS: usize = 32;
 /// How long a connection may be unused before it is closed. Services close theirs later, if at all, and say so.
 const MAX_IDLE: Duration = Duration::from_secs(60);
 
+/// The same of one that is for a single client's connection, which may have ended.
+const MAX_IDLE_OWNED: Duration = Duration::from_secs(4);
+
 /// The same once the upstream is to be used no more, except by requests that had chosen it before.
 const MAX_IDLE_RETIRED: Duration = Duration::from_secs(1);
 
@@ -73,6 +76,8 @@ struct Inner {
 #[derive(Debug)]
 struct Connection {
     handle: Handle,
+    /// The client's connection whose requests alone it carries.
+    owner: Option<u64>,
     opened: Instant,
     /// How many requests it carries.
     used: usize,
@@ -85,6 +90,7 @@ struct Connection {
 
 #[derive(Debug)]
 struct Opening {
+    owner: Option<u64>,
     waiting: usize,
     outcome: watch::Receiver<Outcome>,
 }
@@ -114,17 +120,19 @@ impl Shared {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Finds a place for a request, on a connection that was opened after `after` where there is such a demand.
-    pub(super) fn find(&self, after: Option<Instant>) -> Found {
+    /// Finds a place for a request, on a connection of this owner that was opened after `after` where there is such a demand.
+    pub(super) fn find(&self, owner: Option<u64>, after: Option<Instant>) -> Found {
         let mut inner = self.inner();
         let inner = &mut *inner;
         inner.connections.retain_mut(Connection::takes);
-        let new = |connection: &Connection| after.is_none_or(|after| connection.opened > after);
+        let fits = |connection: &Connection| {
+            connection.owner == owner && after.is_none_or(|after| connection.opened > after)
+        };
         // The fullest that has room, so that those which are not needed become idle.
         let fullest = inner
             .connections
             .iter_mut()
-            .filter(|connection| connection.used < connection.room() && new(connection))
+            .filter(|connection| connection.used < connection.room() && fits(connection))
             .max_by_key(|connection| connection.used);
         if let Some(connection) = fullest {
             connection.used += 1;
@@ -134,20 +142,21 @@ impl Shared {
         // Those that have ended, one way or the other, tell nobody any more.
         inner.opening.retain(|opening| opening.outcome.has_changed().is_ok());
         let room = inner.room.unwrap_or(STREAMS);
-        if let Some(opening) = inner.opening.iter_mut().find(|opening| opening.waiting < room) {
+        let mut opening = inner.opening.iter_mut();
+        if let Some(opening) = opening.find(|opening| opening.owner == owner && opening.waiting < room) {
             opening.waiting += 1;
             return Found::Opening(opening.outcome.clone());
         }
         let (tell, outcome) = watch::channel(None);
-        inner.opening.push(Opening { waiting: 1, outcome });
+        inner.opening.push(Opening { owner, waiting: 1, outcome });
         Found::Nothing(tell)
     }
 
     /// A connection has been opened; nobody uses it yet.
-    pub(super) fn opened(&self, handle: Handle, now: Instant) {
+    pub(super) fn opened(&self, handle: Handle, owner: Option<u64>, now: Instant) {
         let mut inner = self.inner();
         let connection =
-            Connection { handle, opened: now, used: 0, carried: false, idle_since: now, heard: now };
+            Connection { handle, owner, opened: now, used: 0, carried: false, idle_since: now, heard: now };
         inner.room = Some(connection.room());
         inner.connections.push(connection);
     }
@@ -179,7 +188,11 @@ impl Shared {
         let mut inner = self.inner();
         let at = inner.at(flow)?;
         let connection = &inner.connections[at];
-        let max = if inner.all_retired { MAX_IDLE_RETIRED } else { MAX_IDLE };
+        let max = match connection.owner {
+            _ if inner.all_retired => MAX_IDLE_RETIRED,
+            Some(_) => MAX_IDLE_OWNED,
+            None => MAX_IDLE,
+        };
         let until = if connection.used > 0 { now } else { connection.idle_since } + max;
         if until > now {
             return Some(until);
@@ -217,7 +230,7 @@ mod tests {
 
     /// The flow of the place that is found, and whether others have used it.
     fn place(shared: &Shared, after: Option<Instant>) -> Option<(u64, bool)> {
-        match shared.find(after) {
+        match shared.find(None, after) {
             Found::Place(handle, reused) => Some((handle.flow, reused)),
             Found::Opening(_) | Found::Nothing(_) => None,
         }
@@ -228,7 +241,7 @@ mod tests {
         let (shared, began) = (Shared::default(), Instant::now());
         let at = |seconds| began + Duration::from_secs(seconds);
         let (handle, _open) = connection(1).await;
-        shared.opened(handle, at(0));
+        shared.opened(handle, None, at(0));
         assert_eq!(shared.look(1, at(0)), Some(at(60)));
         assert_eq!(place(&shared, None), Some((1, false)));
         assert_eq!(place(&shared, None), Some((1, true)));
@@ -244,10 +257,10 @@ mod tests {
     async fn a_connection_that_is_retired_or_too_old_has_no_place() {
         let (shared, now) = (Shared::default(), Instant::now());
         let (first, _open) = connection(1).await;
-        shared.opened(first, now);
+        shared.opened(first, None, now);
         assert_eq!(place(&shared, Some(now)), None);
         let (second, _open) = connection(5).await;
-        shared.opened(second, now + Duration::from_secs(1));
+        shared.opened(second, None, now + Duration::from_secs(1));
         assert_eq!(place(&shared, Some(now)), Some((5, false)));
         shared.retire(&[5]);
         assert_eq!(place(&shared, None), Some((1, false)));
@@ -255,7 +268,7 @@ mod tests {
         assert_eq!(place(&shared, None), None);
         // Who had chosen the upstream before opens one for itself alone.
         let (late, _open) = connection(9).await;
-        shared.opened(late, now);
+        shared.opened(late, None, now);
         assert_eq!(place(&shared, None), Some((9, false)));
         shared.leave(9, now, None);
         assert_eq!(place(&shared, None), None);
@@ -266,7 +279,7 @@ mod tests {
         let (shared, began) = (Shared::default(), Instant::now());
         let at = |millis| began + Duration::from_millis(millis);
         let (handle, _open) = connection(1).await;
-        shared.opened(handle, at(0));
+        shared.opened(handle, None, at(0));
         let again = || assert!(place(&shared, None).is_some());
         // Not for long, or with responses to others meanwhile.
         again();
@@ -283,11 +296,11 @@ mod tests {
     async fn the_fullest_connection_that_has_room_is_taken() {
         let (shared, now) = (Shared::default(), Instant::now());
         let (first, _open) = connection(1).await;
-        shared.opened(first, now);
+        shared.opened(first, None, now);
         let all = std::iter::repeat_with(|| place(&shared, None)).take(STREAMS);
         assert!(all.map_while(|place| place).all(|(flow, _)| flow == 1));
         let (second, _open) = connection(5).await;
-        shared.opened(second, now);
+        shared.opened(second, None, now);
         assert_eq!(place(&shared, None), Some((5, false)));
         shared.leave(1, now, None);
         assert_eq!(place(&shared, None), Some((1, true)));
@@ -296,13 +309,13 @@ mod tests {
     #[tokio::test]
     async fn so_many_wait_for_a_connection_as_it_has_room_for() {
         let shared = Shared::default();
-        let Found::Nothing(tell) = shared.find(None) else { panic!("nothing is there") };
+        let Found::Nothing(tell) = shared.find(None, None) else { panic!("nothing is there") };
         for _ in 1..STREAMS {
-            assert!(matches!(shared.find(None), Found::Opening(_)));
+            assert!(matches!(shared.find(None, None), Found::Opening(_)));
         }
-        let Found::Nothing(_second) = shared.find(None) else { panic!("the first is spoken for") };
+        let Found::Nothing(_second) = shared.find(None, None) else { panic!("the first is spoken for") };
         drop(tell);
-        let Found::Opening(outcome) = shared.find(None) else { panic!("the second has room") };
+        let Found::Opening(outcome) = shared.find(None, None) else { panic!("the second has room") };
         assert!(outcome.borrow().is_none());
     }
 }

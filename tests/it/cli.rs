@@ -153,6 +153,8 @@ fn mistakes_on_the_line_name_the_thing_and_the_fix() {
         ("node --host https://app.customer.com=web", ""),
         ("node --host a.example=web --host A.example=other", ""),
         ("agent http web 3000 --host 10.0.0.1", ""),
+        ("agent http web 3000 --proxy-protocol 2", ""),
+        ("node --edge-proxy-protocol balancer", ""),
         ("node --config absent.toml", ""),
         ("certs show absent.pem", ""),
     ]);
@@ -179,6 +181,10 @@ fn mistakes_in_the_file_name_the_file_and_the_key() {
         (
             "agent run --config adit.toml",
             "[[endpoint]]\nname = \"dns\"\naddress = 53\nkind = \"udp\"\nhealth-check = \"tcp\"",
+        ),
+        (
+            "agent run --config adit.toml",
+            "[[endpoint]]\nname = \"dns\"\naddress = 53\nkind = \"udp\"\nproxy-protocol = \"v2\"",
         ),
         (
             "agent run --config adit.toml",
@@ -337,6 +343,10 @@ fn lists_are_lists_in_the_file_and_commas_in_the_environment() {
     assert_eq!(identities(node(folder.path(), &[&file], &variables)), 3);
     let one = [file.as_str(), "--edge-cert", cert, "--edge-key", key];
     assert_eq!(identities(node(folder.path(), &one, &variables)), 1);
+    let balancers = [("ADIT_EDGE_PROXY_PROTOCOL", "10.0.0.0/8, 2001:db8::1")];
+    let balancers = node(folder.path(), &[], &balancers).edge.balancers;
+    let balancers: Vec<_> = balancers.iter().map(ToString::to_string).collect();
+    assert_eq!(balancers, ["10.0.0.0/8", "2001:db8::1/128"]);
     let hosts = node(folder.path(), &[], &[("ADIT_HOST", "a.example=web, *.a.example=other")]).hosts;
     let hosts: Vec<_> = hosts.iter().map(|(host, endpoint)| format!("{host} {endpoint}")).collect();
     assert_eq!(hosts, ["*.a.example other", "a.example web"]);
@@ -367,7 +377,7 @@ fn endpoints_of_the_file_are_read_as_their_command_would() {
         .iter()
         .map(|endpoint| format!("{} {:?} {}", endpoint.name, endpoint.kind, endpoint.service));
     assert_eq!(shown.collect::<Vec<_>>(), ["web Http 127.0.0.1:3000", "db Tcp tls://[::1]:5432"]);
-    let hosts = config.endpoints[0].options.hosts.iter().map(ToString::to_string).collect::<Vec<_>>();
+    let hosts = config.endpoints[0].hosts.iter().map(ToString::to_string).collect::<Vec<_>>();
     assert_eq!(hosts, ["app.customer.com", "*.customer.com"]);
     assert_eq!(config.client.connect.to_string(), "node.example:1");
     assert_eq!(config.client.settings.keep_alive, Duration::from_secs(1));

@@ -153,6 +153,7 @@ async fn flows_that_do_not_begin_with_open_are_refused() {
         hop: Hop::First,
         agent: None,
         client: None,
+        server: None,
         trace: None,
     };
     let mut stream = ok(raw.link.open(SOON).await);

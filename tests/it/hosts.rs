@@ -30,7 +30,7 @@ async fn serve(
     names: &[&str],
 ) -> Result<Agent, ListenError> {
     let mut served = fabric.endpoint(endpoint, Kind::Http, service.address);
-    served.options.hosts = hosts(names);
+    served.hosts = hosts(names);
     let client = client::Config { links: 1, ..fabric.client() };
     let agent = ok(Agent::start(agent::Config { client, endpoints: vec![served] }));
     soon(agent.serve()).await.map(|()| agent)
@@ -190,7 +190,7 @@ async fn more_than_one_hello_holds_is_served_all_the_same() {
         let mut endpoint = nodes.all[0].endpoint(&format!("web{number}"), Kind::Http, service.address);
         let names: Vec<_> =
             (0..ListenOptions::MAX_HOSTS).map(|host| format!("h{host}.n{number}.customer.com")).collect();
-        endpoint.options.hosts = hosts(&names.iter().map(String::as_str).collect::<Vec<_>>());
+        endpoint.hosts = hosts(&names.iter().map(String::as_str).collect::<Vec<_>>());
         endpoint
     });
     let client = nodes.all[0].client();

@@ -470,7 +470,8 @@ async fn a_connection_that_has_fallen_silent_is_used_no_more() {
         }
     })
     .await;
-    let fabric = Fabric::with(|config| config.edge.request_timeout = Duration::from_millis(1500)).await;
+    let fabric =
+        Fabric::with(|config| config.edge.limits.request_timeout = Duration::from_millis(1500)).await;
     let _agent = fabric.agent("web", Kind::Http2, service.address).await;
     let edge = fabric.addresses.edge;
     assert_ok(&get(edge, "web", "/").await);

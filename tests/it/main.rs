@@ -30,6 +30,7 @@ mod links;
 #[cfg(target_os = "linux")]
 mod partition;
 mod ports;
+mod proxy_protocol;
 mod reuse;
 mod rebalance;
 mod reconnect;

@@ -52,10 +52,8 @@ async fn each_port_leads_to_its_endpoint_with_half_close() {
 async fn a_port_of_one_node_leads_to_an_agent_of_another() {
     let nodes = Nodes::with(2, ports(&["count"])).await;
     let service = service::count().await;
-    let _agent = nodes.all[1].agent("count", Kind::Tcp, service.address).await;
-    for fabric in &nodes.all {
-        assert_counted(connect(fabric, 0).await, 1 << 20).await;
-    }
+    let (_agent, entry) = nodes.agent_elsewhere("count", Kind::Tcp, service.address).await;
+    assert_counted(connect(&nodes.all[entry], 0).await, 1 << 20).await;
 }
 
 #[tokio::test]

@@ -94,18 +94,17 @@ async fn the_name_that_a_client_asks_for_leads_to_the_services_own_certificate()
 async fn tls_is_passed_on_to_an_agent_of_another_node() {
     let nodes = Nodes::with(2, |config| config.edge.sni = any()).await;
     let service = counter(&nodes.all[1], "count.example.com").await;
-    let _agent = nodes.all[1].agent("count", Kind::Tcp, service.address).await;
-    for fabric in &nodes.all {
-        let mut stream = ok(handshake(fabric, "count.example.com", connect(fabric).await).await);
-        assert_counted(&mut stream, 1 << 20).await;
-    }
+    let (_agent, entry) = nodes.agent_elsewhere("count", Kind::Tcp, service.address).await;
+    let fabric = &nodes.all[entry];
+    let mut stream = ok(handshake(fabric, "count.example.com", connect(fabric).await).await);
+    assert_counted(&mut stream, 1 << 20).await;
 }
 
 #[tokio::test]
 async fn a_name_that_is_mapped_leads_to_its_endpoint() {
     let fabric = start().await;
     let service = counter(&fabric, "app.customer.com").await;
-    let mapped = |endpoint: &mut Endpoint| endpoint.options.hosts = vec![ok("app.customer.com".parse())];
+    let mapped = |endpoint: &mut Endpoint| endpoint.hosts = vec![ok("app.customer.com".parse())];
     let _agent = ok(fabric.agent_with("db", Kind::Tcp, service.address, mapped).await);
     let mut stream = ok(handshake(&fabric, "app.customer.com", connect(&fabric).await).await);
     assert_counted(&mut stream, 1).await;
@@ -273,7 +272,8 @@ async fn psql_reaches_a_real_postgresql_through_two_nodes_and_verifies_it() {
     let Some(psql) = tool("psql") else { return };
     let nodes = Nodes::with(2, |config| config.edge.sni = any()).await;
     let Some(server) = Postgres::start(&nodes.all[1].authority, &["db.example.com"]).await else { return };
-    let _agent = nodes.all[1].agent("db", Kind::Tcp, format!("127.0.0.1:{}", server.port)).await;
+    let address = format!("127.0.0.1:{}", server.port);
+    let (_agent, _) = nodes.agent_elsewhere("db", Kind::Tcp, address).await;
     let (_folder, ca) = authority_file(&nodes.all[1]);
     for fabric in &nodes.all {
         for mode in ["require", "verify-full"] {

@@ -434,6 +434,7 @@ fn open(endpoint: &str) -> Open {
         hop: Hop::First,
         agent: None,
         client: None,
+        server: None,
         trace: None,
     }
 }

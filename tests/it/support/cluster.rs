@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, sync::Arc};
 
 use adit::{
-    agent::Agent,
+    agent::{self, Agent},
     client, cluster,
     net::HostPort,
     node,
@@ -104,10 +104,23 @@ impl Nodes {
         kind: Kind,
         service: impl ToString,
     ) -> (Agent, usize) {
+        self.agent_elsewhere_with(endpoint, kind, service, |_| {}).await
+    }
+
+    /// The same with a changed endpoint.
+    pub(crate) async fn agent_elsewhere_with(
+        &self,
+        endpoint: &str,
+        kind: Kind,
+        service: impl ToString,
+        change: impl FnOnce(&mut agent::Endpoint),
+    ) -> (Agent, usize) {
         let last = self.all.last().expect("there are nodes");
         let links = self.all.len() - 1;
         let client = client::Config { links, ..last.client() };
-        let agent = last.start_agent(client, &[(endpoint, kind, service.to_string())]);
+        let mut served = last.endpoint(endpoint, kind, service);
+        change(&mut served);
+        let agent = ok(Agent::start(agent::Config { client, endpoints: vec![served] }));
         ok(soon(agent.serve()).await);
         let mut state = agent.client().agent_state();
         let linked = ok(soon(state.wait_for(|state| state.nodes().len() == links)).await).clone();

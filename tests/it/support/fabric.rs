@@ -8,7 +8,7 @@ use adit::{
     forward::{self, PortKind},
     net::HostPort,
     node::{self, Node},
-    protocol::{ALPN_LINK, EndpointId, Kind, ListenOptions, NodeId},
+    protocol::{ALPN_LINK, EndpointId, Kind, NodeId},
     tls::{self, Authority, ClientAuth, Identity, Request, Trust, Usage},
     transport::Settings,
 };
@@ -82,6 +82,7 @@ impl Fabric {
                 tls: None,
                 sni: None,
                 tcp: Vec::new(),
+                balancers: Vec::new(),
                 limits: edge::Limits::default(),
             },
             udp: edge::udp::Config { ports: Vec::new(), idle: UDP_IDLE },
@@ -158,7 +159,7 @@ impl Fabric {
         agent::Endpoint {
             name: ok(EndpointId::new(name)),
             kind,
-            options: ListenOptions::default(),
+            hosts: Vec::new(),
             service: ok(Service::new(ok(service.to_string().parse()), &tls)),
             health: None,
             http: None,
