@@ -6,7 +6,6 @@ use std::{
         Arc, Mutex,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
-    time::Duration,
 };
 
 use adit::drain::Tasks;
@@ -20,17 +19,15 @@ use tokio::{
     io::AsyncWriteExt,
     net::TcpStream,
     sync::{Notify, mpsc},
-    time::sleep,
 };
 
 use crate::support::{
     body::{self, Body, channel},
     client::{Client, Http1, request, request_of},
-    eventually,
     fabric::Web,
     http2, ok, random, reset,
     service::{self, Running, read_request},
-    soon,
+    soon, standing,
 };
 
 const MIB: u64 = 1 << 20;
@@ -126,20 +123,6 @@ async fn trailers_pass_both_ways() {
         assert_eq!(all.trailers(), Some(&trailers));
         assert_eq!(all.to_bytes(), "content");
     }
-}
-
-/// Waits until a count stands still, and gives it.
-async fn standing(count: &AtomicU64) -> u64 {
-    let mut last = (u64::MAX, 0);
-    eventually("the count stands still", async || {
-        sleep(Duration::from_millis(50)).await;
-        let now = count.load(Relaxed);
-        last = (now, if now == last.0 { last.1 + 1 } else { 0 });
-        // As long as anything flows, it does so many times a second.
-        now > 0 && last.1 == 20
-    })
-    .await;
-    last.0
 }
 
 /// A service that answers with an endless body and counts what is taken of it; tells when writing has failed.

@@ -11,7 +11,12 @@ pub(crate) mod process;
 pub(crate) mod service;
 pub(crate) mod websocket;
 
-use std::{fmt::Debug, future::Future, time::Duration};
+use std::{
+    fmt::Debug,
+    future::Future,
+    sync::atomic::{AtomicU64, Ordering::Relaxed},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use tokio::net::TcpStream;
@@ -34,6 +39,20 @@ pub(crate) async fn eventually(what: &str, mut is_true: impl AsyncFnMut() -> boo
 /// Waits for something that must end.
 pub(crate) async fn soon<T>(what: impl Future<Output = T>) -> T {
     tokio::time::timeout(SOON, what).await.expect("it ends within the bound")
+}
+
+/// Waits until a count stands still, and gives it.
+pub(crate) async fn standing(count: &AtomicU64) -> u64 {
+    let mut last = (u64::MAX, 0);
+    eventually("the count stands still", async || {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        let now = count.load(Relaxed);
+        last = (now, if now == last.0 { last.1 + 1 } else { 0 });
+        // As long as anything flows, it does so many times a second.
+        now > 0 && last.1 == 20
+    })
+    .await;
+    last.0
 }
 
 /// The value, or a failed test that shows the error.
