@@ -17,8 +17,8 @@ use tokio_util::sync::DropGuard;
 
 use super::flow::OpenFlowError;
 
-/// How many requests share a connection. Each may have as much under way as a flow of its own (see `http2`), so this is also
-/// a bound on memory; and what one lost packet holds up.
+/// How many requests share a connection. All of them have a full window (see `http2`), and one lost packet holds all of them
+/// up.
 pub(super) const STREAMS: usize = 32;
 
 /// How long a connection may be unused before it is closed. Services close theirs later, if at all, and say so.

@@ -3,17 +3,18 @@
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed},
     },
     time::Duration,
 };
 
 use adit::protocol::Kind;
 use bytes::Bytes;
-use futures_util::future::join_all;
+use futures_util::{future::join_all, stream};
 use h2::Reason;
 use http::{Request, Response, StatusCode, header};
-use http_body_util::BodyExt;
+use http_body_util::{BodyExt, StreamBody};
+use hyper::body::{Frame, Incoming};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     sync::{Barrier, Semaphore, mpsc},
@@ -30,6 +31,7 @@ use crate::support::{
     ok, random,
     service::{self, Running, full},
     soon,
+    streams::standing,
 };
 
 fn assert_ok(answer: &Answer) {
@@ -381,14 +383,20 @@ async fn a_response_that_breaks_in_the_middle_ends_in_an_error() {
 
 #[tokio::test]
 async fn clients_that_do_not_read_hold_up_nobody_else() {
-    let service = http2::http(async |request: Request<hyper::body::Incoming>| {
-        if request.uri().path() == "/" {
-            return Response::new(full("ok"));
+    let taken = Arc::new(AtomicU64::new(0));
+    let counted = Arc::clone(&taken);
+    let service = http2::http(move |request: Request<Incoming>| {
+        let taken = Arc::clone(&counted);
+        async move {
+            if request.uri().path() == "/" {
+                return Response::new(full("ok"));
+            }
+            let pieces = stream::repeat_with(move || {
+                taken.fetch_add(1, Relaxed);
+                Ok(Frame::data(Bytes::from_static(&[7; 16_384])))
+            });
+            Response::new(Body::new(StreamBody::new(pieces)))
         }
-        let pieces = futures_util::stream::repeat_with(|| {
-            Ok(hyper::body::Frame::data(Bytes::from_static(&[7; 65_536])))
-        });
-        Response::new(Body::new(http_body_util::StreamBody::new(pieces)))
     })
     .await;
     let web = Web::to_http2(service.address).await;
@@ -397,12 +405,8 @@ async fn clients_that_do_not_read_hold_up_nobody_else() {
         let mut client = Http1::connect(web.edge).await;
         let response = ok(client.send(request("GET", "web", "/endless", "")).await);
         stalled.push((client, response));
-        for _ in 0..5 {
-            assert_ok(&soon(get(web.edge, "web", "/")).await);
-        }
     }
-    // Once all of them have as much under way as they may.
-    tokio::time::sleep(Duration::from_secs(1)).await;
+    standing(&taken).await;
     assert_ok(&soon(get(web.edge, "web", "/")).await);
     assert_eq!(service.accepted(), 1);
 }
