@@ -251,10 +251,11 @@ pub(crate) async fn both_directions_run(nodes: usize) {
 #[tokio::test]
 async fn a_request_that_is_given_up_is_reset_at_a_service_that_says_nothing() {
     let (ends, mut ended) = mpsc::channel(1);
+    let (reads, mut read) = mpsc::channel(1);
     let service = service::tcp(move |mut stream| {
-        let ends = ends.clone();
+        let (ends, reads) = (ends.clone(), reads.clone());
         async move {
-            drop(service::read_request(&mut stream).await);
+            drop(reads.send(service::read_request(&mut stream).await).await);
             let (_, end) = drain(&mut stream).await;
             drop(ends.send(end).await);
         }
@@ -266,7 +267,7 @@ async fn a_request_that_is_given_up_is_reset_at_a_service_that_says_nothing() {
     let asked = client.send(request("GET", "web", "/", ""));
     tokio::select! {
         _ = asked => panic!("the service says nothing"),
-        () = eventually("the request is at the service", async || service.accepted() > 0) => {}
+        request = soon(read.recv()) => assert!(request.is_some_and(|request| request.is_some())),
     }
     drop(client);
     assert!(
