@@ -15,8 +15,10 @@ mod idle;
 mod metrics;
 mod registry;
 mod routes;
+mod service;
 mod session;
 mod shared;
+mod status;
 mod upload;
 
 pub use body::{Body, BoxError, ResponseBody};
@@ -24,5 +26,6 @@ pub use client::Client;
 pub use flow::{InUse, OpenFlow, OpenFlowError};
 pub use http::SendError;
 pub use http1::Upgrade;
-pub use registry::{EndpointStatus, LinkStatus, Name, Upstreams};
+pub use registry::{Name, Upstreams};
 pub use session::{Identity, Session, State};
+pub use status::{EndpointStatus, LinkStatus};

@@ -7,7 +7,8 @@ use tokio_util::{sync::CancellationToken, task::task_tracker::TaskTrackerToken};
 
 use super::{
     metrics::CodeLabel,
-    registry::{InFlight, Name, Tried, Upstream, Upstreams, Via},
+    registry::{Name, Upstreams},
+    service::{InFlight, Tried, Upstream, Via},
 };
 use crate::{
     protocol::{AgentId, Code, Hop, Open, Refusal},

@@ -3,8 +3,9 @@
 use std::collections::BTreeSet;
 
 use super::{
-    registry::{Name, Upstream, Upstreams},
+    registry::{Name, Upstreams},
     routes::{Route, Routes},
+    service::Upstream,
 };
 use crate::protocol::{Code, Refusal};
 

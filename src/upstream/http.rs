@@ -22,7 +22,8 @@ use super::{
     flow::{OpenFlowError, TRY},
     http1, http2,
     idle::{FRESH, MAX_IDLE},
-    registry::{Name, Tried, Upstream, Upstreams},
+    registry::{Name, Upstreams},
+    service::{Tried, Upstream},
 };
 use crate::protocol::{Hop, Kind, Open};
 

@@ -20,7 +20,8 @@ use super::{
     flow::OpenFlowError,
     http::open,
     idle::{Connection, GivenUp},
-    registry::{InFlight, Upstream, Upstreams},
+    registry::Upstreams,
+    service::{InFlight, Upstream},
 };
 use crate::protocol::Kind;
 

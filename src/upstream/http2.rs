@@ -33,7 +33,8 @@ use super::{
     client::Client,
     flow::{OpenFlowError, SHUN_REFUSED},
     http::open,
-    registry::{InFlight, Name, Upstream, Upstreams},
+    registry::{Name, Upstreams},
+    service::{InFlight, Upstream},
     shared::{Found, Handle, Outcome, STREAMS},
     upload::{Failure, Upload},
 };

@@ -4,10 +4,9 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fmt,
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
     time::Duration,
 };
@@ -16,139 +15,19 @@ use arc_swap::ArcSwap;
 use tokio::{sync::watch, time::Instant};
 
 use super::{
-    choice::{self, Rank},
-    client::Client,
-    idle::Idle,
+    choice,
     metrics::{Counters, RoleLabel},
     routes::{Route, Routes},
+    service::{Tried, Upstream, Via},
     session::{Session, State},
-    shared::Shared,
 };
 pub use crate::cluster::table::Name;
 use crate::{
     cluster::{self, Announcements},
-    drain::Tasks,
-    protocol::{
-        AgentId, GoAway, HostPattern, Kind, LinkId, Listen, ListenOptions, Load, PeerRoute, Refusal, Role,
-    },
+    protocol::{AgentId, GoAway, HostPattern, LinkId, Listen, Load, PeerRoute, Refusal, Role},
     telemetry::Metrics,
-    transport::{Datagrams, Link, PacketCounters, Vitals},
+    transport::PacketCounters,
 };
-
-/// One agent's service for one endpoint, and the way to it.
-#[derive(Debug)]
-pub(super) struct Upstream {
-    pub(super) name: Name,
-    pub(super) agent: AgentId,
-    pub(super) kind: Kind,
-    pub(super) options: ListenOptions,
-    pub(super) via: Via,
-    /// Its flows of HTTP/1.1 that wait for a request.
-    pub(super) idle: Idle,
-    /// Its connections of HTTP/2.
-    pub(super) shared: Shared,
-    in_flight: AtomicUsize,
-    /// Until when it is passed over, in milliseconds of [`Upstreams::now`].
-    shunned_until: AtomicU64,
-}
-
-/// What one request or flow has been offered to in vain.
-#[derive(Debug, Default)]
-pub(super) struct Tried {
-    /// Ways: the agent may be reached by another.
-    ways: Vec<Arc<Upstream>>,
-    /// Agents that have failed it themselves, whatever the way.
-    agents: Vec<AgentId>,
-    /// Agents that did not answer on one way, and may do so on another.
-    doubted: Vec<AgentId>,
-}
-
-impl Tried {
-    pub(super) fn way(&mut self, upstream: &Arc<Upstream>) {
-        self.ways.push(Arc::clone(upstream));
-    }
-
-    /// Takes note that the way was in vain, and whether the agent itself has failed.
-    pub(super) fn failed(&mut self, upstream: &Upstream, is_of_agent: bool) {
-        if is_of_agent {
-            self.agents.push(upstream.agent);
-        } else if upstream.is_silent() {
-            self.doubted.push(upstream.agent);
-        }
-    }
-
-    /// Forgets the last way: it may be used once more.
-    pub(super) fn again(&mut self) {
-        self.ways.pop();
-    }
-
-    pub(super) fn clear(&mut self) {
-        *self = Self::default();
-    }
-
-    /// How good an upstream is that would be of this rank.
-    fn rank(&self, upstream: &Arc<Upstream>, rank: Rank) -> Rank {
-        if self.agents.contains(&upstream.agent) || self.ways.iter().any(|way| Arc::ptr_eq(way, upstream)) {
-            Rank::Never
-        } else if self.doubted.contains(&upstream.agent) {
-            rank.max(Rank::Suspect)
-        } else {
-            rank
-        }
-    }
-}
-
-/// The way to an agent.
-#[derive(Debug, Clone)]
-pub(super) enum Via {
-    /// Its own link.
-    Agent(Arc<Session>),
-    /// The node that it is linked to, one hop and no more.
-    Node(Arc<cluster::Node>),
-}
-
-impl Via {
-    pub(super) fn link(&self) -> &Link {
-        match self {
-            Self::Agent(session) => &session.link,
-            Self::Node(node) => &node.link,
-        }
-    }
-
-    pub(super) fn datagrams(&self) -> &Datagrams {
-        match self {
-            Self::Agent(session) => &session.datagrams,
-            Self::Node(node) => &node.datagrams,
-        }
-    }
-
-    pub(super) fn vitals(&self) -> &Arc<Vitals> {
-        match self {
-            Self::Agent(session) => &session.vitals,
-            Self::Node(node) => &node.vitals,
-        }
-    }
-
-    pub(super) fn flows(&self) -> &Tasks {
-        match self {
-            Self::Agent(session) => &session.flows,
-            Self::Node(node) => &node.flows,
-        }
-    }
-
-    fn is_node(&self, node: &Arc<cluster::Node>) -> bool {
-        matches!(self, Self::Node(via) if Arc::ptr_eq(via, node))
-    }
-}
-
-impl fmt::Display for Via {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Agent(session) => write!(f, "link {}", session.id),
-            Self::Node(node) => write!(f, "node {}", node.member.node),
-        }
-    }
-}
 
 /// How long an endpoint that has lost its last agent is remembered, and how many are.
 const GONE: Duration = Duration::from_secs(10);
@@ -202,54 +81,6 @@ pub(super) struct Inner {
     pub(super) wait: Duration,
     pub(super) counters: Counters,
     started: Instant,
-}
-
-/// A link, as `adit status` shows it.
-#[derive(Debug, Clone, serde::Serialize)]
-pub struct LinkStatus {
-    /// Its number on this node.
-    pub id: u64,
-    /// `agent` or `forwarder`.
-    pub role: &'static str,
-    /// Its opener's id.
-    pub agent: String,
-    /// Its opener's label.
-    pub name: Option<String>,
-    /// Its opener's address.
-    pub address: String,
-    /// What it runs over.
-    pub transport: &'static str,
-    /// Its tenant.
-    pub tenant: String,
-    /// Smoothed round-trip time in milliseconds.
-    pub rtt_ms: f64,
-    /// Flows in use.
-    pub flows: usize,
-    /// Endpoints served over it.
-    pub endpoints: usize,
-    /// Seconds since it was welcomed.
-    pub age_s: u64,
-    /// Whether it does not answer.
-    pub suspect: bool,
-    /// `up`, `leaving` or `superseded`.
-    pub state: &'static str,
-}
-
-/// An endpoint, as `adit status` shows it.
-#[derive(Debug, Clone, serde::Serialize)]
-pub struct EndpointStatus {
-    /// Its tenant.
-    pub tenant: String,
-    /// Its name.
-    pub endpoint: String,
-    /// What its services speak.
-    pub kind: &'static str,
-    /// Hosts that its agents have mapped to it.
-    pub hosts: Vec<String>,
-    /// How many agents serve it.
-    pub agents: usize,
-    /// Flows in use.
-    pub flows: usize,
 }
 
 impl Upstreams {
@@ -511,36 +342,6 @@ impl Upstreams {
         let sessions = self.sessions();
         futures_util::future::join_all(sessions.iter().map(|session| session.go_away(away))).await;
     }
-
-    /// All links, oldest first.
-    pub fn link_status(&self) -> Vec<LinkStatus> {
-        self.sessions().iter().map(|session| session.status()).collect()
-    }
-
-    /// All endpoints, by name.
-    pub fn endpoint_status(&self) -> Vec<EndpointStatus> {
-        let routes = self.inner.routes.load_full();
-        let mut all: Vec<_> = routes
-            .iter()
-            .map(|(name, upstreams)| EndpointStatus {
-                tenant: name.tenant.to_string(),
-                endpoint: name.endpoint.to_string(),
-                kind: upstreams.first().map_or("", |upstream| upstream.kind.name()),
-                hosts: upstreams
-                    .iter()
-                    .flat_map(|upstream| upstream.hosts())
-                    .collect::<BTreeSet<_>>()
-                    .into_iter()
-                    .map(ToString::to_string)
-                    .collect(),
-                // One agent may be linked to several nodes.
-                agents: upstreams.iter().map(|upstream| upstream.agent).collect::<BTreeSet<_>>().len(),
-                flows: upstreams.iter().map(|upstream| upstream.in_flight()).sum(),
-            })
-            .collect();
-        all.sort_by(|a, b| (&a.tenant, &a.endpoint).cmp(&(&b.tenant, &b.endpoint)));
-        all
-    }
 }
 
 /// A peer's routes by endpoint, so that many agents of one cost one change.
@@ -551,132 +352,4 @@ fn by_name(routes: &[PeerRoute]) -> BTreeMap<Name, Vec<&PeerRoute>> {
         by_name.entry(name).or_default().push(route);
     }
     by_name
-}
-
-impl Upstream {
-    fn new(route: PeerRoute, via: Via) -> Arc<Self> {
-        let PeerRoute { tenant, endpoint, agent, kind, options } = route;
-        Arc::new(Self {
-            name: Name { tenant, endpoint },
-            agent,
-            kind,
-            options,
-            via,
-            idle: Idle::default(),
-            shared: Shared::default(),
-            in_flight: AtomicUsize::new(0),
-            shunned_until: AtomicU64::new(0),
-        })
-    }
-
-    /// Whether its service is sent HTTP/2.
-    pub(super) fn speaks_http2(&self) -> bool {
-        matches!(self.kind, Kind::Http2 | Kind::Http2Tls)
-    }
-
-    /// The client's connection that a new flow for its requests is for alone, where the service is told whose each is.
-    pub(super) fn owner(&self, client: Client) -> Option<u64> {
-        self.options.proxy_protocol.then_some(client.number)
-    }
-
-    /// Whether it is the agent itself that does not answer, as far as this node knows, and not the node before it.
-    pub(super) fn is_silent(&self) -> bool {
-        match &self.via {
-            Via::Agent(session) => session.vitals.is_suspect(),
-            Via::Node(node) => node.suspects(self.agent),
-        }
-    }
-
-    /// Whether the agent or the node before it does not answer.
-    pub(super) fn is_suspect(&self) -> bool {
-        self.via.vitals().is_suspect() || self.is_silent()
-    }
-
-    /// Waits until one of them does not. Cancel safe.
-    pub(super) async fn suspected(&self) {
-        match &self.via {
-            Via::Agent(session) => session.vitals.suspected().await,
-            Via::Node(node) => tokio::select! {
-                () = node.vitals.suspected() => {}
-                () = node.suspected(self.agent) => {}
-            },
-        }
-    }
-
-    /// Puts no further request on these flows: they end when they carry none.
-    pub(super) fn retire(&self, flows: &[u64]) {
-        self.idle.retire(flows);
-        self.shared.retire(flows);
-    }
-
-    /// The same for all flows, present and future.
-    pub(super) fn retire_all(&self) {
-        self.idle.retire_all();
-        self.shared.retire_all();
-    }
-
-    /// As peers are told of it.
-    fn route(&self) -> PeerRoute {
-        PeerRoute {
-            tenant: self.name.tenant.clone(),
-            endpoint: self.name.endpoint.clone(),
-            agent: self.agent,
-            kind: self.kind,
-            options: self.options.clone(),
-        }
-    }
-
-    /// Flows on the agent, as far as this node knows: what it has there itself is part of what the agent's node counts.
-    fn load(&self) -> usize {
-        match &self.via {
-            Via::Agent(_) => self.in_flight(),
-            Via::Node(node) => self.in_flight().max(node.in_flight(self.agent)),
-        }
-    }
-
-    fn rank(&self, now: u64) -> Rank {
-        let suspect = self.is_suspect() || self.shunned_until.load(Relaxed) > now;
-        match &self.via {
-            Via::Agent(session) if session.state() == State::Leaving => Rank::Never,
-            _ if suspect => Rank::Suspect,
-            Via::Agent(_) => Rank::Local,
-            Via::Node(node) if node.is_draining() => Rank::Draining,
-            Via::Node(_) => Rank::Remote,
-        }
-    }
-
-    /// Requests and flows in use.
-    pub(super) fn in_flight(&self) -> usize {
-        self.in_flight.load(Relaxed)
-    }
-
-    /// Counts one more, until the answer is dropped.
-    pub(super) fn begin(self: &Arc<Self>) -> InFlight {
-        self.in_flight.fetch_add(1, Relaxed);
-        InFlight(Arc::clone(self))
-    }
-}
-
-impl Route for Upstream {
-    fn name(&self) -> &Name {
-        &self.name
-    }
-
-    fn hosts(&self) -> &[HostPattern] {
-        &self.options.hosts
-    }
-
-    fn is_local(&self) -> bool {
-        matches!(self.via, Via::Agent(_))
-    }
-}
-
-/// A request or flow in use.
-#[derive(Debug)]
-pub(super) struct InFlight(pub(super) Arc<Upstream>);
-
-impl Drop for InFlight {
-    fn drop(&mut self) {
-        self.0.in_flight.fetch_sub(1, Relaxed);
-    }
 }

@@ -17,7 +17,7 @@ use tokio::{
     time::Instant,
 };
 
-use super::registry::{LinkStatus, Upstream, Upstreams};
+use super::{registry::Upstreams, service::Upstream, status::LinkStatus};
 use crate::{
     drain::{Aborted, Tasks},
     protocol::{

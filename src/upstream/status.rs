@@ -1,0 +1,85 @@
+//! Links and endpoints as `adit status` shows them: copies, made when somebody asks.
+
+use std::collections::BTreeSet;
+
+use super::{registry::Upstreams, routes::Route};
+
+/// A link, as `adit status` shows it.
+#[derive(Debug, Clone, serde::Serialize)]
+pub struct LinkStatus {
+    /// Its number on this node.
+    pub id: u64,
+    /// `agent` or `forwarder`.
+    pub role: &'static str,
+    /// Its opener's id.
+    pub agent: String,
+    /// Its opener's label.
+    pub name: Option<String>,
+    /// Its opener's address.
+    pub address: String,
+    /// What it runs over.
+    pub transport: &'static str,
+    /// Its tenant.
+    pub tenant: String,
+    /// Smoothed round-trip time in milliseconds.
+    pub rtt_ms: f64,
+    /// Flows in use.
+    pub flows: usize,
+    /// Endpoints served over it.
+    pub endpoints: usize,
+    /// Seconds since it was welcomed.
+    pub age_s: u64,
+    /// Whether it does not answer.
+    pub suspect: bool,
+    /// `up`, `leaving` or `superseded`.
+    pub state: &'static str,
+}
+
+/// An endpoint, as `adit status` shows it.
+#[derive(Debug, Clone, serde::Serialize)]
+pub struct EndpointStatus {
+    /// Its tenant.
+    pub tenant: String,
+    /// Its name.
+    pub endpoint: String,
+    /// What its services speak.
+    pub kind: &'static str,
+    /// Hosts that its agents have mapped to it.
+    pub hosts: Vec<String>,
+    /// How many agents serve it.
+    pub agents: usize,
+    /// Flows in use.
+    pub flows: usize,
+}
+
+impl Upstreams {
+    /// All links, oldest first.
+    pub fn link_status(&self) -> Vec<LinkStatus> {
+        self.sessions().iter().map(|session| session.status()).collect()
+    }
+
+    /// All endpoints, by name.
+    pub fn endpoint_status(&self) -> Vec<EndpointStatus> {
+        let routes = self.inner.routes.load_full();
+        let mut all: Vec<_> = routes
+            .iter()
+            .map(|(name, upstreams)| EndpointStatus {
+                tenant: name.tenant.to_string(),
+                endpoint: name.endpoint.to_string(),
+                kind: upstreams.first().map_or("", |upstream| upstream.kind.name()),
+                hosts: upstreams
+                    .iter()
+                    .flat_map(|upstream| upstream.hosts())
+                    .collect::<BTreeSet<_>>()
+                    .into_iter()
+                    .map(ToString::to_string)
+                    .collect(),
+                // One agent may be linked to several nodes.
+                agents: upstreams.iter().map(|upstream| upstream.agent).collect::<BTreeSet<_>>().len(),
+                flows: upstreams.iter().map(|upstream| upstream.in_flight()).sum(),
+            })
+            .collect();
+        all.sort_by(|a, b| (&a.tenant, &a.endpoint).cmp(&(&b.tenant, &b.endpoint)));
+        all
+    }
+}
