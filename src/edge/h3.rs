@@ -117,8 +117,8 @@ async fn serve(
             }
             () = requests.wait_empty(), if leaving => return Ok(()),
             overdue = activity.overdue(&shared.limits) => {
-                shared.counters.refused(overdue.code());
                 if leaving || overdue != Overdue::Idle {
+                    shared.counters.refused(overdue.code());
                     return Ok(());
                 }
                 // A request that is on its way is rejected, and may be sent again (RFC 9114 §5.2).

@@ -23,20 +23,28 @@ class Process:
         """The first group of a pattern, once it has been printed."""
         end = time.monotonic() + patience
         while time.monotonic() < end:
-            self.log.seek(0)
-            found = re.search(pattern, self.log.read())
+            found = re.search(pattern, self.all_printed())
             if found:
                 return found.group(1)
             if self.process.poll() is not None:
                 break
             time.sleep(0.02)
+        raise AssertionError(f"{pattern!r} was not printed:\n{self.all_printed()}")
+
+    def all_printed(self):
         self.log.seek(0)
-        raise AssertionError(f"{pattern!r} was not printed:\n{self.log.read()}")
+        return self.log.read()
 
     def stop(self):
         """Asks it to leave and waits; its status."""
         self.process.terminate()
         return self.process.wait(30)
+
+    def kill(self):
+        """Ends it, if it has not ended."""
+        if self.process.poll() is None:
+            self.process.kill()
+            self.process.wait()
 
 
 class Fabric:
@@ -67,9 +75,7 @@ class Fabric:
 
     def close(self):
         for process in reversed(self.processes):
-            if process.process.poll() is None:
-                process.process.kill()
-                process.process.wait()
+            process.kill()
 
     def __enter__(self):
         return self

@@ -1,7 +1,7 @@
 //! gRPC from end to end, through one node and across two: the four kinds of calls, trailers, deadlines, cancellation, and
 //! errors that are adit's own.
 //!
-//! Spoken by hand over HTTP/2; `tests/interop/check_grpc.py` does the same with a real implementation.
+//! Spoken by hand over HTTP/2; `tests/interop/grpc_calls.py` does the same with a real implementation.
 
 use std::{net::SocketAddr, time::Duration};
 

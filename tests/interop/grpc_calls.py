@@ -1,13 +1,11 @@
 """gRPC through adit with gRPC's own server and client: two nodes, the agent on one of them and the client at the other,
 then at the same; a service in the clear (--h2c) and one with TLS, which says by ALPN that it speaks HTTP/2.
-
-usage: check_grpc.py ADIT    (the binary; needs grpcio)
+It needs grpcio; the binary is named by ADIT, as for the other checks here.
 """
 
 import concurrent.futures
 import pathlib
 import queue
-import re
 import subprocess
 import sys
 import tempfile
@@ -16,39 +14,10 @@ import time
 
 import grpc
 
+from fabric import ADIT, Process
+
 SOON = 20  # A generous bound, in seconds, on anything that must happen at all.
 ANY = "127.0.0.1:0"
-
-
-class Adit:
-    """A running `adit`, and the lines that it has printed."""
-
-    def __init__(self, binary, folder, *arguments):
-        self.process = subprocess.Popen(
-            [binary, *arguments], cwd=folder, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True,
-            stderr=open(pathlib.Path(folder) / "log", "a"))
-        self.lines = queue.Queue()
-        threading.Thread(target=self._read, daemon=True).start()
-
-    def _read(self):
-        for line in self.process.stdout:
-            self.lines.put(line)
-
-    def find(self, pattern):
-        """What the next line that matches has."""
-        end = time.monotonic() + SOON
-        while True:
-            found = re.search(pattern, self.lines.get(timeout=end - time.monotonic()))
-            if found:
-                return found.group(1)
-
-    def stop(self):
-        self.process.terminate()
-        try:
-            return self.process.wait(SOON)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            raise
 
 
 class Echo(grpc.GenericRpcHandler):
@@ -162,9 +131,9 @@ def channel_to(edge, endpoint):
     return grpc.insecure_channel(edge, options=[("grpc.default_authority", f"{endpoint}.localhost")])
 
 
-def run(binary, folder):
+def run(folder, running):
     for made in (["ca"], ["node", "127.0.0.1", "localhost"]):
-        subprocess.run([binary, "certs", *made], cwd=folder, check=True, stdout=subprocess.DEVNULL)
+        subprocess.run([ADIT, "certs", *made], cwd=folder, check=True, stdout=subprocess.DEVNULL)
     certs = pathlib.Path(folder) / "certs"
     echo = Echo()
     server = grpc.server(concurrent.futures.ThreadPoolExecutor(100), handlers=[echo])
@@ -174,19 +143,18 @@ def run(binary, folder):
     server.start()
 
     node = ["node", "--edge-bind", ANY, "--link-bind", ANY, "--admin-bind", ANY, "--peer-bind", ANY]
-    running = [Adit(binary, folder, *node, "--node-id", "n1")]
-    edges = [running[0].find(r"^edge .*http://(\S+)")]
-    # In the order in which they are printed.
-    link, peer = running[0].find(r"^link .*://(\S+)"), running[0].find(r"^peer .*://(\S+)")
-    running.append(Adit(binary, folder, *node, "--node-id", "n2", "--join", peer))
-    edges.append(running[1].find(r"^edge .*http://(\S+)"))
+    running.append(Process(folder, *node, "--node-id", "n1"))
+    edges = [running[0].printed(r"edge +http://(\S+)")]
+    link, peer = running[0].printed(r"link +quic://(\S+)"), running[0].printed(r"peer +quic://(\S+)")
+    running.append(Process(folder, *node, "--node-id", "n2", "--join", peer))
+    edges.append(running[1].printed(r"edge +http://(\S+)"))
     for arguments in (
         ["plain", str(plain), "--h2c"],
         ["secure", f"https://localhost:{secure}", "--upstream-ca", "certs/ca.pem"],
     ):
-        agent = Adit(binary, folder, "agent", "http", *arguments, "--connect", link, "--links", "1")
+        agent = Process(folder, "agent", "http", *arguments, "--connect", link, "--links", "1")
         running.append(agent)
-        agent.find(r"(serving)")
+        agent.printed(r"(serving) ")
     for hops, edge in enumerate(edges, 1):
         for endpoint in ("plain", "secure"):
             channel = channel_to(edge, endpoint)
@@ -205,13 +173,17 @@ def run(binary, folder):
 
 
 def main():
-    binary = str(pathlib.Path(sys.argv[1]).resolve())
     with tempfile.TemporaryDirectory() as folder:
+        running = []
         try:
-            run(binary, folder)
+            run(folder, running)
         except BaseException:
-            print((pathlib.Path(folder) / "log").read_text()[-10_000:], file=sys.stderr)
+            for process in running:
+                print(process.all_printed()[-10_000:], file=sys.stderr)
             raise
+        finally:
+            for process in running:
+                process.kill()
 
 
 if __name__ == "__main__":
