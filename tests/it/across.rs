@@ -40,6 +40,7 @@ async fn bodies_stream_both_ways_with_their_trailers() {
     across(streaming::both_bodies_stream).await;
     across(streaming::trailers_pass).await;
     across(streaming::bodiless_responses_keep_their_flow).await;
+    across(streaming::events_arrive_one_by_one).await;
 }
 
 #[tokio::test]
@@ -59,6 +60,7 @@ async fn what_breaks_in_the_middle_never_seems_complete() {
 #[tokio::test]
 async fn websockets_and_other_switched_connections_are_byte_streams() {
     across(upgrade::websocket_messages_pass).await;
+    across(upgrade::websockets_pass_over_http2).await;
     across(upgrade::bytes_right_behind_the_switch_arrive).await;
     across(upgrade::each_direction_ends_by_itself).await;
     across(upgrade::a_reset_is_passed_on).await;

@@ -73,6 +73,10 @@ pub(crate) async fn both_bodies_stream(nodes: usize) {
 
 #[tokio::test]
 async fn server_sent_events_arrive_one_by_one() {
+    events_arrive_one_by_one(1).await;
+}
+
+pub(crate) async fn events_arrive_one_by_one(nodes: usize) {
     for http2 in [false, true] {
         for number in 0..2 {
             let (sender, events) = channel();
@@ -83,7 +87,7 @@ async fn server_sent_events_arrive_one_by_one() {
                 async move { ok(response.body(events)) }
             };
             let service = if http2 { http2::http(serve).await } else { service::http(serve).await };
-            let web = Web::of(1, http2, service.address).await;
+            let web = Web::of(nodes, http2, service.address).await;
             let mut client = Client::both(web.edge).await.into_iter().nth(number).expect("there are two");
             let response = ok(client.send(get("/events")).await);
             assert_eq!(response.headers()[header::CONTENT_TYPE], "text/event-stream");

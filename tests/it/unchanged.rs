@@ -161,7 +161,7 @@ struct Stage {
 }
 
 impl Stage {
-    async fn new(http2: bool) -> Self {
+    async fn new(nodes: usize, http2: bool) -> Self {
         let (next, seen) = (Arc::<Mutex<Option<Exchange>>>::default(), Arc::<Mutex<Option<Seen>>>::default());
         let (told, tell) = (Arc::clone(&next), Arc::clone(&seen));
         let serve = move |request: Request<Incoming>| {
@@ -180,7 +180,7 @@ impl Stage {
             }
         };
         let service = if http2 { http2::http(serve).await } else { service::http(serve).await };
-        let web = Web::of(1, http2, service.address).await;
+        let web = Web::of(nodes, http2, service.address).await;
         Self { next, seen, _service: service, web, http2 }
     }
 
@@ -209,10 +209,16 @@ impl Stage {
     }
 }
 
-/// Random requests and responses over one connection, through one node.
+/// Random requests and responses over one connection, through one node and across two.
 fn run(client_http2: bool, service_http2: bool) {
+    for nodes in [1, 2] {
+        run_over(nodes, client_http2, service_http2);
+    }
+}
+
+fn run_over(nodes: usize, client_http2: bool, service_http2: bool) {
     let runtime = ok(Runtime::new());
-    let stage = runtime.block_on(Stage::new(service_http2));
+    let stage = runtime.block_on(Stage::new(nodes, service_http2));
     let [http1, http2] = runtime.block_on(Client::both(stage.web.edge));
     let client = std::cell::RefCell::new(if client_http2 { http2 } else { http1 });
     let mut runner = TestRunner::new(Config { cases: 128, failure_persistence: None, ..Config::default() });

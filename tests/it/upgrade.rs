@@ -45,8 +45,12 @@ pub(crate) async fn websocket_messages_pass(nodes: usize) {
 
 #[tokio::test]
 async fn websockets_pass_over_streams_of_http2_beside_each_other_and_beside_requests() {
+    websockets_pass_over_http2(1).await;
+}
+
+pub(crate) async fn websockets_pass_over_http2(nodes: usize) {
     let service = websocket::echo().await;
-    let web = Web::to(service.address).await;
+    let web = Web::over(nodes, service.address).await;
     let client = Http2::connect(web.edge).await;
     let sockets = [websocket::connect_http2(&client).await, websocket::connect_http2(&client).await];
     let mut idle = websocket::connect_http2(&client).await;
