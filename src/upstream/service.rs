@@ -39,7 +39,7 @@ pub(super) struct Upstream {
     /// Its connections of HTTP/2.
     pub(super) shared: Shared,
     in_flight: AtomicUsize,
-    /// Until when it is passed over, in milliseconds of [`Upstreams::now`].
+    /// Until when it is passed over, in milliseconds of the registry's clock.
     pub(super) shunned_until: AtomicU64,
 }
 
