@@ -4,6 +4,7 @@
 
 mod connection;
 mod udp;
+pub mod websocket;
 
 use std::{
     fmt,
