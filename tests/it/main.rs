@@ -29,6 +29,7 @@ mod limits;
 mod links;
 #[cfg(target_os = "linux")]
 mod partition;
+mod piko_edge;
 mod ports;
 mod proxy_protocol;
 mod reuse;
