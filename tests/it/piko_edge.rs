@@ -548,3 +548,53 @@ async fn whoever_speaks_piko_is_told_of_errors_in_its_words_and_nobody_else() {
     let answer = Http1::connect(edge).await.ask(call).await;
     assert_eq!((answer.status, &answer.headers["grpc-status"]), (StatusCode::OK, &ok("14".parse())));
 }
+
+#[tokio::test]
+async fn operators_are_shown_endpoints_and_nodes_in_pikos_shapes() {
+    let nodes = Nodes::start(2).await;
+    let (admin, edge) = (nodes.all[0].addresses.admin, nodes.edge(0));
+    let service = service::echo().await;
+    let mut client = nodes.all[0].client();
+    client.links = 1;
+    let two =
+        [("one", Kind::Tcp, service.address.to_string()), ("two", Kind::Http, service.address.to_string())];
+    let first = nodes.all[0].start_agent(client.clone(), &two);
+    ok(soon(first.serve()).await);
+    let second = nodes.all[0].start_agent(client, &two[..1]);
+    ok(soon(second.serve()).await);
+    nodes.knows(1, "one").await;
+    let shown = async |number: usize, path: &str| -> serde_json::Value {
+        let answer = get(nodes.all[number].addresses.admin, "", path).await;
+        assert_eq!(answer.status, StatusCode::OK, "{path}");
+        assert_eq!(answer.headers["content-type"], "application/json");
+        ok(serde_json::from_slice(&answer.body))
+    };
+    let endpoints = serde_json::json!({ "one": 2, "two": 1 });
+    assert_eq!(shown(0, "/status/upstream/endpoints").await, endpoints);
+    assert_eq!(shown(1, "/status/upstream/endpoints").await, serde_json::json!({}));
+    let here = serde_json::json!({
+        "id": "n1", "status": "active", "proxy_addr": edge.to_string(), "admin_addr": admin.to_string(),
+        "endpoints": endpoints,
+    });
+    for path in ["local", "n1"] {
+        assert_eq!(shown(0, &format!("/status/cluster/nodes/{path}")).await, here);
+    }
+    let there = serde_json::json!({
+        "id": "n1", "status": "active", "proxy_addr": "", "admin_addr": "", "endpoints": endpoints,
+    });
+    eventually("the peer is told of both agents", async || {
+        shown(1, "/status/cluster/nodes/n1").await == there
+    })
+    .await;
+    assert_eq!(
+        shown(0, "/status/cluster/nodes").await,
+        serde_json::json!([
+            {
+                "id": "n1", "status": "active", "proxy_addr": edge.to_string(), "admin_addr": admin.to_string(),
+                "endpoints": 2, "upstreams": 3,
+            },
+            { "id": "n2", "status": "active", "proxy_addr": "", "admin_addr": "", "endpoints": 0, "upstreams": 0 },
+        ])
+    );
+    assert_eq!(get(admin, "", "/status/cluster/nodes/n3").await.status, StatusCode::NOT_FOUND);
+}
