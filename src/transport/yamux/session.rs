@@ -138,7 +138,6 @@ pub(in crate::transport) struct Session {
     away: bool,
     ended: bool,
     closed: bool,
-    refused: u64,
     driver: Option<Waker>,
     acceptor: Option<Waker>,
     /// Those who wait to open a stream, or for the peer's goodbye; each is polled again by whoever else wakes it.
@@ -176,7 +175,6 @@ impl Session {
             away: false,
             ended: false,
             closed: false,
-            refused: 0,
             driver: None,
             acceptor: None,
             waiting: Vec::new(),
@@ -352,12 +350,11 @@ impl Session {
 
     /// The peer opens a stream.
     fn arrive(&mut self, id: u32, now: Instant) -> Result<(), Violation> {
-        let of_peer = id != 0 && (id % 2 == 0) == (self.side == Side::Client);
+        let of_peer = id != 0 && id.is_multiple_of(2) == (self.side == Side::Client);
         if !of_peer || self.streams.contains_key(&id) {
             return Err(Violation::Stream(id));
         }
         if self.peers >= self.limits.peer || self.ended {
-            self.refused += 1;
             self.answer(Header { kind: Kind::WindowUpdate, flags: Flags::RST, stream: id, length: 0 });
             return Ok(());
         }
@@ -489,11 +486,6 @@ impl Session {
     /// Sets how many streams the peer may have open.
     pub(in crate::transport) fn set_peer_limit(&mut self, streams: u32) {
         self.limits.peer = streams;
-    }
-
-    /// How many streams of the peer were refused for being too many.
-    pub(in crate::transport) fn refused(&self) -> u64 {
-        self.refused
     }
 
     /// Has the driver close the connection, once what is in its hands has been sent.
