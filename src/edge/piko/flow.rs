@@ -43,7 +43,6 @@ use super::{
 use crate::{
     net::websocket::{Violation, config},
     splice::{Broken, Counts, Side, splice},
-    transport::Stream,
 };
 
 /// The most bytes of the service in one message; as many are read at once.
@@ -86,7 +85,7 @@ impl Ended {
 pub(super) async fn carry<S: Connection>(
     connection: S,
     read: Bytes,
-    stream: Stream,
+    service: impl Side,
     counts: &Counts,
 ) -> Result<(), Ended> {
     let (from, to) = tokio::io::split(connection);
@@ -97,7 +96,7 @@ pub(super) async fn carry<S: Connection>(
     let messages = Messages { socket, line: Arc::clone(&line), rest: Bytes::new(), ended: false };
     let ended = tokio::select! {
         biased;
-        ended = splice(WebSocket(messages), stream, counts) => ended,
+        ended = splice(WebSocket(messages), service, counts) => ended,
         lost = keep_alive(&line) => return Err(lost),
     };
     let refused = line.state().refused;
@@ -426,5 +425,146 @@ impl<S: Connection> AsyncWrite for Incoming<S> {
 
     fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
         Poll::Ready(Ok(()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{sync::atomic::AtomicU32, sync::atomic::Ordering::Relaxed, time::Duration};
+
+    use tokio::io::{DuplexStream, duplex};
+
+    use super::*;
+
+    /// One end of a connection in memory; counts its resets.
+    struct End(DuplexStream, Arc<AtomicU32>);
+
+    impl Side for End {
+        type Read<'a> = ReadHalf<&'a mut DuplexStream>;
+        type Write<'a> = WriteHalf<&'a mut DuplexStream>;
+
+        fn halves(&mut self) -> (Self::Read<'_>, Self::Write<'_>) {
+            tokio::io::split(&mut self.0)
+        }
+
+        fn reset(self, written: bool) {
+            if !written {
+                self.1.fetch_add(1, Relaxed);
+            }
+        }
+    }
+
+    impl AsyncRead for End {
+        fn poll_read(
+            mut self: Pin<&mut Self>,
+            cx: &mut Context<'_>,
+            buf: &mut ReadBuf<'_>,
+        ) -> Poll<io::Result<()>> {
+            Pin::new(&mut self.0).poll_read(cx, buf)
+        }
+    }
+
+    impl AsyncWrite for End {
+        fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+            Pin::new(&mut self.0).poll_write(cx, buf)
+        }
+
+        fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Pin::new(&mut self.0).poll_flush(cx)
+        }
+
+        fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Pin::new(&mut self.0).poll_shutdown(cx)
+        }
+    }
+
+    /// Carries a flow of a client and a service while they do something: how it ended, when, and how many sides were reset.
+    async fn carried<F: Future<Output = ()>>(
+        what: impl FnOnce(DuplexStream, DuplexStream) -> F,
+    ) -> (Option<Ended>, Duration, u32) {
+        let resets = Arc::default();
+        let (client, connection) = duplex(1000);
+        let (flow, service) = duplex(1000);
+        let (connection, flow) = (End(connection, Arc::clone(&resets)), End(flow, Arc::clone(&resets)));
+        let (started, counts) = (Instant::now(), Counts::default());
+        let carrying = async {
+            let ended = carry(connection, Bytes::new(), flow, &counts).await;
+            (ended.err(), started.elapsed())
+        };
+        let ((ended, took), ()) = tokio::join!(carrying, what(client, service));
+        (ended, took, resets.load(Relaxed))
+    }
+
+    const PING: [u8; 2] = [0x89, 0];
+    const PONG: [u8; 6] = [0x8a, 0x80, 0, 0, 0, 0];
+
+    async fn expect(stream: &mut DuplexStream, bytes: &[u8]) {
+        let mut got = vec![0; bytes.len()];
+        stream.read_exact(&mut got).await.unwrap();
+        assert_eq!(got, bytes);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_silent_client_is_pinged_and_given_up_by_a_reset() {
+        let (ended, took, resets) = carried(async |mut client, service| {
+            for _ in 0..2 {
+                expect(&mut client, &PING).await;
+            }
+            assert_eq!(client.read(&mut [0]).await.unwrap(), 0);
+            drop(service);
+        })
+        .await;
+        assert!(matches!(ended, Some(Ended::Silent)), "{ended:?}");
+        assert_eq!((took.as_secs(), resets), (60, 2));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_answers_stays_for_as_long_as_it_wants() {
+        let (ended, took, resets) = carried(async |mut client, mut service| {
+            for _ in 0..100 {
+                expect(&mut client, &PING).await;
+                client.write_all(&PONG).await.unwrap();
+            }
+            service.write_all(b"x").await.unwrap();
+            expect(&mut client, &[0x82, 1, b'x']).await;
+            service.shutdown().await.unwrap();
+            expect(&mut client, &[0x88, 2, 3, 0xe8]).await;
+            client.write_all(&[0x88, 0x80, 0, 0, 0, 0]).await.unwrap();
+            assert_eq!(client.read(&mut [0]).await.unwrap(), 0);
+            assert_eq!(service.read(&mut [0]).await.unwrap(), 0);
+        })
+        .await;
+        assert!(ended.is_none(), "{ended:?}");
+        assert_eq!((took.as_secs(), resets), (2000, 0));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_does_not_take_what_it_is_sent_is_slow_and_not_lost() {
+        let (ended, took, _) = carried(async |mut client, mut service| {
+            service.write_all(&[7; 1500]).await.unwrap();
+            service.shutdown().await.unwrap();
+            tokio::time::sleep(Duration::from_secs(3600)).await;
+            let mut all = Vec::new();
+            while !all.ends_with(&[0x88, 2, 3, 0xe8]) {
+                all.push(client.read_u8().await.unwrap());
+            }
+            assert!(all.iter().filter(|byte| **byte == 7).count() >= 1500);
+            drop(client);
+        })
+        .await;
+        assert!(ended.is_none(), "{ended:?}");
+        assert_eq!(took.as_secs(), 3600);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_does_not_answer_the_goodbye_is_left_soon() {
+        let (ended, took, _) = carried(async |mut client, mut service| {
+            service.shutdown().await.unwrap();
+            expect(&mut client, &[0x88, 2, 3, 0xe8]).await;
+            assert_eq!(client.read(&mut [0]).await.unwrap(), 0);
+        })
+        .await;
+        assert!(matches!(ended, Some(Ended::Silent)), "{ended:?}");
+        assert_eq!(took.as_secs(), 10);
     }
 }
