@@ -112,7 +112,9 @@ impl Refused {
         let text = serde_json::json!({ "error": self.to_string(), "code": code }).to_string();
         let mut response = Response::new(Full::from(text + "\n"));
         *response.status_mut() = status;
-        response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
         response
     }
 }
@@ -152,7 +154,6 @@ async fn upgrade(
         async { Ok::<_, Infallible>(answer) }
     });
     let served = http1::Builder::new()
-        .keep_alive(false)
         .timer(TokioTimer::new())
         .max_buf_size(MAX_HEAD)
         .serve_connection(TokioIo::new(connection), service)
