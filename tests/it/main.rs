@@ -44,6 +44,7 @@ mod support;
 mod tcp;
 mod timeouts;
 mod trust;
+mod transports;
 mod udp;
 mod unchanged;
 mod upgrade;
