@@ -288,8 +288,10 @@ impl Shared {
                 let reason = violation.to_string();
                 Some(CloseFrame { code: CloseCode::Protocol, reason: reason.into() })
             }
-            // The answer to it.
-            End::Peer(frame) => frame.clone(),
+            // The answer to it; one without a code has one as well.
+            End::Peer(frame) => Some(
+                frame.clone().unwrap_or(CloseFrame { code: CloseCode::Normal, reason: String::new().into() }),
+            ),
             End::Broken(_) | End::Idle => None,
         }
     }

@@ -8,45 +8,46 @@
 use std::{
     collections::{HashMap, VecDeque},
     io,
+    sync::Arc,
     task::{Context, Poll, Waker},
     time::Duration,
 };
 
 use bytes::{Bytes, BytesMut};
-use tokio::{io::ReadBuf, time::Instant};
+use tokio::{io::ReadBuf, sync::Notify, time::Instant};
 
 use super::{
     frame::{Flags, HEADER, Header, Kind, Malformed},
     state::{Recv, Send, State},
 };
 
-/// How much a stream's window grows to, in bytes: 100 ms at 300 Mbit/s, as over QUIC.
-const MAX_WINDOW: u32 = 4 << 20;
+/// How much a stream's window grows to, in bytes: 100 ms at 300 Mbit/s, and what is not granted at any time.
+pub(super) const MAX_WINDOW: u32 = 5 << 20;
 
 /// How much the windows of all streams together grow beyond what each begins with, in bytes.
-const EXTRA: u32 = 16 << 20;
+pub(super) const EXTRA: u32 = 20 << 20;
 
-/// What may be unread on all streams together, in bytes. Above it the stream of which most is unread is reset: the others are
-/// not to wait for it.
-const UNREAD: usize = 64 << 20;
+/// What may be unread on all streams together, in bytes. Above it the stream of which most is unread is reset, even one that
+/// has all there is to read: the others are not to wait for it.
+pub(super) const UNREAD: usize = 64 << 20;
 
 /// How many streams are opened that the peer has not taken yet; more wait. hashicorp/yamux resets what is above.
-const BACKLOG: usize = 256;
+pub(super) const BACKLOG: usize = 256;
 
 /// What a stream may have waiting to be sent, in bytes: as long as all together have less than `UNSENT`, and otherwise.
-const SEND_BUFFER: usize = 256 * 1024;
-const UNSENT: usize = 8 << 20;
-const SEND_BUFFER_LEAST: usize = 16 * 1024;
+pub(super) const SEND_BUFFER: usize = 256 * 1024;
+pub(super) const UNSENT: usize = 8 << 20;
+pub(super) const SEND_BUFFER_LEAST: usize = 16 * 1024;
 
 /// How much of a stream is sent before it is the next one's turn, in bytes.
-const TURN: usize = 16 * 1024;
+pub(super) const TURN: usize = 16 * 1024;
 
 /// From which size on a message is sent as it is, in bytes.
-const MESSAGE: usize = 64 * 1024;
+pub(super) const MESSAGE: usize = 64 * 1024;
 
 /// What may wait of answers to the peer, in bytes: window updates of all streams fit in many times. A peer that asks and does
-/// not read the answers is sent away.
-const ANSWERS: usize = 1 << 20;
+/// not read the answers is sent away; with more than a message of them this side opens nothing.
+pub(super) const ANSWERS: usize = 1 << 20;
 
 /// The highest number of a stream.
 const LAST_STREAM: u32 = u32::MAX - 1;
@@ -114,25 +115,25 @@ pub(in crate::transport) enum Output {
 pub(in crate::transport) struct Session {
     side: Side,
     limits: Limits,
-    streams: HashMap<u32, State>,
-    next: u32,
+    pub(super) streams: HashMap<u32, State>,
+    pub(super) next: u32,
     /// Of the peer, not accepted yet.
-    arrived: VecDeque<u32>,
-    own: u32,
-    peers: u32,
-    unacked: usize,
+    pub(super) arrived: VecDeque<u32>,
+    pub(super) own: u32,
+    pub(super) peers: u32,
+    pub(super) unacked: usize,
 
-    header: BytesMut,
-    body: Option<Body>,
-    answers: BytesMut,
+    pub(super) header: BytesMut,
+    pub(super) body: Option<Body>,
+    pub(super) answers: BytesMut,
     /// Streams that have something to send, in the order of their turns.
-    turns: VecDeque<u32>,
+    pub(super) turns: VecDeque<u32>,
     /// Streams whose end is in the last message.
-    ending: Vec<u32>,
+    pub(super) ending: Vec<u32>,
 
-    unread: usize,
-    unsent: usize,
-    extra: u32,
+    pub(super) unread: usize,
+    pub(super) unsent: usize,
+    pub(super) extra: u32,
     rtt: Duration,
 
     away: bool,
@@ -140,14 +141,23 @@ pub(in crate::transport) struct Session {
     closed: bool,
     refused: u64,
     driver: Option<Waker>,
-    acceptor: Option<Waker>,
-    /// Those who wait to open a stream, or for the peer's goodbye; each is polled again by whoever else wakes it.
-    waiting: Vec<Waker>,
+    pub(super) waiting: Arc<Waiting>,
+}
+
+/// Those who wait for the session as a whole. What has changed is to be found out under its lock.
+#[derive(Debug, Default)]
+pub(super) struct Waiting {
+    /// There may be room for one stream more of this side.
+    pub(super) room: Notify,
+    /// The peer has opened a stream.
+    pub(super) arrived: Notify,
+    /// The peer takes no new streams, or the session has ended.
+    pub(super) away: Notify,
 }
 
 /// A data frame of which some is to come.
 #[derive(Debug, Clone, Copy)]
-struct Body {
+pub(super) struct Body {
     stream: u32,
     left: usize,
     flags: Flags,
@@ -178,8 +188,7 @@ impl Session {
             closed: false,
             refused: 0,
             driver: None,
-            acceptor: None,
-            waiting: Vec::new(),
+            waiting: Arc::default(),
         }
     }
 
@@ -190,13 +199,12 @@ impl Session {
     /// # Errors
     /// When it is none that a peer may send; then the session is over.
     pub(in crate::transport) fn receive(&mut self, message: Bytes, now: Instant) -> Result<(), Violation> {
-        let size = message.len();
         let mut rest = message;
         while !rest.is_empty() {
             if let Some(mut body) = self.body.take() {
                 let piece = rest.split_to(body.left.min(rest.len()));
                 body.left -= piece.len();
-                self.deliver(body.stream, piece, size);
+                self.deliver(body.stream, &piece);
                 if body.left > 0 {
                     self.body = Some(body);
                 } else {
@@ -232,7 +240,7 @@ impl Session {
 
     /// What is to be sent now: answers first, then each stream in its turn.
     fn message(&mut self) -> Option<Bytes> {
-        let mut message = self.answers.split();
+        let mut message = self.answered();
         while message.len() < MESSAGE
             && let Some(id) = self.turns.pop_front()
         {
@@ -265,6 +273,18 @@ impl Session {
         (!message.is_empty()).then(|| message.freeze())
     }
 
+    /// The answers that go into one message. What is behind those that do not fit waits: a stream begins with one.
+    fn answered(&mut self) -> BytesMut {
+        if self.answers.len() < MESSAGE {
+            return std::mem::take(&mut self.answers);
+        }
+        let answers = self.answers.split_to(MESSAGE);
+        if self.answers.len() < MESSAGE {
+            self.waiting.room.notify_waiters();
+        }
+        answers
+    }
+
     /// All messages so far are in the hands of the system.
     pub(in crate::transport) fn flushed(&mut self) {
         for id in std::mem::take(&mut self.ending) {
@@ -289,17 +309,18 @@ impl Session {
         let ids: Vec<_> = self.streams.keys().copied().collect();
         for id in ids {
             if let Some(stream) = self.streams.get_mut(&id) {
-                self.unsent -= stream.outgoing.len();
-                stream.outgoing.clear();
+                self.unsent -= stream.discard_outgoing();
                 stream.break_off(io::ErrorKind::NotConnected, io::ErrorKind::NotConnected);
                 self.settle(id);
             }
         }
-        self.arrived.clear();
-        self.turns.clear();
-        for waker in self.waiting.drain(..).chain(self.acceptor.take()) {
-            waker.wake();
+        for id in std::mem::take(&mut self.arrived) {
+            self.abandon(id);
         }
+        self.turns.clear();
+        self.waiting.room.notify_waiters();
+        self.waiting.arrived.notify_waiters();
+        self.waiting.away.notify_waiters();
     }
 
     // ---- Frames.
@@ -315,7 +336,8 @@ impl Session {
             }
             Kind::GoAway => {
                 self.away = true;
-                self.wake_waiting();
+                self.waiting.room.notify_waiters();
+                self.waiting.away.notify_waiters();
                 return Ok(());
             }
             Kind::Data | Kind::WindowUpdate => {}
@@ -327,7 +349,7 @@ impl Session {
             if flags.has(Flags::ACK) && !std::mem::replace(&mut stream.acked, true) {
                 self.unacked -= 1;
                 stream.wake_reader();
-                self.wake_waiting();
+                self.waiting.room.notify_one();
             }
             let stream = self.streams.get_mut(&id);
             match (kind, stream) {
@@ -364,23 +386,24 @@ impl Session {
         self.peers += 1;
         self.streams.insert(id, State::new(false, now));
         self.arrived.push_back(id);
-        if let Some(waker) = self.acceptor.take() {
-            waker.wake();
-        }
+        self.waiting.arrived.notify_one();
         Ok(())
     }
 
-    fn deliver(&mut self, id: u32, piece: Bytes, message: usize) {
+    fn deliver(&mut self, id: u32, piece: &[u8]) {
         let Some(stream) = self.streams.get_mut(&id) else { return };
         if stream.stopped || stream.recv != Recv::Open {
             return;
         }
         self.unread += piece.len();
-        stream.incoming.push(piece, message);
+        // A copy, whatever its size: as a part of what was read from the connection it would keep all of that.
+        stream.incoming.extend_from_slice(piece);
         stream.wake_reader();
         if self.unread > UNREAD {
-            let most = self.streams.iter().max_by_key(|(_, stream)| stream.incoming.len());
-            if let Some(id) = most.map(|(id, _)| *id) {
+            let most = self.streams.iter_mut().max_by_key(|(_, stream)| stream.incoming.len());
+            if let Some((&id, stream)) = most {
+                self.unread -= stream.discard_incoming();
+                stream.recv = Recv::Broken(io::ErrorKind::ConnectionReset);
                 self.break_off(id);
             }
         }
@@ -395,10 +418,9 @@ impl Session {
         }
         if flags.has(Flags::RST) {
             if stream.recv == Recv::Open {
-                self.unread -= stream.incoming.clear();
+                self.unread -= stream.discard_incoming();
             }
-            self.unsent -= stream.outgoing.len();
-            stream.outgoing.clear();
+            self.unsent -= stream.discard_outgoing();
             stream.break_off(io::ErrorKind::ConnectionReset, io::ErrorKind::BrokenPipe);
         }
         self.settle(id);
@@ -413,27 +435,22 @@ impl Session {
 
     // ---- The users' side.
 
-    /// Opens a stream; its number. Cancel safe.
+    /// Opens a stream, if there is room for one now; its number.
     ///
     /// # Errors
     /// When there will be none.
-    pub(in crate::transport) fn poll_open(
-        &mut self,
-        cx: &mut Context<'_>,
-        now: Instant,
-    ) -> Poll<Result<u32, NoStream>> {
+    pub(super) fn open(&mut self, now: Instant) -> Result<Option<u32>, NoStream> {
         if self.ended {
-            return Poll::Ready(Err(NoStream::Ended));
+            return Err(NoStream::Ended);
         }
         if self.away {
-            return Poll::Ready(Err(NoStream::Away));
+            return Err(NoStream::Away);
         }
         if self.next > LAST_STREAM - 2 {
-            return Poll::Ready(Err(NoStream::Exhausted));
+            return Err(NoStream::Exhausted);
         }
-        if self.own >= self.limits.own || self.unacked >= BACKLOG {
-            self.wait(cx);
-            return Poll::Pending;
+        if self.own >= self.limits.own || self.unacked >= BACKLOG || self.answers.len() >= MESSAGE {
+            return Ok(None);
         }
         let id = self.next;
         self.next += 2;
@@ -442,23 +459,25 @@ impl Session {
         self.streams.insert(id, State::new(true, now));
         // At once: it may be the peer who speaks first.
         self.answer(Header { kind: Kind::WindowUpdate, flags: Flags::SYN, stream: id, length: 0 });
-        Poll::Ready(Ok(id))
+        Ok(Some(id))
     }
 
-    /// The next stream of the peer. Cancel safe.
+    /// The next stream of the peer, if there is one. Those that it has broken off by now are none.
     ///
     /// # Errors
     /// When the session has ended.
-    pub(in crate::transport) fn poll_accept(&mut self, cx: &mut Context<'_>) -> Poll<Result<u32, NoStream>> {
+    pub(super) fn accept(&mut self) -> Result<Option<u32>, NoStream> {
         if self.ended {
-            return Poll::Ready(Err(NoStream::Ended));
+            return Err(NoStream::Ended);
         }
-        let Some(id) = self.arrived.pop_front() else {
-            self.acceptor = Some(cx.waker().clone());
-            return Poll::Pending;
-        };
-        self.answer(Header { kind: Kind::WindowUpdate, flags: Flags::ACK, stream: id, length: 0 });
-        Poll::Ready(Ok(id))
+        while let Some(id) = self.arrived.pop_front() {
+            if self.streams.get(&id).is_some_and(|stream| !matches!(stream.recv, Recv::Broken(_))) {
+                self.answer(Header { kind: Kind::WindowUpdate, flags: Flags::ACK, stream: id, length: 0 });
+                return Ok(Some(id));
+            }
+            self.abandon(id);
+        }
+        Ok(None)
     }
 
     /// Waits until the peer has taken a stream of this side. Cancel safe.
@@ -477,13 +496,9 @@ impl Session {
         }
     }
 
-    /// Waits until the peer takes no new streams, or the session has ended. Cancel safe.
-    pub(in crate::transport) fn poll_away(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        if self.away || self.ended {
-            return Poll::Ready(());
-        }
-        self.wait(cx);
-        Poll::Pending
+    /// Whether the peer takes no new streams, or the session has ended.
+    pub(super) fn is_away(&self) -> bool {
+        self.away || self.ended
     }
 
     /// Sets how many streams the peer may have open.
@@ -560,7 +575,7 @@ impl Session {
         now: Instant,
     ) -> Poll<io::Result<()>> {
         let Some(stream) = self.streams.get_mut(&id) else { return gone() };
-        let read = stream.incoming.read(buf);
+        let read = stream.read(buf);
         if read > 0 {
             self.unread -= read;
             self.grant(id, read as u32, now);
@@ -581,18 +596,28 @@ impl Session {
     /// of what it may within two round trips: then it is the window that holds it up.
     fn grant(&mut self, id: u32, read: u32, now: Instant) {
         let Some(stream) = self.streams.get_mut(&id) else { return };
-        stream.consumed += read;
-        if stream.recv != Recv::Open || stream.consumed < stream.size / 2 {
+        if stream.recv != Recv::Open {
             return;
         }
-        let quick = now.saturating_duration_since(stream.granted) < self.rtt * 2;
-        let grown = if quick { stream.size.min(MAX_WINDOW - stream.size).min(EXTRA - self.extra) } else { 0 };
+        stream.consumed += read;
+        stream.used += read;
+        let mut grown = 0;
+        if stream.used >= stream.size / 2 {
+            if now.saturating_duration_since(stream.since) < self.rtt * 2 {
+                grown = stream.size.min(MAX_WINDOW - stream.size).min(EXTRA - self.extra);
+            }
+            stream.used = 0;
+            stream.since = now;
+        }
+        // Often: what has been read and not granted is window that nobody has.
+        if grown == 0 && stream.consumed < stream.size / 8 {
+            return;
+        }
         let length = stream.consumed + grown;
         stream.size += grown;
         self.extra += grown;
         stream.window += length;
         stream.consumed = 0;
-        stream.granted = now;
         self.answer(Header { kind: Kind::WindowUpdate, flags: Flags::default(), stream: id, length });
     }
 
@@ -606,10 +631,9 @@ impl Session {
     fn break_off(&mut self, id: u32) {
         let Some(stream) = self.streams.get_mut(&id) else { return };
         if stream.recv == Recv::Open {
-            self.unread -= stream.incoming.clear();
+            self.unread -= stream.discard_incoming();
         }
-        self.unsent -= stream.outgoing.len();
-        stream.outgoing.clear();
+        self.unsent -= stream.discard_outgoing();
         stream.break_off(io::ErrorKind::ConnectionReset, io::ErrorKind::ConnectionReset);
         self.answer(Header { kind: Kind::WindowUpdate, flags: Flags::RST, stream: id, length: 0 });
         self.settle(id);
@@ -620,7 +644,7 @@ impl Session {
     pub(super) fn stop(&mut self, id: u32) {
         let Some(stream) = self.streams.get_mut(&id) else { return };
         stream.stopped = true;
-        self.unread -= stream.incoming.clear();
+        self.unread -= stream.discard_incoming();
         self.settle(id);
     }
 
@@ -631,11 +655,21 @@ impl Session {
         self.stop(id);
     }
 
+    /// Writes no more, and breaks the stream off unless its end has been asked for.
     pub(super) fn drop_writer(&mut self, id: u32) {
-        if let Some(stream) = self.streams.get_mut(&id) {
-            stream.writer_gone = true;
+        let Some(stream) = self.streams.get_mut(&id) else { return };
+        stream.writer_gone = true;
+        if stream.send == Send::Open {
+            self.break_off(id);
+        } else {
+            self.settle(id);
         }
-        self.settle(id);
+    }
+
+    /// Forgets a stream that nobody has taken and that has ended.
+    fn abandon(&mut self, id: u32) {
+        self.drop_reader(id);
+        self.drop_writer(id);
     }
 
     // ---- Between the two.
@@ -668,19 +702,7 @@ impl Session {
             self.peers -= 1;
         }
         self.streams.remove(&id);
-        self.wake_waiting();
-    }
-
-    fn wait(&mut self, cx: &Context<'_>) {
-        if !self.waiting.iter().any(|waker| waker.will_wake(cx.waker())) {
-            self.waiting.push(cx.waker().clone());
-        }
-    }
-
-    fn wake_waiting(&mut self) {
-        for waker in self.waiting.drain(..) {
-            waker.wake();
-        }
+        self.waiting.room.notify_one();
     }
 
     fn wake_driver(&mut self) {
