@@ -215,6 +215,14 @@ impl Link {
         }
     }
 
+    /// Waits until the peer takes no new streams, which only a session of yamux can say, or the link has ended. Cancel safe.
+    pub async fn away(&self) {
+        match self {
+            Self::Quic(link) => drop(link.closed().await),
+            Self::WebSocket(link) => link.away().await,
+        }
+    }
+
     /// Figures, as of now.
     pub fn stats(&self) -> Stats {
         match self {

@@ -265,7 +265,14 @@ impl Upstreams {
             Via::Agent(_) => ANSWER,
             Via::Node(_) => ANSWER + HOP,
         };
-        match tokio::time::timeout(patience, transport::ask(&mut stream, open)).await {
+        let asked = async {
+            if via.is_bare() {
+                // That the agent takes the stream is all the answer there is.
+                return Ok(stream.taken().await.map_err(FlowError::Io)?);
+            }
+            transport::ask(&mut stream, open).await
+        };
+        match tokio::time::timeout(patience, asked).await {
             Ok(Ok(())) => {
                 self.inner.counters.opened.inc();
                 Ok((stream, hold))

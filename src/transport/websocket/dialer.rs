@@ -160,7 +160,11 @@ impl Dialer {
         let limits = yamux::Limits { peer: self.settings.max_flows, own: self.settings.max_flows };
         let (link, driver) =
             super::link(socket, yamux::Side::Client, limits, remote, certificates, &self.settings);
-        self.tasks.spawn(driver.run());
+        self.tasks.spawn(async move {
+            if let Some(reason) = driver.run().await {
+                tracing::warn!(reason, "a node's WebSocket was closed: it does not keep to the protocol");
+            }
+        });
         Ok(link)
     }
 

@@ -31,6 +31,8 @@ use tokio_tungstenite::{
 };
 
 use super::{CLOSE_CODES, Common, yamux};
+#[cfg(feature = "server")]
+use crate::{net::Connection, splice};
 use crate::{
     net::websocket::Violation,
     transport::{Lost, Settings},
@@ -91,6 +93,16 @@ enum End {
     Idle,
 }
 
+impl End {
+    fn violation(&self) -> Option<&'static str> {
+        match self {
+            Self::Violation(violation) => Some(violation.name()),
+            Self::Session(_) => Some("multiplexing"),
+            Self::Closed | Self::Peer(_) | Self::Broken(_) | Self::Idle => None,
+        }
+    }
+}
+
 type Reader<S> = SplitStream<WebSocketStream<S>>;
 type Writer<S> = SplitSink<WebSocketStream<S>, Message>;
 
@@ -114,31 +126,30 @@ impl<S> Driver<S> {
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
-    /// Moves messages until the link ends, and takes leave.
-    pub async fn run(self) {
-        let Self { socket, shared } = self;
-        let Some((mut socket, end)) = shared.run(socket).await else { return };
-        let Some(farewell) = shared.farewell(&end) else { return };
-        // A peer that is gone needs no last word.
-        drop(timeout(GOODBYE, take_leave(&mut socket, farewell, matches!(end, End::Closed))).await);
-    }
-
-    /// The same for a peer that must be broken off from: its connection, when it was this side that closed the link and the
-    /// peer has all that was sent before.
-    pub async fn run_abruptly(self) -> Option<S> {
+    /// Moves messages until the link ends, and takes leave. What the peer was sent away for, if it was.
+    pub async fn run(self) -> Option<&'static str> {
         let Self { socket, shared } = self;
         let (mut socket, end) = shared.run(socket).await?;
-        match shared.farewell(&end) {
-            Some(_) if matches!(end, End::Closed) => {
-                drop(timeout(GOODBYE, has_all(&mut socket)).await);
-                Some(socket.into_inner())
-            }
-            Some(farewell) => {
-                drop(timeout(GOODBYE, take_leave(&mut socket, farewell, false)).await);
-                None
-            }
-            None => None,
+        shared.take_leave(&mut socket, &end).await;
+        end.violation()
+    }
+}
+
+#[cfg(feature = "server")]
+impl Driver<Connection> {
+    /// The same for a peer that comes back only when its connection breaks: that is reset in the place of a goodbye, once the
+    /// peer has all that was sent.
+    pub async fn run_abruptly(self) -> Option<&'static str> {
+        let Self { socket, shared } = self;
+        let (mut socket, end) = shared.run(socket).await?;
+        if matches!(end, End::Closed) {
+            // A peer that is gone needs no last word.
+            drop(timeout(GOODBYE, has_all(&mut socket)).await);
+            splice::Side::reset(socket.into_inner(), false);
+        } else {
+            shared.take_leave(&mut socket, &end).await;
         }
+        end.violation()
     }
 }
 
@@ -272,6 +283,16 @@ impl Shared {
         }
     }
 
+    async fn take_leave<S>(&self, socket: &mut WebSocketStream<S>, end: &End)
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
+        if let Some(farewell) = self.farewell(end) {
+            // A peer that is gone needs no last word.
+            drop(timeout(GOODBYE, take_leave(socket, farewell, matches!(end, End::Closed))).await);
+        }
+    }
+
     /// What is said at the end; nothing when nobody hears it.
     fn farewell(&self, end: &End) -> Option<CloseFrame> {
         match end {
@@ -328,6 +349,7 @@ where
 }
 
 /// Waits until the peer has read all that was sent.
+#[cfg(feature = "server")]
 async fn has_all<S>(socket: &mut WebSocketStream<S>)
 where
     S: AsyncRead + AsyncWrite + Unpin,

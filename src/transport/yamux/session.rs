@@ -139,7 +139,6 @@ pub(in crate::transport) struct Session {
     away: bool,
     ended: bool,
     closed: bool,
-    refused: u64,
     driver: Option<Waker>,
     pub(super) waiting: Arc<Waiting>,
 }
@@ -186,7 +185,6 @@ impl Session {
             away: false,
             ended: false,
             closed: false,
-            refused: 0,
             driver: None,
             waiting: Arc::default(),
         }
@@ -374,12 +372,11 @@ impl Session {
 
     /// The peer opens a stream.
     fn arrive(&mut self, id: u32, now: Instant) -> Result<(), Violation> {
-        let of_peer = id != 0 && (id % 2 == 0) == (self.side == Side::Client);
+        let of_peer = id != 0 && id.is_multiple_of(2) == (self.side == Side::Client);
         if !of_peer || self.streams.contains_key(&id) {
             return Err(Violation::Stream(id));
         }
         if self.peers >= self.limits.peer || self.ended {
-            self.refused += 1;
             self.answer(Header { kind: Kind::WindowUpdate, flags: Flags::RST, stream: id, length: 0 });
             return Ok(());
         }
@@ -504,11 +501,6 @@ impl Session {
     /// Sets how many streams the peer may have open.
     pub(in crate::transport) fn set_peer_limit(&mut self, streams: u32) {
         self.limits.peer = streams;
-    }
-
-    /// How many streams of the peer were refused for being too many.
-    pub(in crate::transport) fn refused(&self) -> u64 {
-        self.refused
     }
 
     /// Has the driver close the connection, once what is in its hands has been sent.
