@@ -6,6 +6,8 @@
 
 mod dialer;
 mod driver;
+#[cfg(test)]
+mod tests;
 
 use std::{
     net::SocketAddr,
