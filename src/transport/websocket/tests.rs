@@ -85,9 +85,8 @@ async fn faced(tasks: &Tasks) -> (Link, Socket, tokio::sync::oneshot::Receiver<O
 async fn goodbye(peer: &mut Socket) -> Option<CloseFrame> {
     soon(async {
         loop {
-            match peer.next().await.expect("a goodbye").expect("a goodbye") {
-                Message::Close(frame) => return frame,
-                _ => {}
+            if let Message::Close(frame) = peer.next().await.expect("a goodbye").expect("a goodbye") {
+                return frame;
             }
         }
     })
@@ -364,7 +363,7 @@ async fn a_reason_that_is_too_long_is_cut_between_characters() {
 async fn a_peer_that_breaks_websocket_is_sent_away_with_the_code_for_it() {
     // Unmasked: a frame of a server in the place of a client's.
     let raw = |bytes: &[u8]| Err(bytes.to_vec());
-    let cases: [(Result<Message, Vec<u8>>, &str, u16); 6] = [
+    let cases = [
         (Ok(Message::text("hello")), "text", 1003),
         (Ok(Message::binary(vec![0; MAX_MESSAGE + 1])), "oversized", 1009),
         (raw(&[0x82, 1, 0]), "unmasked", 1002),

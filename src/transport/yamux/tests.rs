@@ -21,8 +21,9 @@ use super::{
     Limits, NoStream, Output, Receiver, Sender, Session, Shared, Side, Violation,
     frame::{Flags, HEADER, Header, Kind},
     lock,
-    session::{ANSWERS, BACKLOG, MESSAGE, SEND_BUFFER, SEND_BUFFER_LEAST, TURN, UNREAD, UNSENT},
+    session::{ANSWERS, MESSAGE, TURN, UNREAD},
     state::INITIAL_WINDOW,
+    users::{BACKLOG, SEND_BUFFER, SEND_BUFFER_LEAST, UNSENT},
 };
 
 const LIMITS: Limits = Limits { peer: 1000, own: 1000 };

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::{super::state::State, *};
-use crate::transport::yamux::session::{EXTRA, MAX_WINDOW};
+use crate::transport::yamux::users::{EXTRA, MAX_WINDOW};
 
 const STEP: Duration = Duration::from_millis(1);
 
@@ -62,7 +62,6 @@ async fn one_stream_fills_a_long_path() {
     // No path is that short, so that no window grows.
     lock(&pair.server.session).set_rtt(Duration::ZERO);
     let fixed = mbit(carried(&mut pair, &[(&send, &recv)], time).await, time / 2);
-    println!("100 ms, 1 Gbit/s: {grown:.0} Mbit/s with growing windows, {fixed:.0} Mbit/s with fixed ones");
     assert!(grown >= 300.0, "{grown} Mbit/s");
     assert!((15.0..25.0).contains(&fixed), "{fixed} Mbit/s");
 }
@@ -168,12 +167,8 @@ fn what_an_idle_stream_keeps() {
     for end in [&pair.client, &pair.server] {
         let session = lock(&end.session);
         assert!(session.streams.values().all(|s| s.incoming.capacity() + s.outgoing.capacity() == 0));
-        // A table is at most twice as large as it must be, and has a byte more for each place.
+        // A table is at most twice as large as it must be, and more while it is small.
         let each = size_of::<(u32, State)>();
-        println!(
-            "an idle stream: {each} bytes, {} with the table",
-            (each + 1) * session.streams.capacity() / 1000
-        );
         assert!(each <= 256, "{each}");
     }
 }
