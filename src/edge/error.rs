@@ -96,7 +96,7 @@ impl Error {
             Self::Stalled => (StatusCode::REQUEST_TIMEOUT, "request_stalled"),
             Self::Piko(piko::Refusal::Path) => (StatusCode::NOT_FOUND, "not_found"),
             Self::Piko(piko::Refusal::Method(_)) => (StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed"),
-            Self::Piko(piko::Refusal::NoWebSocket) => (StatusCode::BAD_REQUEST, "no_websocket"),
+            Self::Piko(piko::Refusal::NoWebSocket) => (StatusCode::BAD_REQUEST, "upgrade_required"),
             Self::Piko(piko::Refusal::Origin(_)) => (StatusCode::FORBIDDEN, "foreign_origin"),
             Self::Send(SendError::Timeout(_)) => (StatusCode::GATEWAY_TIMEOUT, "response_timeout"),
             Self::Send(SendError::Body(_)) => (StatusCode::BAD_REQUEST, "request_broken"),

@@ -437,10 +437,10 @@ async fn what_does_not_begin_is_answered_by_a_status() {
         (404, ("", "not_found"), asked("GET", "/_piko/v1/tcp/", &[])),
         (404, ("", "not_found"), asked("GET", "/_piko/v1/tcp/a/b", &[])),
         (405, ("", "method_not_allowed"), asked("POST", path, &[])),
-        (400, ("", "no_websocket"), asked("GET", path, &[("connection", "")])),
-        (400, ("", "no_websocket"), asked("GET", path, &[("upgrade", "x-test")])),
-        (400, ("", "no_websocket"), asked("GET", path, &[("sec-websocket-version", "8")])),
-        (400, ("", "no_websocket"), asked("GET", path, &[("sec-websocket-key", "short")])),
+        (400, ("", "upgrade_required"), asked("GET", path, &[("connection", "")])),
+        (400, ("", "upgrade_required"), asked("GET", path, &[("upgrade", "x-test")])),
+        (400, ("", "upgrade_required"), asked("GET", path, &[("sec-websocket-version", "8")])),
+        (400, ("", "upgrade_required"), asked("GET", path, &[("sec-websocket-key", "short")])),
         (403, ("", "foreign_origin"), asked("GET", path, &[("origin", "http://evil.test")])),
         (403, ("", "foreign_origin"), asked("GET", path, &[("origin", "null")])),
         (400, ("", "invalid_endpoint"), asked("GET", "/_piko/v1/tcp/a$b", &[])),
@@ -463,7 +463,7 @@ async fn what_does_not_begin_is_answered_by_a_status() {
         }
         match status {
             405 => assert_eq!(answer.headers["allow"], "GET"),
-            400 if code == "no_websocket" => assert_eq!(answer.headers["sec-websocket-version"], "13"),
+            400 if code == "upgrade_required" => assert_eq!(answer.headers["sec-websocket-version"], "13"),
             _ => {}
         }
     }
