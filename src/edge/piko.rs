@@ -19,6 +19,7 @@ use http::{
 };
 use hyper::upgrade::OnUpgrade;
 use hyper_util::{rt::TokioIo, server::conn::auto};
+use percent_encoding::percent_decode_str;
 
 use super::{
     Shared,
@@ -96,7 +97,7 @@ pub(super) async fn serve<B: RequestBody>(
     let key = key(request.headers()).filter(|_| may_switch).ok_or(Refusal::NoWebSocket)?;
     let accept = accept(key);
     check_origin(request.headers(), host.as_ref())?;
-    let name = endpoint::named(endpoint)?;
+    let name = endpoint::named(&percent_decode_str(endpoint).decode_utf8_lossy())?;
     let ends = Ends { client: client.address, server: client.connection.server };
     let flow = match tcp::open(shared, &name, ends).await {
         Ok(flow) => flow,

@@ -446,7 +446,7 @@ async fn what_does_not_begin_is_answered_by_a_status() {
         (400, ("", "invalid_endpoint"), asked("GET", "/_piko/v1/tcp/a$b", &[])),
         (502, none, asked("GET", path, &[])),
         (502, none, asked("GET", path, &[("origin", "https://A.test:80")])),
-        (502, none, asked("GET", "/_piko/v1/tcp/nobody?query", &[])),
+        (502, none, asked("GET", "/_piko/v1/tcp/no%62ody?query", &[])),
         (502, ("upstream unreachable", "upstream_refused"), asked("GET", "/_piko/v1/tcp/refusing", &[])),
     ];
     let mut client = Http1::connect(edge).await;
