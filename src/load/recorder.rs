@@ -175,19 +175,23 @@ fn latency(histogram: &Histogram<u64>) -> Latency {
     }
 }
 
-/// Slots are put together until they are few enough to be drawn. The last one is as long as the run lets it be.
+/// Slots are put together until they are few enough to be drawn. A last one that is short goes with the one before it.
 fn timeline(slots: &[(u64, u64)], elapsed: Duration) -> Vec<Slot> {
     let together = slots.len().div_ceil(POINTS).max(1);
-    let chunks = slots.chunks(together).enumerate();
-    chunks
-        .map(|(index, chunk)| {
-            let from = (SLOT * (index * together) as u32).as_secs_f64();
-            let whole = (SLOT * together as u32).as_secs_f64();
-            let seconds = whole.min(elapsed.as_secs_f64() - from).max(1e-3);
-            let (good, failed) = chunk.iter().fold((0, 0), |sum, slot| (sum.0 + slot.0, sum.1 + slot.1));
-            Slot { from_s: from, good_per_s: good as f64 / seconds, failed_per_s: failed as f64 / seconds }
-        })
-        .collect()
+    let whole = (SLOT * together as u32).as_secs_f64();
+    let elapsed = elapsed.as_secs_f64();
+    let count = ((elapsed / whole).round() as usize).max(1);
+    let sum = |slots: &[(u64, u64)]| slots.iter().fold((0, 0), |sum, slot| (sum.0 + slot.0, sum.1 + slot.1));
+    let slot = |index: usize| {
+        let from = index * together;
+        let last = index + 1 == count;
+        let end = if last { slots.len() } else { (from + together).min(slots.len()) };
+        let (good, failed) = sum(slots.get(from..end).unwrap_or_default());
+        let from_s = index as f64 * whole;
+        let seconds = if last { (elapsed - from_s).max(1e-3) } else { whole };
+        Slot { from_s, good_per_s: good as f64 / seconds, failed_per_s: failed as f64 / seconds }
+    };
+    if slots.is_empty() { Vec::new() } else { (0..count).map(slot).collect() }
 }
 
 #[cfg(test)]
