@@ -4,14 +4,20 @@
 //! came of it is told: a table, JSON, a page.
 
 mod child;
+mod cluster;
 mod compare;
+mod connect;
 mod fabric;
+mod failover;
 mod http;
+mod idle;
 mod meter;
 mod page;
 mod plot;
 mod progress;
+mod tcp;
 mod text;
+mod udp;
 
 use std::{
     path::PathBuf,
@@ -38,6 +44,21 @@ pub(super) enum BenchCommand {
     /// Requests: how many a second, and how long they take
     #[command(after_help = HTTP)]
     Http(Box<http::HttpArgs>),
+    /// Bytes: how many a second over one connection, or several
+    #[command(after_help = OWN)]
+    Tcp(Box<tcp::TcpArgs>),
+    /// New flows: how many a second, and how long until the first byte
+    #[command(after_help = OWN)]
+    Connect(Box<connect::ConnectArgs>),
+    /// Packets: how many come back, how late, and how evenly
+    #[command(after_help = OWN)]
+    Udp(Box<udp::UdpArgs>),
+    /// Agents that do nothing: what their links cost a node
+    Idle(idle::IdleArgs),
+    /// Nodes that are killed and drained under load: what fails, and for how long
+    Failover(failover::FailoverArgs),
+    /// Nodes and endpoints: how fast all know of each other, and what that costs
+    Cluster(cluster::ClusterArgs),
     /// Compare two results: what changed, by how much, and whether that is more than noise
     Compare(compare::CompareArgs),
 }
@@ -50,9 +71,19 @@ answers there.
 
 A failed request, or a wrong answer, makes the exit code 1.";
 
+const OWN: &str = "\
+With no address, `adit bench` starts a cluster of its own and ends it in any case; with --link it measures a real one, \
+through agents that it starts beside its own services. Whatever fails makes the exit code 1.";
+
 pub(super) fn run(command: BenchCommand) -> Result<(), Failure> {
     match command {
         BenchCommand::Http(args) => http::run(&args),
+        BenchCommand::Tcp(args) => tcp::run(&args),
+        BenchCommand::Connect(args) => connect::run(&args),
+        BenchCommand::Udp(args) => udp::run(&args),
+        BenchCommand::Idle(args) => idle::run(&args),
+        BenchCommand::Failover(args) => failover::run(&args),
+        BenchCommand::Cluster(args) => cluster::run(&args),
         BenchCommand::Compare(args) => compare::run(&args),
     }
 }

@@ -19,7 +19,7 @@ use hyper_util::rt::TokioIo;
 use rustls::pki_types::ServerName;
 use tokio_rustls::{TlsConnector, TlsStream};
 
-use super::{Recorder, Ticket, Turns, http3};
+use super::{Clients, Recorder, Ticket, Turns, http3};
 use crate::{
     drain::Tasks,
     net::{self, Connection, HostPort},
@@ -178,14 +178,6 @@ impl Load {
             "not sent in time: the rate is too high",
             turns.pace().unsent(),
         );
-    }
-}
-
-struct Clients(Tasks);
-
-impl Drop for Clients {
-    fn drop(&mut self) {
-        self.0.abort();
     }
 }
 

@@ -41,6 +41,20 @@ struct Record {
     failed: u64,
     bytes: u64,
     last: Instant,
+    window: Window,
+}
+
+/// What happened since it was last asked for.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Window {
+    /// How many were answered as they should be.
+    pub good: u64,
+    /// How many failed.
+    pub failed: u64,
+    /// When the last one failed.
+    pub last_failed: Option<Instant>,
+    /// The longest latency of those that were good.
+    pub slowest: Duration,
 }
 
 /// What a run came to.
@@ -73,6 +87,7 @@ impl Recorder {
             failed: 0,
             bytes: 0,
             last: start,
+            window: Window::default(),
         };
         Self { start, record: Mutex::new(record) }
     }
@@ -90,6 +105,8 @@ impl Recorder {
         record.at(slot).0 += 1;
         record.bytes += bytes;
         record.last = record.last.max(now);
+        record.window.good += 1;
+        record.window.slowest = record.window.slowest.max(Duration::from_nanos(latency));
     }
 
     /// A request that came to nothing `now`, by the kind of what was wrong.
@@ -105,6 +122,8 @@ impl Recorder {
         let slot = self.slot(now);
         let mut record = self.record();
         record.failed += times;
+        record.window.failed += times;
+        record.window.last_failed = Some(now);
         record.at(slot).1 += times;
         record.last = record.last.max(now);
         let known = record.errors.contains_key(kind) || record.errors.len() < KINDS;
@@ -119,6 +138,11 @@ impl Recorder {
     pub fn counts(&self) -> (u64, u64) {
         let record = self.record();
         (record.latency.len(), record.failed)
+    }
+
+    /// What happened since the last call.
+    pub fn window(&self) -> Window {
+        std::mem::take(&mut self.record().window)
     }
 
     fn slot(&self, now: Instant) -> usize {
@@ -214,6 +238,10 @@ mod tests {
         let tally = recorder.tally();
         assert_eq!((tally.good, tally.failed, tally.bytes), (1000, 3, 10_000));
         assert_eq!(tally.elapsed, MS * 1500);
+        let window = recorder.window();
+        assert_eq!((window.good, window.failed, window.slowest), (1000, 3, MS * 1000));
+        assert_eq!(window.last_failed, Some(start + MS * 1500));
+        assert_eq!(recorder.window(), Window::default(), "each is told of once");
         let latency = tally.latency.unwrap();
         let near = |value: f64, expected: f64| (value / expected - 1.0).abs() < 0.002;
         assert!(near(latency.p50_ms, 500.0) && near(latency.p99_ms, 990.0), "{latency:?}");

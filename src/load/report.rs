@@ -105,6 +105,8 @@ pub struct Run {
     pub latency: Option<Latency>,
     /// Rates over time.
     pub timeline: Vec<Slot>,
+    /// Of what those are.
+    pub rate_of: String,
     /// How many failed, by kind. Any fails the run.
     pub errors: BTreeMap<String, u64>,
     /// What each process used, where the system tells it.
@@ -223,7 +225,7 @@ impl Latency {
 pub struct Slot {
     /// When it began, in seconds from the run's start.
     pub from_s: f64,
-    /// Answers a second.
+    /// Answers a second, or what else [`Run::rate_of`] says.
     pub good_per_s: f64,
     /// Failures a second.
     pub failed_per_s: f64,

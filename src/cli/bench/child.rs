@@ -94,4 +94,17 @@ impl Child {
             }
         }
     }
+
+    /// Ends it without a word, and waits until it has ended.
+    pub(super) async fn kill(&mut self) -> anyhow::Result<()> {
+        Ok(self.handle.kill().await?)
+    }
+
+    /// Lets it leave as it does at SIGTERM, and waits until it has.
+    pub(super) async fn leave(&mut self) -> anyhow::Result<()> {
+        drop(self.handle.stdin.take());
+        let left = tokio::time::timeout(START, self.handle.wait()).await;
+        left.with_context(|| format!("{} has not left within {START:?}", self.name))??;
+        Ok(())
+    }
 }

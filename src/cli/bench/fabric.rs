@@ -1,6 +1,12 @@
 //! What is measured: nodes and agents as processes of their own, or agents beside a cluster that is there already.
 
-use std::{fmt::Write as _, net::SocketAddr, path::PathBuf, time::Duration};
+use std::{
+    fmt::Write as _,
+    net::SocketAddr,
+    path::PathBuf,
+    sync::atomic::{AtomicU64, Ordering::Relaxed},
+    time::Duration,
+};
 
 use anyhow::{Context as _, bail};
 use clap::Args;
@@ -11,13 +17,19 @@ use tempfile::TempDir;
 
 use super::{super::http, child::Child};
 use crate::{
+    client::{self, Client},
     drain::Tasks,
+    load::Way,
     net::HostPort,
+    protocol::EndpointId,
     tls::{self, Trust},
 };
 
 /// How long the nodes have to find each other and to know what the agents serve.
 const PATIENCE: Duration = Duration::from_secs(60);
+
+/// How long a client has to be linked.
+const LINKED: Duration = Duration::from_secs(10);
 
 /// How often they are asked.
 const AGAIN: Duration = Duration::from_millis(20);
@@ -65,6 +77,33 @@ pub(super) struct Wanted<'a> {
     pub(super) port: bool,
 }
 
+/// What is started.
+#[derive(Debug, Clone)]
+pub(super) struct Setup<'a> {
+    /// So many nodes; none where `real` is.
+    pub(super) nodes: usize,
+    /// The nodes that clients go to.
+    pub(super) entries: Vec<usize>,
+    /// The nodes that agents link to first, in turn.
+    pub(super) homes: Vec<usize>,
+    /// How many agents.
+    pub(super) agents: usize,
+    /// To how many nodes each is linked, unless as by default.
+    pub(super) links: Option<usize>,
+    /// Whether the entries are to have no agent.
+    pub(super) forwarded: bool,
+    /// The cluster that is there already.
+    pub(super) real: Option<&'a FabricArgs>,
+}
+
+impl Setup<'_> {
+    /// Nodes of its own, all alike.
+    pub(super) fn own(nodes: usize, agents: usize) -> Self {
+        let all: Vec<usize> = (0..nodes).collect();
+        Setup { nodes, entries: all.clone(), homes: all, agents, links: None, forwarded: false, real: None }
+    }
+}
+
 /// It runs while this is not dropped.
 #[derive(Debug)]
 pub(super) struct Fabric {
@@ -83,6 +122,8 @@ pub(super) struct Fabric {
 /// A node of its own cluster.
 #[derive(Debug)]
 pub(super) struct Node {
+    name: String,
+    ports: Ports,
     pub(super) child: Child,
     pub(super) edge: SocketAddr,
     pub(super) edge_tls: Option<SocketAddr>,
@@ -98,6 +139,17 @@ impl FabricArgs {
     pub(super) fn count(&self) -> usize {
         let least = if self.forwarded { 2 } else { 1 };
         if self.link.is_some() { 0 } else { usize::from(self.nodes.unwrap_or(least)) }
+    }
+
+    /// What is to be started.
+    pub(super) fn setup(&self) -> Setup<'_> {
+        let setup = Setup::own(self.count(), usize::from(self.agents));
+        let real = self.link.is_some().then_some(self);
+        if !self.forwarded {
+            return Setup { real, ..setup };
+        }
+        let (entries, homes) = (vec![0], (1..setup.nodes).collect());
+        Setup { entries, homes, links: Some(1), forwarded: true, real, ..setup }
     }
 
     /// What cannot be done, before anything is started.
@@ -141,42 +193,45 @@ impl FabricArgs {
 }
 
 impl Fabric {
-    /// Starts everything, and returns when every node knows every endpoint.
-    pub(super) async fn start(args: &FabricArgs, wanted: &Wanted<'_>) -> anyhow::Result<Self> {
+    /// Starts everything, and returns when every node knows every endpoint that is served.
+    pub(super) async fn start(setup: &Setup<'_>, wanted: &Wanted<'_>) -> anyhow::Result<Self> {
         let folder = tempfile::Builder::new().prefix("adit-bench-").tempdir()?;
         // Names of its own, for a cluster in which others serve too.
-        let mark = args.link.as_ref().map_or_else(String::new, |_| format!("{:08x}-", rand::random::<u32>()));
+        let mark = setup.real.map_or_else(String::new, |_| format!("{:08x}-", rand::random::<u32>()));
         let endpoints: Vec<_> = (0..wanted.endpoints).map(|number| format!("bench-{mark}{number}")).collect();
-        let count = args.count();
-        let mut nodes = Vec::<Node>::with_capacity(count);
-        for number in 1..=count {
+        let mut nodes = Vec::<Node>::with_capacity(setup.nodes);
+        for number in 1..=setup.nodes {
             let join = nodes.first().map(|first| first.peer);
-            nodes.push(Node::start(&folder, number, join, wanted, &endpoints[0]).await?);
+            let ports = Ports::any(wanted, join, endpoints.first());
+            nodes.push(Node::start(&folder, &format!("n{number}"), &ports).await?);
         }
-        let (entries, homes): (Vec<usize>, Vec<usize>) = match args.forwarded {
-            true => (vec![0], (1..count).collect()),
-            false => ((0..count).collect(), (0..count).collect()),
-        };
-        let link = match (&args.link, entries.first()) {
+        let link = match (setup.real.and_then(|real| real.link.as_ref()), setup.entries.first()) {
             (Some(link), _) => link.clone(),
             (None, Some(&entry)) => host_port(nodes[entry].link),
             (None, None) => bail!("there is neither a node nor a --link"),
         };
-        let mut fabric = Self { nodes, agents: Vec::new(), endpoints, entries, link, folder };
+        let mut fabric =
+            Self { nodes, agents: Vec::new(), endpoints, entries: setup.entries.clone(), link, folder };
         fabric.know(0).await?;
-        for number in 0..usize::from(args.agents) {
-            let home = homes.get(number % homes.len().max(1)).map(|&home| host_port(fabric.nodes[home].link));
-            let home = home.unwrap_or_else(|| fabric.link.clone());
-            let agent = fabric.agent(args, number, &home, wanted).await?;
+        if wanted.services.is_empty() {
+            return Ok(fabric);
+        }
+        for number in 0..setup.agents {
+            let home = setup.homes.get(number % setup.homes.len().max(1));
+            let home = home.map_or_else(|| fabric.link.clone(), |&home| host_port(fabric.nodes[home].link));
+            let agent = fabric.agent(setup, number, &home, wanted)?;
             fabric.agents.extend(agent);
         }
         for agent in &mut fabric.agents {
+            // Of each endpoint it says in a second line how clients come to it.
             while !agent.line().await?.starts_with("        ") {}
             agent.is_started();
         }
         fabric.know(wanted.endpoints).await?;
-        if args.forwarded && fabric.status(0).await?.links.iter().any(|link| link.role == "agent") {
-            bail!("an agent has linked to the node that was to forward everything");
+        for &entry in setup.entries.iter().filter(|_| setup.forwarded) {
+            if fabric.status(entry).await?.links.iter().any(|link| link.role == "agent") {
+                bail!("an agent has linked to the node that was to forward everything");
+            }
         }
         Ok(fabric)
     }
@@ -197,25 +252,23 @@ impl Fabric {
         nodes.chain(&mut self.agents).try_for_each(Child::runs)
     }
 
-    /// Starts the agent of this number, if it has anything to serve. It says so for each endpoint in two lines.
-    async fn agent(
+    /// Starts the agent of this number, if it has anything to serve.
+    fn agent(
         &self,
-        args: &FabricArgs,
+        setup: &Setup<'_>,
         number: usize,
         home: &HostPort,
         wanted: &Wanted<'_>,
     ) -> anyhow::Result<Option<Child>> {
-        let agents = usize::from(args.agents);
         let mut file = String::new();
         for (index, service) in wanted.services.iter().enumerate() {
-            // The upstreams of one endpoint are spread over the agents too.
-            if (index + index / wanted.endpoints) % agents == number {
-                let name = &self.endpoints[index % wanted.endpoints];
-                let _ = writeln!(
-                    file,
-                    "[[endpoint]]\nname = '{name}'\nkind = '{}'\naddress = '{service}'",
-                    wanted.kind
-                );
+            // The upstreams of one endpoint are spread over the agents too, each on another.
+            let (endpoint, nth) = (index % wanted.endpoints, index / wanted.endpoints);
+            if (endpoint + nth) % setup.agents == number {
+                let (name, kind) = (&self.endpoints[endpoint], wanted.kind);
+                // Writing to a String cannot fail.
+                let _ =
+                    writeln!(file, "[[endpoint]]\nname = '{name}'\nkind = '{kind}'\naddress = '{service}'");
             }
         }
         if file.is_empty() {
@@ -224,27 +277,65 @@ impl Fabric {
         let path = self.folder.path().join(format!("agent-{number}.toml"));
         std::fs::write(&path, file).with_context(|| format!("{} cannot be written", path.display()))?;
         let mut words = vec!["agent".into(), "run".into(), format!("--config={}", path.display())];
-        words.push(format!("--connect={home}"));
-        words.push("--grace-period=1s".into());
-        if args.forwarded {
-            words.push("--links=1".into());
-        }
-        match (&args.link, &args.ca) {
-            (None, _) => words.push(format!("--ca={}", self.ca().display())),
-            (Some(_), Some(ca)) => words.push(format!("--ca={}", ca.display())),
-            (Some(_), None) if args.insecure => words.push("--insecure".into()),
-            (Some(_), None) => words.push(format!("--certs={}", args.certs.display())),
-        }
+        words.extend([format!("--connect={home}"), "--grace-period=1s".into()]);
+        words.extend(setup.links.map(|links| format!("--links={links}")));
+        words.push(match setup.real {
+            None => format!("--ca={}", self.ca().display()),
+            Some(FabricArgs { ca: Some(ca), .. }) => format!("--ca={}", ca.display()),
+            Some(real) if real.insecure => "--insecure".into(),
+            Some(real) => format!("--certs={}", real.certs.display()),
+        });
         let name = format!("agent a{}", number + 1);
-        Child::start(self.folder.path(), &name, &words, args.link.is_some()).map(Some)
+        Child::start(self.folder.path(), &name, &words, setup.real.is_some()).map(Some)
+    }
+
+    /// Starts a node that has ended again, where it was.
+    pub(super) async fn restart(&mut self, node: usize) -> anyhow::Result<()> {
+        let old = &self.nodes[node];
+        let join = self.nodes.iter().map(|other| other.peer).find(|peer| *peer != old.peer);
+        let ports = Ports { join, ..old.ports.at(old) };
+        let name = old.name.clone();
+        self.nodes[node] = Node::start(&self.folder, &name, &ports).await?;
+        Ok(())
+    }
+
+    /// Ways to the first endpoint, by ports of the nodes that clients go to, or by links.
+    pub(super) async fn ways(&self, args: &FabricArgs, by_port: bool) -> anyhow::Result<Vec<Way>> {
+        if by_port {
+            let ports = self.entries.iter().map(|&entry| self.nodes[entry].port);
+            return ports.map(|port| port.map(Way::Port).context("the node has no port for it")).collect();
+        }
+        let endpoint = EndpointId::new(&self.endpoints[0])?;
+        let links: Vec<HostPort> = match self.nodes.is_empty() {
+            true => vec![self.link.clone()],
+            false => self.entries.iter().map(|&entry| host_port(self.nodes[entry].link)).collect(),
+        };
+        let trust = args.trust(Some(self))?;
+        let mut ways = Vec::with_capacity(links.len());
+        for link in links {
+            let client = Client::new(client::Config::new(link.clone(), &trust)?)?;
+            let mut state = client.forwarder_state();
+            let linked = state.wait_for(|state| !state.nodes().is_empty());
+            let linked = tokio::time::timeout(LINKED, linked).await;
+            linked.with_context(|| format!("no link to {link} within {LINKED:?}"))??;
+            ways.push(Way::Link(client, endpoint.clone()));
+        }
+        Ok(ways)
     }
 
     /// Waits until all nodes know each other, and so many endpoints.
-    pub(super) async fn know(&self, endpoints: usize) -> anyhow::Result<()> {
+    async fn know(&self, endpoints: usize) -> anyhow::Result<()> {
+        self.know_counted(endpoints, &AtomicU64::new(0)).await
+    }
+
+    /// The same, and counts the bytes that were asked for.
+    pub(super) async fn know_counted(&self, endpoints: usize, asked: &AtomicU64) -> anyhow::Result<()> {
         let all = async {
             for node in 0..self.nodes.len() {
                 loop {
-                    let status = self.status(node).await?;
+                    let body = self.ask(node).await?;
+                    asked.fetch_add(body.len() as u64, Relaxed);
+                    let status: Status = serde_json::from_slice(&body)?;
                     if status.endpoints.len() >= endpoints && status.peers.len() + 1 >= self.nodes.len() {
                         break;
                     }
@@ -258,19 +349,23 @@ impl Fabric {
     }
 
     /// What a node says of itself.
-    pub(super) async fn status(&self, node: usize) -> anyhow::Result<Status> {
+    async fn status(&self, node: usize) -> anyhow::Result<Status> {
+        Ok(serde_json::from_slice(&self.ask(node).await?)?)
+    }
+
+    async fn ask(&self, node: usize) -> anyhow::Result<Bytes> {
         let admin = host_port(self.nodes[node].admin);
         let tasks = Tasks::new();
         let request =
             Request::get("/api/v1/status").header("host", admin.to_string()).body(Empty::<Bytes>::new())?;
         let response = http::send(&tasks, &admin, request).await?;
-        Ok(serde_json::from_slice(&response.into_body().collect().await?.to_bytes())?)
+        Ok(response.into_body().collect().await?.to_bytes())
     }
 }
 
 /// What is of interest of a node's status.
 #[derive(Debug, Deserialize)]
-pub(super) struct Status {
+struct Status {
     peers: Vec<IgnoredAny>,
     links: Vec<Link>,
     endpoints: Vec<IgnoredAny>,
@@ -281,36 +376,60 @@ struct Link {
     role: String,
 }
 
+/// What a node is told of its ports.
+#[derive(Debug, Clone)]
+struct Ports {
+    edge: SocketAddr,
+    edge_tls: Option<SocketAddr>,
+    link: SocketAddr,
+    admin: SocketAddr,
+    peer: SocketAddr,
+    /// For an endpoint: its kind, the port, its name.
+    service: Option<(String, SocketAddr, String)>,
+    join: Option<SocketAddr>,
+}
+
+impl Ports {
+    fn any(wanted: &Wanted<'_>, join: Option<SocketAddr>, first: Option<&String>) -> Self {
+        let any = SocketAddr::from(([127, 0, 0, 1], 0));
+        let service = first.filter(|_| wanted.port).map(|name| (wanted.kind.to_owned(), any, name.clone()));
+        let edge_tls = wanted.tls.then_some(any);
+        Self { edge: any, edge_tls, link: any, admin: any, peer: any, service, join }
+    }
+
+    /// Where a node is now.
+    fn at(&self, node: &Node) -> Self {
+        let service = self.service.clone().zip(node.port).map(|((kind, _, name), port)| (kind, port, name));
+        let Node { edge, edge_tls, link, admin, peer, .. } = *node;
+        Self { edge, edge_tls, link, admin, peer, service, join: self.join }
+    }
+}
+
 impl Node {
-    async fn start(
-        folder: &TempDir,
-        number: usize,
-        join: Option<SocketAddr>,
-        wanted: &Wanted<'_>,
-        first: &str,
-    ) -> anyhow::Result<Self> {
-        let any = "127.0.0.1:0";
-        let mut words = vec!["node".into(), format!("--node-id=n{number}")];
+    async fn start(folder: &TempDir, name: &str, ports: &Ports) -> anyhow::Result<Self> {
+        let mut words = vec!["node".into(), format!("--node-id={name}"), "--grace-period=5s".into()];
         words.push(format!("--certs={}", folder.path().join("certs").display()));
-        words.extend(["edge", "link", "admin", "peer"].map(|port| format!("--{port}-bind={any}")));
-        words.push("--grace-period=5s".into());
-        words.extend(wanted.tls.then(|| format!("--edge-tls-bind={any}")));
-        words.extend(wanted.port.then(|| format!("--{}={any}={first}", wanted.kind)));
+        let Ports { edge, edge_tls, link, admin, peer, service, join } = ports;
+        words.extend([format!("--edge-bind={edge}"), format!("--link-bind={link}")]);
+        words.extend([format!("--admin-bind={admin}"), format!("--peer-bind={peer}")]);
+        words.extend(edge_tls.map(|edge| format!("--edge-tls-bind={edge}")));
+        words.extend(service.as_ref().map(|(kind, port, name)| format!("--{kind}={port}={name}")));
         words.extend(join.map(|join| format!("--join={join}")));
-        Self::of(Child::start(folder.path(), &format!("node n{number}"), &words, false)?, wanted).await
+        let child = Child::start(folder.path(), &format!("node {name}"), &words, false)?;
+        Self::of(child, name, ports).await
     }
 
     /// Reads where its ports are.
-    async fn of(mut child: Child, wanted: &Wanted<'_>) -> anyhow::Result<Self> {
+    async fn of(mut child: Child, name: &str, ports: &Ports) -> anyhow::Result<Self> {
         let (mut edge, mut edge_tls, mut link, mut admin, mut peer, mut port) =
             (None, None, None, None, None, None);
-        while peer.is_none() || wanted.port && port.is_none() {
+        while peer.is_none() || ports.service.is_some() && port.is_none() {
             let line = child.line().await?;
             let words: Vec<_> = line.split_whitespace().collect();
-            let &[name, address, ..] = &words[..] else { continue };
+            let &[what, address, ..] = &words[..] else { continue };
             let (scheme, address) = address.split_once("://").unwrap_or(("", address));
             let address = Some(address.parse().with_context(|| format!("{} says {line:?}", child.name))?);
-            match (name, scheme) {
+            match (what, scheme) {
                 ("edge", "http") => edge = address,
                 ("edge", "https") => edge_tls = address,
                 ("link", _) => link = address,
@@ -324,7 +443,8 @@ impl Node {
         let missing = || format!("{} does not say where it listens", child.name);
         let (edge, link) = (edge.with_context(missing)?, link.with_context(missing)?);
         let (admin, peer) = (admin.with_context(missing)?, peer.with_context(missing)?);
-        Ok(Self { child, edge, edge_tls, link, admin, peer, port })
+        let (name, ports) = (name.to_owned(), ports.clone());
+        Ok(Self { name, ports, child, edge, edge_tls, link, admin, peer, port })
     }
 }
 

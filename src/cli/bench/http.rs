@@ -30,6 +30,10 @@ use crate::{
 /// Requests in all, unless it is said otherwise.
 const REQUESTS: u64 = 100_000;
 
+/// What is said of bytes on the wire.
+pub(super) const WIRE: &str = "The wire is the loopback interface, over all hops: client, links, service. Headers of packets \
+                               that are handed over together are counted once.";
+
 /// Measure requests.
 #[derive(Debug, Args)]
 pub(in crate::cli) struct HttpArgs {
@@ -203,7 +207,7 @@ async fn once(args: &HttpArgs, progress: &Progress) -> anyhow::Result<Run> {
             tls: args.with_tls(),
             port: false,
         };
-        own = Some((Fabric::start(&args.fabric, &wanted).await?, services));
+        own = Some((Fabric::start(&args.fabric.setup(), &wanted).await?, services));
     }
     let fabric = own.as_ref().map(|(fabric, _)| fabric);
     let urls = args.urls(fabric)?;
@@ -245,16 +249,7 @@ pub(super) async fn drive(load: &Arc<Load>, plan: Plan, progress: &Progress) -> 
     let start = Instant::now();
     let recorder = Arc::new(Recorder::new(start));
     let turns = Arc::new(Turns::new(Pace::new(plan, start), load.clients)?);
-    progress
-        .during(load.run(turns, &recorder), |elapsed| {
-            let (good, failed) = recorder.counts();
-            let by_count = plan.requests.map(|requests| (good + failed) as f64 / requests as f64);
-            let by_time = plan.duration.map(|duration| elapsed.as_secs_f64() / duration.as_secs_f64());
-            let rate = good as f64 / elapsed.as_secs_f64().max(0.001);
-            let failed = if failed > 0 { format!(", {failed} failed") } else { String::new() };
-            (by_count.or(by_time).unwrap_or(0.0), format!("{good} requests, {rate:.0}/s{failed}"))
-        })
-        .await;
+    progress.during(load.run(turns, &recorder), |elapsed| progress.of(&recorder, &plan, elapsed)).await;
     Ok(recorder.tally())
 }
 
@@ -278,17 +273,14 @@ fn result(tally: Tally, spent: Spent, hops: Option<f64>) -> Run {
     }));
     let mut notes = Vec::new();
     if hops.is_some() && wire.is_some() {
-        notes.push(
-            "The wire is the loopback interface, over all hops: client, links, service. Headers of packets that are handed \
-             over together are counted once."
-                .into(),
-        );
+        notes.push(WIRE.into());
     }
     Run {
         seconds,
         figures,
         latency: tally.latency,
         timeline: tally.timeline,
+        rate_of: "requests/s".into(),
         errors: tally.errors,
         processes: spent.processes,
         other_cpu: spent.other_cpu,

@@ -50,7 +50,7 @@ pub(super) fn render(report: &Report) -> String {
     page += &figures(report);
     page += &failures(report);
     section(&mut page, "Latency by percentile", &latency(report));
-    section(&mut page, "Answers a second over time", &rates(report));
+    section(&mut page, "Rate over time", &rates(report));
     page += &processes(report);
     for note in report.runs.last().into_iter().flat_map(|run| &run.notes) {
         let _ = writeln!(page, "<p class=\"faint\">{}</p>", escape(note));
@@ -122,10 +122,10 @@ fn rates(report: &Report) -> String {
     let step = if longest > 0.0 { step(longest) } else { 1.0 };
     let marks = (0..=(longest / step) as usize).map(|index| index as f64 * step);
     Plot {
-        title: "Answers a second over time",
+        title: "Rate over time",
         across: "seconds",
         marks: marks.map(|seconds| (seconds, plain(seconds))).collect(),
-        up: "per s",
+        up: report.runs.first().map_or("", |run| &run.rate_of),
         logarithmic: false,
         lines: lines.collect(),
     }

@@ -7,6 +7,8 @@ use std::{
 
 use indicatif::{ProgressBar, ProgressStyle};
 
+use crate::load::{Plan, Recorder};
+
 /// How often it moves.
 const TICK: Duration = Duration::from_millis(200);
 
@@ -30,6 +32,16 @@ impl Progress {
     /// What is being done.
     pub(super) fn says(&self, what: &str) {
         self.bar.set_message(format!("{}{what}", self.prefix));
+    }
+
+    /// The share and the word of a run that goes by a plan.
+    pub(super) fn of(&self, recorder: &Recorder, plan: &Plan, elapsed: Duration) -> (f64, String) {
+        let (good, failed) = recorder.counts();
+        let by_count = plan.requests.map(|requests| (good + failed) as f64 / requests as f64);
+        let by_time = plan.duration.map(|duration| elapsed.as_secs_f64() / duration.as_secs_f64());
+        let rate = good as f64 / elapsed.as_secs_f64().max(0.001);
+        let failed = if failed > 0 { format!(", {failed} FAILED") } else { String::new() };
+        (by_count.or(by_time).unwrap_or(0.0), format!("{good}, {rate:.0}/s{failed}"))
     }
 
     /// Does something while its share of all and its word are shown.
