@@ -73,7 +73,9 @@ async fn bytes_go_up_down_and_both_ways() {
     let one = figures("tcp --size 3000000 --direction up").await;
     assert_eq!(one["bytes carried"], 3_000_000.0);
     let both = figures("tcp --size 1000000 --direction both --streams 3 --via link --forwarded").await;
-    assert_eq!((both["bytes carried"], both["hops of QUIC"]), (6_000_000.0, 3.0));
+    assert_eq!((both["bytes carried"], both["hops of links"]), (6_000_000.0, 3.0));
+    let other = figures("tcp --size 1000000 --transport websocket").await;
+    assert_eq!(other["bytes carried"], 1_000_000.0);
     let timed = figures("tcp --duration 500ms").await;
     assert!(timed["rate"] > 0.0, "{timed:?}");
 }

@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     cli::failure::Failure,
-    client::{self, Client},
+    client::{self, Client, Transport},
     load::{Figure, Run, Unit, Usage, interface_bytes},
     protocol::{EndpointId, Kind},
     tls::Trust,
@@ -63,8 +63,8 @@ async fn once(args: &ClusterArgs, progress: &Progress) -> anyhow::Result<Run> {
     let formed = started.elapsed().as_secs_f64();
     let trust = Trust::Roots(Trust::roots_from_file(&fabric.ca())?);
     let agents = fabric.nodes.iter().map(|node| {
-        let config = client::Config::new(host_port(node.link), &trust)?;
-        Ok(Client::new(client::Config { links: 1, ..config })?)
+        let config = client::Config::new(host_port(node.link).into(), &trust)?;
+        Ok(Client::new(client::Config { links: 1, transport: Transport::Quic, ..config })?)
     });
     let agents = agents.collect::<anyhow::Result<Vec<_>>>()?;
     tokio::time::sleep(SETTLE).await;

@@ -17,7 +17,7 @@ use tempfile::TempDir;
 
 use super::{super::http, child::Child};
 use crate::{
-    client::{self, Client},
+    client::{self, Address, Client, Transport},
     drain::Tasks,
     load::Way,
     net::HostPort,
@@ -48,9 +48,13 @@ pub(super) struct FabricArgs {
     #[arg(long, value_name = "N", default_value_t = 2, help_heading = "What is served")]
     #[arg(value_parser = clap::value_parser!(u16).range(1..=1000))]
     agents: u16,
-    /// The link port of a node of a real cluster, for the agents.
-    #[arg(long, value_name = "HOST:PORT", help_heading = "A real cluster")]
-    pub(super) link: Option<HostPort>,
+    /// Link over this, the agents and what else has a link: never by chance over the other, as with other commands.
+    #[arg(long, value_name = "quic|websocket", default_value = "quic", value_parser = transport)]
+    #[arg(help_heading = "What is served")]
+    transport: Transport,
+    /// The link port of a node of a real cluster.
+    #[arg(long, value_name = "HOST:PORT|URL", help_heading = "A real cluster")]
+    pub(super) link: Option<Address>,
     /// Trust only the authorities in this PEM file. By default, the public ones and ca.pem in --certs.
     #[arg(long, value_name = "FILE", help_heading = "A real cluster")]
     ca: Option<PathBuf>,
@@ -60,6 +64,14 @@ pub(super) struct FabricArgs {
     /// Trust any server.
     #[arg(long, conflicts_with = "ca", help_heading = "A real cluster")]
     insecure: bool,
+}
+
+fn transport(text: &str) -> Result<Transport, &'static str> {
+    match text {
+        "quic" => Ok(Transport::Quic),
+        "websocket" => Ok(Transport::WebSocket),
+        _ => Err("expected quic or websocket"),
+    }
 }
 
 /// What is to be served, and how it is come to.
@@ -92,6 +104,8 @@ pub(super) struct Setup<'a> {
     pub(super) links: Option<usize>,
     /// Whether the entries are to have no agent.
     pub(super) forwarded: bool,
+    /// What all links are over.
+    pub(super) transport: Transport,
     /// The cluster that is there already.
     pub(super) real: Option<&'a FabricArgs>,
 }
@@ -100,7 +114,9 @@ impl Setup<'_> {
     /// Nodes of its own, all alike.
     pub(super) fn own(nodes: usize, agents: usize) -> Self {
         let all: Vec<usize> = (0..nodes).collect();
-        Setup { nodes, entries: all.clone(), homes: all, agents, links: None, forwarded: false, real: None }
+        let (entries, homes) = (all.clone(), all);
+        let transport = Transport::Quic;
+        Setup { nodes, entries, homes, agents, links: None, forwarded: false, transport, real: None }
     }
 }
 
@@ -114,7 +130,7 @@ pub(super) struct Fabric {
     /// Which of the nodes clients go to.
     pub(super) entries: Vec<usize>,
     /// Where agents link to, and clients that have no edge: a node of its own, or the real one.
-    pub(super) link: HostPort,
+    pub(super) link: Address,
     /// Dropped last: the certificates, files and logs of the processes.
     folder: TempDir,
 }
@@ -143,7 +159,8 @@ impl FabricArgs {
 
     /// What is to be started.
     pub(super) fn setup(&self) -> Setup<'_> {
-        let setup = Setup::own(self.count(), usize::from(self.agents));
+        let own = Setup::own(self.count(), usize::from(self.agents));
+        let setup = Setup { transport: self.transport, ..own };
         let real = self.link.is_some().then_some(self);
         if !self.forwarded {
             return Setup { real, ..setup };
@@ -173,12 +190,14 @@ impl FabricArgs {
             1 => "1 agent".to_owned(),
             agents => format!("{agents} agents"),
         };
-        match (self.count(), self.forwarded) {
-            (0, _) => format!("a cluster, {agents}"),
-            (1, _) => format!("1 node, {agents}"),
-            (nodes, false) => format!("{nodes} nodes, {agents}"),
-            (nodes, true) => format!("{nodes} nodes, {agents}, everything forwarded"),
-        }
+        let nodes = match self.count() {
+            0 => "a cluster".to_owned(),
+            1 => "1 node".to_owned(),
+            nodes => format!("{nodes} nodes"),
+        };
+        let forwarded = if self.forwarded { ", everything forwarded" } else { "" };
+        let over = if self.transport == Transport::WebSocket { ", links over WebSocket" } else { "" };
+        format!("{nodes}, {agents}{forwarded}{over}")
     }
 
     /// Whom clients of a server with TLS believe; `folder` has the certificates of its own cluster.
@@ -207,7 +226,7 @@ impl Fabric {
         }
         let link = match (setup.real.and_then(|real| real.link.as_ref()), setup.entries.first()) {
             (Some(link), _) => link.clone(),
-            (None, Some(&entry)) => host_port(nodes[entry].link),
+            (None, Some(&entry)) => host_port(nodes[entry].link).into(),
             (None, None) => bail!("there is neither a node nor a --link"),
         };
         let mut fabric =
@@ -218,7 +237,8 @@ impl Fabric {
         }
         for number in 0..setup.agents {
             let home = setup.homes.get(number % setup.homes.len().max(1));
-            let home = home.map_or_else(|| fabric.link.clone(), |&home| host_port(fabric.nodes[home].link));
+            let home =
+                home.map_or_else(|| fabric.link.clone(), |&home| host_port(fabric.nodes[home].link).into());
             let agent = fabric.agent(setup, number, &home, wanted)?;
             fabric.agents.extend(agent);
         }
@@ -257,7 +277,7 @@ impl Fabric {
         &self,
         setup: &Setup<'_>,
         number: usize,
-        home: &HostPort,
+        home: &Address,
         wanted: &Wanted<'_>,
     ) -> anyhow::Result<Option<Child>> {
         let mut file = String::new();
@@ -278,6 +298,10 @@ impl Fabric {
         std::fs::write(&path, file).with_context(|| format!("{} cannot be written", path.display()))?;
         let mut words = vec!["agent".into(), "run".into(), format!("--config={}", path.display())];
         words.extend([format!("--connect={home}"), "--grace-period=1s".into()]);
+        words.push(match setup.transport {
+            Transport::WebSocket => "--transport=websocket".into(),
+            Transport::Quic | Transport::Auto => "--transport=quic".into(),
+        });
         words.extend(setup.links.map(|links| format!("--links={links}")));
         words.push(match setup.real {
             None => format!("--ca={}", self.ca().display()),
@@ -306,14 +330,15 @@ impl Fabric {
             return ports.map(|port| port.map(Way::Port).context("the node has no port for it")).collect();
         }
         let endpoint = EndpointId::new(&self.endpoints[0])?;
-        let links: Vec<HostPort> = match self.nodes.is_empty() {
+        let links: Vec<Address> = match self.nodes.is_empty() {
             true => vec![self.link.clone()],
-            false => self.entries.iter().map(|&entry| host_port(self.nodes[entry].link)).collect(),
+            false => self.entries.iter().map(|&entry| host_port(self.nodes[entry].link).into()).collect(),
         };
         let trust = args.trust(Some(self))?;
         let mut ways = Vec::with_capacity(links.len());
         for link in links {
-            let client = Client::new(client::Config::new(link.clone(), &trust)?)?;
+            let config = client::Config::new(link.clone(), &trust)?;
+            let client = Client::new(client::Config { transport: args.transport, ..config })?;
             let mut state = client.forwarder_state();
             let linked = state.wait_for(|state| !state.nodes().is_empty());
             let linked = tokio::time::timeout(LINKED, linked).await;

@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     cli::failure::Failure,
-    client::{self, Client, Listener},
+    client::{self, Client, Listener, Transport},
     load::{Figure, Run, Unit, Usage},
     protocol::{EndpointId, Kind},
     tls::Trust,
@@ -70,7 +70,7 @@ async fn once(args: &IdleArgs, endpoints: u32, progress: &Progress) -> anyhow::R
     let config = client::Config::new(fabric.link.clone(), &trust)?;
     // What an agent has ready for flows is its own memory, of which there is to be enough for all of them.
     let settings = Settings { max_flows: FLOWS, ..config.settings };
-    let config = client::Config { settings, ..config };
+    let config = client::Config { settings, transport: Transport::Quic, ..config };
     let node = fabric.nodes[0].child.id().context("the node runs")?;
     let usage = || Usage::of(node).context("memory and processor time are told by Linux alone");
     tokio::time::sleep(SETTLE).await;

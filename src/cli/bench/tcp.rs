@@ -84,7 +84,7 @@ pub(in crate::cli) struct TcpArgs {
     #[arg(long, value_name = "BYTES", conflicts_with = "duration")]
     #[arg(value_parser = clap::value_parser!(u64).range(1..=1 << 50))]
     size: Option<u64>,
-    /// Come in through a port of the node (one hop of QUIC), or over a link (two). A real cluster is come to by its link.
+    /// Come in through a port of the node (one hop over a link), or over a link (two). A real cluster is come to by its link.
     #[arg(long, value_enum, value_name = "port|link", hide_possible_values = true)]
     via: Option<Via>,
     #[command(flatten)]
@@ -157,7 +157,7 @@ async fn once(args: &TcpArgs, via: Via, progress: &Progress) -> anyhow::Result<R
     let mut notes = Vec::new();
     // Where locals come first and there are more nodes, it is not known which way was taken.
     if args.fabric.count() == 1 || args.fabric.forwarded {
-        figures.push(Figure::plain("hops of QUIC", links, Unit::Count));
+        figures.push(Figure::plain("hops of links", links, Unit::Count));
         let plain = if via == Via::Port { 2.0 } else { 1.0 };
         figures.extend(spent.wire.filter(|_| bytes > 0.0).map(|wire| {
             Figure::less(
