@@ -5,6 +5,7 @@
 mod across;
 mod admin;
 mod agent_http;
+mod bench;
 mod cli;
 mod cluster;
 mod elsewhere;
