@@ -19,7 +19,7 @@ const TABLE: &[(&str, &str)] = &[
     ("telemetry", ""),
     ("tls", "telemetry drain"),
     ("splice", "net telemetry"),
-    ("auth", "protocol tls telemetry drain"),
+    ("auth", "protocol net tls telemetry drain"),
     ("transport", "protocol net splice tls telemetry drain"),
     ("client", "protocol net splice transport tls telemetry drain"),
     ("cluster", "protocol net tls transport telemetry drain"),
