@@ -4,6 +4,7 @@
 //! driven by the ports that let callers in (edge, links, admin), in this order: limits, authentication, routing. Everything
 //! but `jwks` is pure and takes the time as an argument. It never logs, keeps or returns any part of a credential.
 
+mod access;
 mod algorithm;
 mod claims;
 mod credentials;
@@ -12,6 +13,7 @@ mod jwk;
 mod jwks;
 mod jws;
 mod key;
+mod limits;
 mod read;
 mod refused;
 mod signer;
@@ -19,6 +21,7 @@ mod signer;
 mod tests;
 mod verifier;
 
+pub use access::{Access, Denied, InvalidAccess, Login, RequiredHeader};
 pub use algorithm::{Algorithm, Kind, UnknownAlgorithm};
 pub use claims::Rules;
 pub use credentials::{ADIT_AUTHORIZATION, Bearer, PIKO_AUTHORIZATION, basic, bearer};
@@ -27,6 +30,7 @@ pub use jwk::{InvalidJwks, read_jwks};
 pub use jwks::{InvalidSource, Jwks, JwksCounters, Settings as JwksSettings, Source as JwksSource};
 pub use jws::MAX_TOKEN;
 pub use key::{InvalidKey, InvalidKeySet, Key, KeySet, MIN_SECRET};
+pub use limits::{ByteRate, Count, Held, MAX_KEYS, Rate, TooMany, TooOften, client_key};
 pub use read::{LoadKeysError, ReadKeysError, load_keys, read_keys};
 pub use refused::Refused;
 pub use signer::{SignError, SigningKey};
