@@ -6,6 +6,7 @@
 
 mod access;
 mod algorithm;
+mod certificates;
 mod claims;
 mod credentials;
 mod grant;
@@ -17,12 +18,17 @@ mod limits;
 mod read;
 mod refused;
 mod signer;
+mod tenants;
 #[cfg(test)]
 mod tests;
 mod verifier;
 
 pub use access::{Access, Denied, InvalidAccess, Login, RequiredHeader};
 pub use algorithm::{Algorithm, Kind, UnknownAlgorithm};
+pub use certificates::{
+    CertificateRule, CertificateRules, DeniedList, InvalidDenied, InvalidDeniedList, InvalidNamePattern,
+    NamePattern,
+};
 pub use claims::Rules;
 pub use credentials::{ADIT_AUTHORIZATION, Bearer, PIKO_AUTHORIZATION, basic, bearer};
 pub use grant::{Action, Grant, NotPermitted, Pattern, Tenants, UnknownAction};
@@ -34,4 +40,5 @@ pub use limits::{ByteRate, Count, Held, MAX_KEYS, Rate, TooMany, TooOften, clien
 pub use read::{LoadKeysError, ReadKeysError, load_keys, read_keys};
 pub use refused::Refused;
 pub use signer::{SignError, SigningKey};
+pub use tenants::{Caller, HostNames, TenantRules, Verifiers};
 pub use verifier::{Keys, Verifier};

@@ -96,6 +96,9 @@ pub enum ReadKeysError {
     /// It is a private key.
     #[error("it is a private key, which only whoever makes tokens needs: give its public key")]
     Private,
+    /// There is no private key.
+    #[error("it holds no private key: it must have an unencrypted PEM section such as BEGIN PRIVATE KEY")]
+    NoPrivate,
     /// What stands behind `base64:` is not base64.
     #[error("what stands behind `base64:` is not base64")]
     Base64,

@@ -153,6 +153,11 @@ impl Refused {
         Refusal::new(code, self.to_string())
     }
 
+    /// Whether the token may be good by another key.
+    pub(super) fn is_of_another_key(&self) -> bool {
+        matches!(self, Self::UnknownKey | Self::Signature | Self::Algorithm | Self::NoKeys)
+    }
+
     /// Whether newer keys could change it.
     pub(super) fn is_of_keys(&self) -> bool {
         matches!(self, Self::UnknownKey | Self::NoKeys)

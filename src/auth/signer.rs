@@ -15,7 +15,7 @@ use aws_lc_rs::{
     },
 };
 use base64::{Engine as _, prelude::BASE64_STANDARD};
-use rustls::pki_types::pem::{self, PemObject, SectionKind};
+use rustls::pki_types::pem::{PemObject, SectionKind};
 use serde_json::{Value, json};
 use x509_parser::{prelude::FromDer, public_key::RSAPublicKey};
 use zeroize::Zeroizing;
@@ -80,7 +80,7 @@ impl SigningKey {
             Ok(_) => None,
             Err(error) => Some(Err(ReadKeysError::Pem(error))),
         });
-        let der = private.unwrap_or(Err(ReadKeysError::Pem(pem::Error::NoItemsFound)))?;
+        let der = private.unwrap_or(Err(ReadKeysError::NoPrivate))?;
         let (pair, algorithm) = read_private(&der).ok_or(InvalidKey::Malformed)?;
         Ok(Self::of(pair, algorithm).map_err(unusable)?)
     }

@@ -246,6 +246,8 @@ fn keys_are_refused_for_what_is_wrong_with_them() {
     assert!(matches!(damaged, Err(ReadKeysError::Key(InvalidKey::Malformed))));
     assert!(matches!(read_keys(b"{\"keys\": []}"), Err(ReadKeysError::Jwks(_))));
     assert!(matches!(SigningKey::read(b"-----BEGIN PUBLIC KEY-----"), Err(ReadKeysError::Pem(_))));
+    let public = signer.public_pem().unwrap().unwrap();
+    assert!(matches!(SigningKey::read(public.as_bytes()), Err(ReadKeysError::NoPrivate)));
 }
 
 #[test]

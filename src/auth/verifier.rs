@@ -37,6 +37,12 @@ impl Verifier {
         &self.rules
     }
 
+    /// The same keys under other rules.
+    #[must_use]
+    pub fn with_rules(self, rules: Rules) -> Self {
+        Self { rules: Arc::new(rules), ..self }
+    }
+
     /// What a token grants at `now`, by the keys that are there. Takes no lock.
     ///
     /// # Errors

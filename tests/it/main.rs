@@ -21,6 +21,7 @@ mod hostile;
 mod hostile_peers;
 mod http;
 mod joining;
+mod jwks;
 mod http3;
 mod lasting;
 mod http2;
