@@ -36,7 +36,7 @@ const TABLE: &[(&str, &str)] = &[
     ("config", "protocol drain net telemetry tls auth transport client cluster upstream relay edge admin node agent \
                 forward load"),
     // `config`, and what the commands start.
-    ("cli", "config net node agent forward client tls telemetry drain admin protocol load edge transport upstream"),
+    ("cli", "config net node agent forward client auth tls telemetry drain admin protocol load edge transport upstream"),
 ];
 
 /// The binary's row.
