@@ -8,6 +8,7 @@ mod access;
 mod algorithm;
 mod certificates;
 mod claims;
+mod config;
 mod credentials;
 mod grant;
 mod jwk;
@@ -30,6 +31,7 @@ pub use certificates::{
     NamePattern,
 };
 pub use claims::Rules;
+pub use config::{Config, KeysConfig};
 pub use credentials::{ADIT_AUTHORIZATION, Bearer, PIKO_AUTHORIZATION, basic, bearer};
 pub use grant::{Action, Grant, NotPermitted, Pattern, Tenants, UnknownAction};
 pub use jwk::{InvalidJwks, read_jwks};
