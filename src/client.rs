@@ -26,6 +26,7 @@ mod dial;
 mod flow;
 mod listen;
 mod nodes;
+mod reach;
 mod session;
 mod slot;
 mod uplink;
@@ -39,11 +40,12 @@ pub use backoff::Backoff;
 pub use dial::DialError;
 pub use flow::Flow;
 pub use listen::{Incoming, ListenError, Listener};
+pub use reach::{Address, InvalidAddress, Transport};
 pub use uplink::{ConnectError, LinkedTo, State};
 
 use crate::{
     drain::Tasks,
-    net::HostPort,
+    net::Proxy,
     protocol::{ALPN_LINK, AgentId, EndpointId, Hello, Kind, ListenOptions, Role, Secret, TenantId},
     tls,
     transport::{PacketCounters, Settings, Stream, quic},
@@ -51,13 +53,18 @@ use crate::{
 use association::Via;
 use listen::Listens;
 use nodes::Nodes;
+use reach::Reach;
 use uplink::Uplink;
 
 /// How a client reaches its cluster.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// A node's link port, or a name that several nodes answer to.
-    pub connect: HostPort,
+    /// A node's link port, a name that several nodes answer to, or the URL of what balances them.
+    pub connect: Address,
+    /// Over what.
+    pub transport: Transport,
+    /// The proxy that WebSocket goes through.
+    pub proxy: Option<Proxy>,
     /// Whom to trust and who to be; ALPN must be [`ALPN_LINK`].
     pub tls: rustls::ClientConfig,
     /// The name that a node's certificate must have; `connect`'s host when absent.
@@ -72,6 +79,8 @@ pub struct Config {
     pub settings: Settings,
     /// How long to wait between attempts to connect.
     pub backoff: Backoff,
+    /// How long to wait between attempts to move from WebSocket to QUIC.
+    pub quic_again: Backoff,
     /// To how many nodes listens go, where the cluster has as many; at least one, at most [`Config::MAX_LINKS`]. Dials keep
     /// to one.
     pub links: usize,
@@ -80,6 +89,9 @@ pub struct Config {
 impl Config {
     /// How many links carry listens by default: with two, the loss of a node costs no outage.
     pub const LINKS: usize = 2;
+    /// How long to wait between attempts to move from WebSocket to QUIC, by default: an attempt costs a few packets.
+    pub const QUIC_AGAIN: Backoff =
+        Backoff { first: Duration::from_secs(5), longest: Duration::from_secs(60) };
     /// The most links that carry listens. With more, `Hello` could not name all nodes that are to be avoided.
     pub const MAX_LINKS: usize = Hello::MAX_AVOID;
 
@@ -87,9 +99,11 @@ impl Config {
     ///
     /// # Errors
     /// When the trust cannot be used, such as an empty list of roots.
-    pub fn new(connect: HostPort, trust: &tls::Trust) -> Result<Self, tls::ConfigError> {
+    pub fn new(connect: Address, trust: &tls::Trust) -> Result<Self, tls::ConfigError> {
         Ok(Self {
             connect,
+            transport: Transport::Auto,
+            proxy: None,
             tls: tls::client_config(trust, None, &[ALPN_LINK])?,
             server_name: None,
             name: None,
@@ -97,6 +111,7 @@ impl Config {
             token: None,
             settings: Settings::default(),
             backoff: Backoff::default(),
+            quic_again: Self::QUIC_AGAIN,
             links: Self::LINKS,
         })
     }
@@ -107,7 +122,7 @@ impl Config {
 struct Shared {
     config: Config,
     agent: AgentId,
-    dialer: quic::Dialer,
+    reach: Reach,
     listens: Listens,
     nodes: Nodes,
     packets: PacketCounters,
@@ -147,7 +162,7 @@ impl Client {
             }
         }
         let shared = Arc::new(Shared {
-            dialer: quic::Dialer::new(config.tls.clone(), &config.settings)?,
+            reach: Reach::new(&config)?,
             agent: AgentId::from_bits(rand::random()),
             listens: Listens::default(),
             nodes: Nodes::default(),
@@ -272,7 +287,7 @@ impl Client {
         let left = self.inner.agent.finish(grace.saturating_sub(started.elapsed())).await
             + self.inner.forwarder.finish(grace.saturating_sub(started.elapsed())).await;
         self.inner.shared.tasks.abort();
-        self.inner.shared.dialer.wait_idle().await;
+        self.inner.shared.reach.wait_idle().await;
         if left > 0 { Err(FlowsCut(left)) } else { Ok(()) }
     }
 }

@@ -3,7 +3,9 @@
 //! Used by everything that binds or dials. It never knows what the bytes mean.
 
 mod connection;
+mod proxy;
 mod udp;
+pub mod websocket;
 
 use std::{
     fmt,
@@ -19,6 +21,7 @@ use socket2::{SockRef, TcpKeepalive};
 use tokio::net::{TcpListener, TcpStream};
 
 pub use connection::Connection;
+pub use proxy::{InvalidProxy, Proxy, ProxyError};
 pub use udp::bind_udp;
 
 /// How long one address has before the next is tried beside it (RFC 8305 §5 recommends 250 ms).
@@ -164,9 +167,17 @@ pub fn source(towards: SocketAddr) -> io::Result<IpAddr> {
 /// # Errors
 /// The error of the last address that was tried.
 pub async fn connect(addresses: &[SocketAddr]) -> io::Result<TcpStream> {
-    let stream = first_of(addresses, TcpStream::connect)
+    first_of(addresses, connect_to)
         .await
-        .map_err(|error| error.unwrap_or_else(|| io::Error::from(io::ErrorKind::AddrNotAvailable)))?;
+        .map_err(|error| error.unwrap_or_else(|| io::Error::from(io::ErrorKind::AddrNotAvailable)))
+}
+
+/// Connects to one address. Cancel safe.
+///
+/// # Errors
+/// When that fails.
+pub async fn connect_to(address: SocketAddr) -> io::Result<TcpStream> {
+    let stream = TcpStream::connect(address).await?;
     tune(&stream);
     Ok(stream)
 }

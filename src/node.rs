@@ -5,12 +5,14 @@ mod glue;
 mod links;
 
 use std::{
+    io,
     net::SocketAddr,
     sync::{Arc, OnceLock},
     time::Duration,
 };
 
-use tokio::{sync::watch, time::Instant};
+use tokio::{net::TcpListener, sync::watch, time::Instant};
+use tokio_rustls::TlsAcceptor;
 
 use crate::{
     admin::{self, Admin},
@@ -66,7 +68,7 @@ pub struct Config {
 /// The link port.
 #[derive(Debug, Clone)]
 pub struct LinkConfig {
-    /// Where it listens, over UDP.
+    /// Where it listens, over UDP and TCP.
     pub bind: SocketAddr,
     /// Where others reach it; the bound address when absent, or the host's when it is bound to any.
     pub advertise: Option<HostPort>,
@@ -124,6 +126,14 @@ pub enum StartError {
     /// The link port does not.
     #[error("the link port does not open (--link-bind)")]
     Link(#[from] quic::BindError),
+    /// Its TCP side does not.
+    #[error("cannot listen on TCP {address} for links over WebSocket (--link-bind)")]
+    LinkHttp {
+        /// The address.
+        address: SocketAddr,
+        /// Why.
+        source: io::Error,
+    },
     /// The link port's certificate cannot be used.
     #[error("the link port's certificate cannot be used")]
     Tls(#[from] tls::ConfigError),
@@ -195,11 +205,11 @@ impl Node {
         .await?;
         let edge = Edge::start(edge, upstreams.clone(), &metrics).await?;
         let udp = udp::Ports::start(udp, &upstreams)?;
-        let tls = tls::server_config(std::slice::from_ref(&identity), tls::ClientAuth::None, &[ALPN_LINK])?;
+        let identities = std::slice::from_ref(&identity);
+        let tls = tls::server_config(identities, tls::ClientAuth::None, &[ALPN_LINK])?;
+        let https = tls::server_config(identities, tls::ClientAuth::None, &[b"http/1.1"])?;
         let secret = identity.derive_key(b"adit link");
-        let listener = quic::Listener::bind(bind, tls, Some(&secret), &settings)?;
-        let address =
-            listener.local_address().map_err(|source| quic::BindError::Bind { address: bind, source })?;
+        let (listener, http, address) = bind_link(bind, &tls, &secret, &settings).await?;
         let ways = match &cluster_links {
             Some(config) if config.advertise.is_none() && config.bind.ip().is_unspecified() => {
                 Ways::to(&config.join).await
@@ -241,7 +251,7 @@ impl Node {
             upstreams: upstreams.clone(),
             relay: relay.clone(),
         };
-        let links = Links::start(listener, welcomer);
+        let links = Links::start(listener, (http, TlsAcceptor::from(Arc::new(https))), welcomer, &metrics);
         let tasks = Tasks::new();
         if let Some(cluster) = &cluster_view {
             tasks.spawn(glue::rebalance(
@@ -316,8 +326,11 @@ impl Node {
             .await;
         if self.cluster.as_ref().is_some_and(|cluster| !cluster.peers().is_empty()) {
             // Until an agent has linked elsewhere, this node is its way in, for peers as well.
+            let patience = (self.grace_period / 4).min(AGENTS_MOVE);
             let moved = glue::until_agents_have_moved(&self.upstreams);
-            if tokio::time::timeout((self.grace_period / 4).min(AGENTS_MOVE), moved).await.is_err() {
+            let (moved, ()) =
+                tokio::join!(tokio::time::timeout(patience, moved), self.upstreams.part_with_bare(patience));
+            if moved.is_err() {
                 tracing::info!("some agents have not linked to another node");
             }
         }
@@ -345,6 +358,27 @@ impl Node {
             .map(|aborted| aborted.left)
             .sum();
         if cut == 0 { Ok(()) } else { Err(Aborted { left: cut, after: self.grace_period }) }
+    }
+}
+
+/// Binds the link port, over UDP and TCP alike. Where any port will do, one that is free for both is looked for.
+async fn bind_link(
+    bind: SocketAddr,
+    tls: &rustls::ServerConfig,
+    secret: &[u8; 32],
+    settings: &transport::Settings,
+) -> Result<(quic::Listener, TcpListener, SocketAddr), StartError> {
+    let mut tries = if bind.port() == 0 { 16 } else { 1 };
+    loop {
+        let quic = quic::Listener::bind(bind, tls.clone(), Some(secret), settings)?;
+        let address =
+            quic.local_address().map_err(|source| quic::BindError::Bind { address: bind, source })?;
+        tries -= 1;
+        match TcpListener::bind(address).await {
+            Ok(http) => return Ok((quic, http, address)),
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse && tries > 0 => {}
+            Err(source) => return Err(StartError::LinkHttp { address, source }),
+        }
     }
 }
 

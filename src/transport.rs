@@ -10,6 +10,8 @@ mod pulse;
 pub mod quic;
 mod stream;
 mod vitals;
+pub mod websocket;
+mod yamux;
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -49,6 +51,8 @@ impl Default for Settings {
 pub enum Link {
     /// Over QUIC.
     Quic(quic::QuicLink),
+    /// Over WebSocket: no datagrams.
+    WebSocket(websocket::WebSocketLink),
 }
 
 /// Why a link has ended.
@@ -126,6 +130,7 @@ impl Link {
     pub async fn open(&self, patience: Duration) -> Result<Stream, OpenError> {
         match self {
             Self::Quic(link) => link.open(patience).await,
+            Self::WebSocket(link) => link.open(patience).await,
         }
     }
 
@@ -136,6 +141,7 @@ impl Link {
     pub async fn accept(&self) -> Result<Stream, Lost> {
         match self {
             Self::Quic(link) => link.accept().await,
+            Self::WebSocket(link) => link.accept().await,
         }
     }
 
@@ -146,6 +152,7 @@ impl Link {
     pub fn send_datagram(&self, data: bytes::Bytes) -> Result<(), DatagramError> {
         match self {
             Self::Quic(link) => link.send_datagram(data),
+            Self::WebSocket(link) => link.send_datagram(),
         }
     }
 
@@ -156,6 +163,7 @@ impl Link {
     pub async fn datagram(&self) -> Result<bytes::Bytes, Lost> {
         match self {
             Self::Quic(link) => link.datagram().await,
+            Self::WebSocket(link) => link.datagram().await,
         }
     }
 
@@ -163,6 +171,7 @@ impl Link {
     pub fn peer_certificates(&self) -> Vec<rustls::pki_types::CertificateDer<'static>> {
         match self {
             Self::Quic(link) => link.peer_certificates(),
+            Self::WebSocket(link) => link.peer_certificates(),
         }
     }
 
@@ -170,6 +179,7 @@ impl Link {
     pub fn set_max_flows(&self, flows: u32) {
         match self {
             Self::Quic(link) => link.set_max_flows(flows),
+            Self::WebSocket(link) => link.set_max_flows(flows),
         }
     }
 
@@ -177,6 +187,7 @@ impl Link {
     pub fn close(&self, code: Close, reason: &str) {
         match self {
             Self::Quic(link) => link.close(code, reason),
+            Self::WebSocket(link) => link.close(code, reason),
         }
     }
 
@@ -184,6 +195,7 @@ impl Link {
     pub async fn closed(&self) -> Lost {
         match self {
             Self::Quic(link) => link.closed().await,
+            Self::WebSocket(link) => link.closed().await,
         }
     }
 
@@ -191,6 +203,7 @@ impl Link {
     pub fn lost(&self) -> Option<Lost> {
         match self {
             Self::Quic(link) => link.lost(),
+            Self::WebSocket(link) => link.lost(),
         }
     }
 
@@ -198,6 +211,15 @@ impl Link {
     pub fn remote_address(&self) -> SocketAddr {
         match self {
             Self::Quic(link) => link.remote_address(),
+            Self::WebSocket(link) => link.remote_address(),
+        }
+    }
+
+    /// Waits until the peer takes no new streams, which only a session of yamux can say, or the link has ended. Cancel safe.
+    pub async fn away(&self) {
+        match self {
+            Self::Quic(link) => drop(link.closed().await),
+            Self::WebSocket(link) => link.away().await,
         }
     }
 
@@ -205,6 +227,7 @@ impl Link {
     pub fn stats(&self) -> Stats {
         match self {
             Self::Quic(link) => link.stats(),
+            Self::WebSocket(link) => link.stats(),
         }
     }
 
@@ -212,6 +235,7 @@ impl Link {
     pub fn transport(&self) -> &'static str {
         match self {
             Self::Quic(_) => "quic",
+            Self::WebSocket(_) => "websocket",
         }
     }
 }

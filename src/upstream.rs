@@ -3,6 +3,7 @@
 //! Driven by `node` (which accepts links), `relay` and `edge` (which open flows). It never listens on a port and never
 //! answers a client.
 
+mod bare;
 mod body;
 mod choice;
 mod client;

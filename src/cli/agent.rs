@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     agent::{self, Agent, Endpoint},
-    client::State,
+    client::{Address, LinkedTo, State},
     config::{EndpointKind, RunAgentArgs, ServeArgs, ServeHttpArgs, ServeUdpArgs},
     net::HostPort,
     protocol::Kind,
@@ -66,7 +66,7 @@ fn start(config: agent::Config, grace: Duration) -> Result<(), Failure> {
                 () = signals.next() => return signals.leave(agent.drain(grace)).await,
                 Ok(()) = state.changed() => {
                     let new = state.borrow_and_update().clone();
-                    if new.nodes() != shown.nodes() {
+                    if through(&new) != through(&shown) {
                         say(format_args!("linked  {}", through(&new)));
                     }
                     shown = new;
@@ -78,7 +78,12 @@ fn start(config: agent::Config, grace: Duration) -> Result<(), Failure> {
 
 /// How many links there are, and to which nodes.
 fn through(state: &State) -> String {
-    let names: Vec<String> = state.nodes().iter().map(ToString::to_string).collect();
+    let links = if let State::Connected { links } = state { links.as_slice() } else { &[] };
+    let named = |link: &LinkedTo| match link.transport {
+        "quic" => link.node.to_string(),
+        other => format!("{} (over {other})", link.node),
+    };
+    let names: Vec<String> = links.iter().map(named).collect();
     match (state, names.as_slice()) {
         (State::Connecting { error: Some(error) }, _) => format!("through no node: {error}"),
         (_, []) => "through no node".into(),
@@ -89,11 +94,11 @@ fn through(state: &State) -> String {
 
 /// How a client comes to an endpoint through the node that the agent was told of. The agent does not know that node's edge,
 /// which is taken to be at the usual port.
-fn way(endpoint: &Endpoint, connect: &HostPort) -> String {
+fn way(endpoint: &Endpoint, connect: &Address) -> String {
     let name = &endpoint.name;
     match endpoint.kind {
         Kind::Http | Kind::Http2 | Kind::Http2Tls => {
-            let edge = HostPort { host: connect.host.clone(), port: 8000 };
+            let edge = HostPort { host: connect.at.host.clone(), port: 8000 };
             format!("curl -H 'x-adit-endpoint: {name}' http://{edge}/")
         }
         Kind::Udp => format!("adit forward udp PORT {name} --connect {connect}"),

@@ -18,16 +18,16 @@ use super::{
     ConnectError, Incoming, Shared,
     association::Via,
     listen::{Announced, not_listening},
+    reach::{Goal, Transport},
 };
 use crate::{
     drain::Tasks,
-    net::{self, HostPort},
     protocol::{
         Close, Code, Control, DecodeError, Flow, GoAway, GoAwayReason, Hello, Kind, NodeId, OLDEST_VERSION,
         Open, Refusal, Role, VERSION, Welcome,
     },
     transport::{
-        self, ControlReader, ControlWriter, Datagrams, FlowError, FrameError, Link, Monitor, Vitals, quic,
+        self, ControlReader, ControlWriter, Datagrams, FlowError, FrameError, Link, Monitor, Vitals,
     },
 };
 
@@ -143,14 +143,10 @@ impl Session {
 /// Where to open a link.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Target<'a> {
-    pub(super) address: &'a HostPort,
-    /// The names of which the node's certificate must have one; the next is tried when the handshake fails with the one
-    /// before.
-    pub(super) names: &'a [&'a str],
+    pub(super) goal: Goal<'a>,
+    pub(super) transport: Transport,
     /// The node that is said to be there, and how long it has for its handshake.
     pub(super) listed: Option<(&'a NodeId, Duration)>,
-    /// With which of the name's addresses to begin, counted round.
-    pub(super) turn: usize,
 }
 
 /// Opens a link and has it welcomed by a node that is not to be avoided.
@@ -161,13 +157,13 @@ pub(super) async fn open(
     avoid: Vec<NodeId>,
 ) -> Result<Opened, ConnectError> {
     let config = &shared.config;
-    let link = match target.listed {
-        None => dial(shared, target).await?,
-        Some((node, after)) => {
-            tokio::time::timeout(after, dial(shared, target)).await.unwrap_or_else(|_| {
-                Err(ConnectError::Unreachable { node: node.clone(), address: target.address.clone(), after })
-            })?
-        }
+    let dialled = shared.reach.dial(target.goal, target.transport);
+    let (link, why) = match target.listed {
+        None => dialled.await?,
+        Some((node, after)) => tokio::time::timeout(after, dialled).await.unwrap_or_else(|_| {
+            let address = target.goal.address.at.clone();
+            Err(ConnectError::Unreachable { node: node.clone(), address, after })
+        })?,
     };
     let stream = link.open(FIRST_FRAME).await?;
     let (mut writer, mut reader) = (ControlWriter::new(stream.send), ControlReader::new(stream.recv));
@@ -222,34 +218,15 @@ pub(super) async fn open(
         refused: false,
         announced,
     };
-    Ok(Opened { session, run, reader, writer, queue })
-}
-
-async fn dial(shared: &Shared, target: Target<'_>) -> Result<Link, ConnectError> {
-    let mut addresses = target.address.resolve().await?;
-    let turn = target.turn % addresses.len();
-    addresses.rotate_left(turn);
-    let mut last = ConnectError::NoAddress;
-    for name in target.names {
-        match net::first_of(&addresses, |address| shared.dialer.dial(address, name)).await {
-            Ok(link) => return Ok(link),
-            Err(Some(error)) => last = ConnectError::Dial(error),
-            Err(None) => {}
-        }
-        if !matches!(
-            last,
-            ConnectError::Dial(quic::DialError::Failed { .. } | quic::DialError::Invalid { .. })
-        ) {
-            break;
-        }
-    }
-    Err(last)
+    Ok(Opened { session, why, run, reader, writer, queue })
 }
 
 /// A link that has been welcomed, on which nothing is read yet.
 #[derive(Debug)]
 pub(super) struct Opened {
     pub(super) session: Arc<Session>,
+    /// Why it is not over QUIC, if that was tried.
+    pub(super) why: Option<String>,
     run: ControlLoop,
     reader: ControlReader,
     writer: ControlWriter,
@@ -259,7 +236,7 @@ pub(super) struct Opened {
 impl Opened {
     /// Lets frames and flows come.
     pub(super) fn run(self) {
-        let Self { session, run, reader, writer, queue } = self;
+        let Self { session, why: _, run, reader, writer, queue } = self;
         let shared = Arc::clone(&run.shared);
         shared.tasks.spawn(session.datagrams.clone().run());
         if run.role == Role::Agent {

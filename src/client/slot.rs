@@ -8,6 +8,7 @@ use tokio::time::Instant;
 use super::{
     ConnectError, Shared,
     backoff::Backoff,
+    reach::{Address, Goal, Transport},
     session::{self, Left, Session, Target},
     uplink::Links,
 };
@@ -34,6 +35,9 @@ const RETURN: u32 = 5;
 /// How many times longer the waits grow while there is another link. One more is no emergency, and a cluster of one node is
 /// asked for another by each of its agents.
 const PATIENCE: u32 = 20;
+
+/// What a link over QUIC says of itself.
+const QUIC: &str = "quic";
 
 /// Over how long clients spread when a node appears that they have waited for.
 const SPREAD: Duration = Duration::from_secs(1);
@@ -92,14 +96,14 @@ impl Slot {
 
     async fn run(&mut self) {
         loop {
-            let session = self.linked().await;
+            let mut session = self.linked().await;
             let since = Instant::now();
-            let left = tokio::select! {
-                biased;
-                left = session.left() => left,
-                () = session.settled() => {
-                    self.let_go();
-                    session.left().await
+            let left = loop {
+                tokio::select! {
+                    biased;
+                    left = session.left() => break left,
+                    () = session.settled(), if !self.former.is_empty() => self.let_go(),
+                    opened = self.quic_again(&session) => session = self.welcomed(opened),
                 }
             };
             if since.elapsed() >= STABLE {
@@ -138,7 +142,7 @@ impl Slot {
                 return session;
             }
             let way = self.choose();
-            let error = match self.dial(&way).await {
+            let error = match self.dial(&way, self.shared.config.transport).await {
                 Ok(opened) => return self.welcomed(opened),
                 Err(error) => error,
             };
@@ -180,30 +184,52 @@ impl Slot {
         self.shared.nodes.free(|node| avoid.contains(node))
     }
 
-    async fn dial(&self, way: &Way) -> Result<session::Opened, ConnectError> {
+    async fn dial(&self, way: &Way, transport: Transport) -> Result<session::Opened, ConnectError> {
         let config = &self.shared.config;
-        let open = async |address: &HostPort, names: &[&str], listed| {
-            let target = Target { address, names, listed, turn: self.names };
-            session::open(&self.shared, self.role, target, self.avoid()).await
+        let open = async |address: &Address, names: &[&str], listed| {
+            let goal = Goal { address, names, turn: self.names };
+            session::open(&self.shared, self.role, Target { goal, transport, listed }, self.avoid()).await
         };
+        let host = config.connect.at.host.as_str();
         match way {
-            Way::Name => {
-                let name = config.server_name.as_deref().unwrap_or(&config.connect.host);
-                open(&config.connect, &[name], None).await
-            }
+            Way::Name => open(&config.connect, &[config.server_name.as_deref().unwrap_or(host)], None).await,
             Way::Listed(listed) => {
-                let address: HostPort = listed.address.parse()?;
+                let address = Address::from(listed.address.parse::<HostPort>()?);
                 // Without --server-name, the certificate may be for the node's own name, or for the one name of all nodes,
                 // which is all that this client was told to trust. Either must come from the same authorities, and a node
                 // that they vouch for has told of the address.
                 let names = match &config.server_name {
                     Some(name) => vec![name.as_str()],
-                    None if address.host == config.connect.host => vec![address.host.as_str()],
-                    None => vec![address.host.as_str(), config.connect.host.as_str()],
+                    None if address.at.host == host => vec![host],
+                    None => vec![address.at.host.as_str(), host],
                 };
                 open(&address, &names, Some((&listed.node, LISTED))).await
             }
         }
+    }
+
+    /// Tries to have a link over QUIC in the place of one over WebSocket, until there is one. The first stays until then.
+    async fn quic_again(&self, session: &Session) -> session::Opened {
+        let config = &self.shared.config;
+        if config.transport != Transport::Auto || session.link.transport() == QUIC {
+            return std::future::pending().await;
+        }
+        for tries in 0.. {
+            tokio::time::sleep(config.quic_again.wait(tries, rand::random())).await;
+            let _turn = self.links.dialling().await;
+            // The way by which nodes are told of may be the one that has UDP, or the way in may.
+            let way = if tries % 2 == 0 { Way::Name } else { self.choose() };
+            match self.dial(&way, Transport::Quic).await {
+                Ok(opened) => {
+                    tracing::info!(node = %opened.session.node, "UDP goes through: moving from WebSocket to QUIC");
+                    return opened;
+                }
+                Err(error) => {
+                    tracing::debug!(error = telemetry::report(&error), tries, "still no link over QUIC");
+                }
+            }
+        }
+        std::future::pending().await
     }
 
     /// Puts a new link in its place.
@@ -211,7 +237,14 @@ impl Slot {
         let session = Arc::clone(&opened.session);
         self.name_next = false;
         self.last_error.clear();
-        tracing::info!(node = %session.node, address = %session.link.remote_address(), role = ?self.role, "linked");
+        let (node, address, transport) =
+            (&session.node, session.link.remote_address(), session.link.transport());
+        match &opened.why {
+            None => tracing::info!(%node, %address, transport, role = ?self.role, "linked"),
+            Some(why) => {
+                tracing::info!(%node, %address, transport, why, role = ?self.role, "linked, though not over QUIC");
+            }
+        }
         self.former.retain(|former| !former.has_ended());
         self.former.extend(self.links.put(self.index, Some(Arc::clone(&session))));
         // Only now may the node's answers be heard: whoever waits for one finds this link in its place.

@@ -14,7 +14,8 @@ use super::{Shared, session::Session, slot::Slot};
 use crate::{
     net,
     protocol::{Hello, NodeId, Refusal, Role},
-    transport::{FrameError, OpenError, quic},
+    telemetry,
+    transport::{FrameError, OpenError, quic, websocket},
 };
 
 /// Why no link could be opened.
@@ -29,9 +30,20 @@ pub enum ConnectError {
     /// The name has no address that can be tried.
     #[error("there is no address to connect to")]
     NoAddress,
-    /// No address answered as it should.
+    /// No address answered over QUIC as it should.
     #[error(transparent)]
     Dial(quic::DialError),
+    /// No address answered over WebSocket as it should.
+    #[error(transparent)]
+    WebSocket(websocket::DialError),
+    /// Neither did.
+    #[error("{}; over WebSocket: {}", telemetry::report(&**.quic), telemetry::report(&**.websocket))]
+    Neither {
+        /// What QUIC failed with.
+        quic: Box<Self>,
+        /// What WebSocket failed with.
+        websocket: Box<Self>,
+    },
     /// A listed node did not answer.
     #[error("node {node} has not answered at {address} within {after:?}")]
     Unreachable {
@@ -86,6 +98,8 @@ pub struct LinkedTo {
     pub node: NodeId,
     /// Its address.
     pub address: SocketAddr,
+    /// Over what the link goes: `quic` or `websocket`.
+    pub transport: &'static str,
 }
 
 impl State {
@@ -184,6 +198,7 @@ impl Table {
         let linked = |session: &Arc<Session>| LinkedTo {
             node: session.node.clone(),
             address: session.link.remote_address(),
+            transport: session.link.transport(),
         };
         let links: Vec<_> = self.up().map(linked).collect();
         if links.is_empty() {

@@ -1,14 +1,14 @@
 //! How agents and forwarders reach a node: its address, whom they believe, and who they are.
 
-use std::path::PathBuf;
+use std::{net::IpAddr, path::PathBuf};
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 use rustls::pki_types::ServerName;
 
 use super::{ConfigError, LinkArgs, both};
 use crate::{
-    client::{self, Backoff},
-    net::HostPort,
+    client::{self, Address, Backoff, Transport},
+    net::{InvalidProxy, Proxy},
     protocol::{ALPN_LINK, Secret, TenantId},
     tls::{self, Fingerprint, Identity, Trust},
 };
@@ -17,9 +17,15 @@ use crate::{
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Link to the cluster")]
 pub struct ConnectArgs {
-    /// The link port of a node.
-    #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:8001")]
-    connect: HostPort,
+    /// The link port of a node, or the URL of a balancer in front of it: https://HOST[:PORT][/BASE].
+    #[arg(long, value_name = "HOST:PORT|URL", default_value = "127.0.0.1:8001")]
+    connect: Address,
+    /// Over what to link: QUIC (UDP), WebSocket (TCP), or QUIC with WebSocket where UDP comes to nothing.
+    #[arg(long, value_enum, default_value = "auto")]
+    transport: TransportArg,
+    /// Link through this HTTP proxy where the link is over WebSocket. Else HTTPS_PROXY and NO_PROXY hold.
+    #[arg(long, value_name = "http://[USER:PASSWORD@]HOST:PORT")]
+    proxy: Option<Proxy>,
     /// The name that the node's certificate must have, if not the host of --connect.
     #[arg(long, value_name = "NAME", value_parser = server_name)]
     server_name: Option<String>,
@@ -54,14 +60,38 @@ pub struct ConnectArgs {
     link: LinkArgs,
 }
 
+/// `--transport`.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum TransportArg {
+    Auto,
+    Quic,
+    Websocket,
+}
+
 impl ConnectArgs {
     pub(super) fn into_config(self) -> Result<client::Config, ConfigError> {
+        if !self.connect.tls && !is_loopback(&self.connect.at.host) {
+            tracing::warn!(
+                connect = %self.connect,
+                "http: whoever is on the way can read and change everything that goes over WebSocket; use https"
+            );
+        }
+        let proxy = match &self.proxy {
+            Some(proxy) => Some(proxy.clone()),
+            None => proxy_of(&self.connect.at.host, |name| std::env::var(name).ok())?,
+        };
         let trust = self.trust()?;
         let identity = both(("--cert", self.cert), ("--key", self.key))?
             .map(|(cert, key)| Identity::load(&cert, &key))
             .transpose()?;
         Ok(client::Config {
             connect: self.connect,
+            transport: match self.transport {
+                TransportArg::Auto => Transport::Auto,
+                TransportArg::Quic => Transport::Quic,
+                TransportArg::Websocket => Transport::WebSocket,
+            },
+            proxy,
             tls: tls::client_config(&trust, identity.as_ref(), &[ALPN_LINK])?,
             server_name: self.server_name,
             name: self.name,
@@ -69,6 +99,7 @@ impl ConnectArgs {
             token: self.token,
             settings: self.link.settings()?,
             backoff: Backoff::default(),
+            quic_again: client::Config::QUIC_AGAIN,
             links: client::Config::LINKS,
         })
     }
@@ -92,9 +123,73 @@ impl ConnectArgs {
     }
 }
 
+/// The proxy that the environment names for a host, as curl reads it.
+fn proxy_of(host: &str, env: impl Fn(&str) -> Option<String>) -> Result<Option<Proxy>, InvalidEnvProxy> {
+    let either = |upper: &'static str, lower: &'static str| {
+        let found = [upper, lower].into_iter().find_map(|name| Some((name, env(name)?)));
+        found.filter(|(_, value)| !value.is_empty())
+    };
+    let excepted = either("NO_PROXY", "no_proxy").is_some_and(|(_, list)| {
+        list.split(',').map(|entry| entry.trim().trim_start_matches('.')).any(|entry| {
+            let below = host.strip_suffix(entry).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'));
+            entry == "*" || (!entry.is_empty() && below)
+        })
+    });
+    match either("HTTPS_PROXY", "https_proxy") {
+        Some((name, value)) if !excepted => {
+            value.parse().map(Some).map_err(|source| InvalidEnvProxy { name, source })
+        }
+        _ => Ok(None),
+    }
+}
+
+/// A proxy of the environment that is none.
+#[derive(Debug, thiserror::Error)]
+#[error("the environment's {name} cannot be used: {source}")]
+pub struct InvalidEnvProxy {
+    name: &'static str,
+    source: InvalidProxy,
+}
+
+fn is_loopback(host: &str) -> bool {
+    host == "localhost" || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
+}
+
 fn server_name(text: &str) -> Result<String, String> {
     match ServerName::try_from(text) {
         Ok(_) => Ok(text.into()),
         Err(_) => Err("expected a host name or an IP address, without a port".into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_environment_names_a_proxy_and_hosts_without_one() {
+        let of = |host: &str, vars: &[(&str, &str)]| {
+            let env =
+                |name: &str| vars.iter().find(|(key, _)| *key == name).map(|(_, value)| (*value).to_owned());
+            proxy_of(host, env)
+                .map(|proxy| proxy.map(|proxy| proxy.to_string()))
+                .map_err(|error| error.to_string())
+        };
+        let (upper, lower) = (("HTTPS_PROXY", "http://a:1"), ("https_proxy", "http://b:2"));
+        assert_eq!(of("x.example.com", &[]), Ok(None));
+        assert_eq!(of("x.example.com", &[lower, upper]), Ok(Some("http://a:1".into())));
+        assert_eq!(of("x.example.com", &[lower]), Ok(Some("http://b:2".into())));
+        assert_eq!(of("x.example.com", &[("HTTPS_PROXY", "")]), Ok(None));
+        for (list, excepted) in
+            [("example.com", true), ("y, .example.com", true), ("*", true), ("ample.com", false), ("", false)]
+        {
+            assert_eq!(
+                of("x.example.com", &[upper, ("NO_PROXY", list)]).unwrap().is_none(),
+                excepted,
+                "{list}"
+            );
+        }
+        let bad = of("x", &[("HTTPS_PROXY", "socks5://a:1")]).unwrap_err();
+        assert!(bad.contains("HTTPS_PROXY") && bad.contains("socks5"), "{bad}");
     }
 }

@@ -6,6 +6,7 @@ use std::{
     task::{Context, Poll},
 };
 
+use rustls::pki_types::CertificateDer;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
@@ -31,6 +32,18 @@ impl Connection {
                 TlsStream::Server(stream) => stream.get_ref().1.alpn_protocol(),
             },
         }
+    }
+
+    /// The certificates that the other side has shown, its own first.
+    pub fn peer_certificates(&self) -> Vec<CertificateDer<'static>> {
+        let shown = match self {
+            Self::Tcp(_) => None,
+            Self::Tls(stream) => match &**stream {
+                TlsStream::Client(stream) => stream.get_ref().1.peer_certificates(),
+                TlsStream::Server(stream) => stream.get_ref().1.peer_certificates(),
+            },
+        };
+        shown.unwrap_or_default().to_vec()
     }
 
     /// The TCP connection itself.

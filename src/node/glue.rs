@@ -72,7 +72,8 @@ pub(super) async fn rebalance(
             .map(|peer| peer.agent_links())
             .collect();
         let sessions = upstreams.sessions();
-        let own: Vec<_> = sessions.iter().filter(|session| takes_flows(session)).collect();
+        // A bare link moves only by being cut.
+        let own: Vec<_> = sessions.iter().filter(|session| takes_flows(session) && !session.bare).collect();
         let staying: Vec<_> = own.iter().filter(|session| !session.is_shed()).collect();
         let moving = own.len() - staying.len();
         let excess = shed(own.len(), moving, &others, config.threshold, config.minimum, config.rate);

@@ -1,6 +1,10 @@
-//! The link port: accepts links, reads their `Hello`, and hands them to whom they are for.
+//! The link port: accepts links over QUIC and over WebSocket (`http`), reads their `Hello`, and hands them to whom they are
+//! for.
+
+mod http;
 
 use std::{
+    net::SocketAddr,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering::Relaxed},
@@ -8,7 +12,12 @@ use std::{
     time::Duration,
 };
 
-use tokio::sync::watch;
+use prometheus_client::{
+    encoding::EncodeLabelSet,
+    metrics::{counter::Counter, family::Family},
+};
+use tokio::{net::TcpListener, sync::watch};
+use tokio_rustls::TlsAcceptor;
 
 use crate::{
     drain::Tasks,
@@ -16,7 +25,8 @@ use crate::{
         Close, Code, Control, Hello, NodeAddress, NodeId, OLDEST_VERSION, Refusal, Role, VERSION, Welcome,
     },
     relay::Relay,
-    transport::{ControlReader, ControlWriter, Datagrams, FrameError, Settings, quic},
+    telemetry::Metrics,
+    transport::{ControlReader, ControlWriter, Datagrams, FrameError, Link, Settings, quic},
     upstream::{Identity, Session, Upstreams},
 };
 
@@ -47,9 +57,16 @@ pub(super) struct Links {
 }
 
 impl Links {
-    pub(super) fn start(listener: quic::Listener, welcomer: Welcomer) -> Self {
+    pub(super) fn start(
+        listener: quic::Listener,
+        (http, tls): (TcpListener, TlsAcceptor),
+        welcomer: Welcomer,
+        metrics: &Metrics,
+    ) -> Self {
         let links = Self { listener: Arc::new(listener), draining: Arc::default(), tasks: Tasks::new() };
-        let door = Arc::new(Door { welcomer, draining: Arc::clone(&links.draining) });
+        let violations = Violations::new(metrics);
+        let door = Arc::new(Door { welcomer, draining: Arc::clone(&links.draining), violations });
+        links.tasks.spawn(http::accept(http, tls, Arc::clone(&door), links.tasks.clone()));
         links.tasks.spawn(accept(Arc::clone(&links.listener), door, links.tasks.clone()));
         links
     }
@@ -79,7 +96,46 @@ async fn accept(listener: Arc<quic::Listener>, door: Arc<Door>, tasks: Tasks) {
         // The listener bounds the handshakes; links are bounded by what their openers cost the host.
         let door = Arc::clone(&door);
         let of_link = tasks.clone();
-        tasks.spawn(async move { door.enter(incoming, &of_link).await });
+        tasks.spawn(async move {
+            let client = incoming.remote_address();
+            match incoming.handshake(HANDSHAKE).await {
+                Ok(link) => door.enter(link, client, &of_link).await,
+                Err(error) => tracing::debug!(%client, %error, "a link's handshake failed"),
+            }
+        });
+    }
+}
+
+/// What came over WebSocket and was sent away.
+#[derive(Debug, Clone, Default)]
+struct Violations {
+    refused: Family<ReasonLabel, Counter>,
+    closed: Family<ReasonLabel, Counter>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ReasonLabel {
+    reason: &'static str,
+}
+
+impl Violations {
+    fn new(metrics: &Metrics) -> Self {
+        let this = Self::default();
+        metrics.register(|registry| {
+            let help =
+                "Requests to the link port that became no WebSocket, by the code that they were answered";
+            registry.register("link_upgrades_refused", help, this.refused.clone());
+            let help = "WebSockets of the link port that were closed for what they carried";
+            registry.register("link_websocket_violations", help, this.closed.clone());
+        });
+        this
+    }
+
+    fn note(&self, client: SocketAddr, reason: Option<&'static str>) {
+        if let Some(reason) = reason {
+            tracing::warn!(%client, reason, "a WebSocket was closed: it does not keep to the protocol");
+            self.closed.get_or_create(&ReasonLabel { reason }).inc();
+        }
     }
 }
 
@@ -87,15 +143,20 @@ async fn accept(listener: Arc<quic::Listener>, door: Arc<Door>, tasks: Tasks) {
 struct Door {
     welcomer: Welcomer,
     draining: Arc<AtomicBool>,
+    violations: Violations,
 }
 
 impl Door {
-    async fn enter(&self, incoming: quic::Incoming, tasks: &Tasks) {
-        let client = incoming.remote_address();
-        let link = match incoming.handshake(HANDSHAKE).await {
-            Ok(link) => link,
-            Err(error) => return tracing::debug!(%client, %error, "a link's handshake failed"),
-        };
+    fn is_draining(&self) -> bool {
+        self.draining.load(Relaxed)
+    }
+
+    fn refused(&self, reason: &'static str) {
+        self.violations.refused.get_or_create(&ReasonLabel { reason }).inc();
+    }
+
+    /// Reads a link's `Hello`, and runs the link until it ends if it may be.
+    async fn enter(&self, link: Link, client: SocketAddr, tasks: &Tasks) {
         let hello = tokio::time::timeout(HANDSHAKE, async {
             let stream = link.accept().await.map_err(|lost| lost.to_string())?;
             let (mut reader, writer) = (ControlReader::new(stream.recv), ControlWriter::new(stream.send));
@@ -173,7 +234,7 @@ impl Door {
             );
             return Err(Refusal::new(Code::UnsupportedVersion, text));
         }
-        if self.draining.load(Relaxed) {
+        if self.is_draining() {
             return Err(Refusal::new(Code::Draining, "this node is leaving; link to another one"));
         }
         // Before anything is done for it: a second link of the same agent would supersede the first.

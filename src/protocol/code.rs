@@ -151,10 +151,11 @@ impl Phase {
 }
 
 /// Why a link was closed: the application error code of CONNECTION_CLOSE (RFC 9000 §20.2).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[repr(u32)]
 pub enum Close {
     /// The closing side has finished.
+    #[default]
     Done = 0,
     /// The peer broke the protocol.
     Protocol = 1,

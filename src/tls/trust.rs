@@ -271,3 +271,18 @@ impl ServerCertVerifier for Judge {
         self.algorithms.supported_schemes()
     }
 }
+/// What a handshake failed with, and what to do about the mistake that is made first and most often.
+pub(crate) fn explain(text: &str) -> String {
+    // What a verifier has said itself, in the frame that rustls shows it in.
+    let said = text.split_once("Other(OtherError(").and_then(|(_, rest)| rest.strip_suffix("))"));
+    match said {
+        Some(said) => said.into(),
+        None if text.contains("UnknownIssuer") => {
+            format!(
+                "{text}; trust the authority that has signed the node's certificate (--ca FILE, or ca.pem in --certs), or \
+                 pin the certificate (--pin sha256:..., which the node logs when it starts)"
+            )
+        }
+        None => text.into(),
+    }
+}

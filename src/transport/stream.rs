@@ -2,7 +2,7 @@
 //! like one that came to its end.
 
 use std::{
-    future::Future,
+    future::{Future, poll_fn},
     io,
     pin::Pin,
     task::{Context, Poll, ready},
@@ -10,6 +10,7 @@ use std::{
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use super::yamux;
 use crate::{protocol::Reset, splice::Side};
 
 /// A bidirectional stream of a link.
@@ -29,10 +30,29 @@ impl Stream {
         }
     }
 
+    pub(super) fn yamux(send: yamux::Sender, recv: yamux::Receiver) -> Self {
+        Self {
+            send: SendStream { inner: Sender::Yamux(send), ended: false, arrived: None },
+            recv: RecvStream { inner: Receiver::Yamux(recv) },
+        }
+    }
+
+    /// Waits until the peer has taken a stream on which no `Open` is answered. Over QUIC there is no such word. Cancel safe.
+    ///
+    /// # Errors
+    /// When the peer has refused it, or the link has ended.
+    pub async fn taken(&mut self) -> io::Result<()> {
+        match &self.recv.inner {
+            Receiver::Quic(_) => Ok(()),
+            Receiver::Yamux(stream) => poll_fn(|cx| stream.poll_taken(cx)).await,
+        }
+    }
+
     /// The stream's number on its link, the same on both sides.
     pub fn id(&self) -> u64 {
         match &self.send.inner {
             Sender::Quic(stream) => stream.id().into(),
+            Sender::Yamux(stream) => stream.id().into(),
         }
     }
 
@@ -103,6 +123,7 @@ impl std::fmt::Debug for Arrived {
 #[derive(Debug)]
 enum Sender {
     Quic(quinn::SendStream),
+    Yamux(yamux::Sender),
 }
 
 impl SendStream {
@@ -112,6 +133,8 @@ impl SendStream {
         match &mut self.inner {
             // An error says that the stream had ended already, which is what is wanted.
             Sender::Quic(stream) => drop(stream.reset((code as u32).into())),
+            // Its resets have no code.
+            Sender::Yamux(stream) => stream.reset(),
         }
     }
 
@@ -120,6 +143,7 @@ impl SendStream {
         match &mut self.inner {
             // Whatever the answer, there is nothing left to wait for.
             Sender::Quic(stream) => drop(stream.stopped().await),
+            Sender::Yamux(stream) => drop(poll_fn(|cx| stream.poll_finished(cx)).await),
         }
     }
 }
@@ -140,12 +164,15 @@ impl AsyncWrite for SendStream {
                 quinn::WriteError::Stopped(_) => io::Error::new(io::ErrorKind::BrokenPipe, error),
                 other => other.into(),
             }),
+            Sender::Yamux(stream) => stream.poll_write(cx, buf),
         }
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match &mut self.inner {
             Sender::Quic(stream) => Pin::new(stream).poll_flush(cx),
+            // The driver sends it without being asked.
+            Sender::Yamux(_) => Poll::Ready(Ok(())),
         }
     }
 
@@ -155,7 +182,12 @@ impl AsyncWrite for SendStream {
         // for flows before closing may rely on that.
         let arrived = match (&mut this.arrived, &mut this.inner) {
             (Some(arrived), _) => arrived,
-            (none, Sender::Quic(stream)) => {
+            // What TCP has taken arrives before the goodbye of the link does.
+            (None, Sender::Yamux(stream)) => {
+                this.ended = true;
+                return stream.poll_finish(cx);
+            }
+            (none @ None, Sender::Quic(stream)) => {
                 ready!(Pin::new(&mut *stream).poll_shutdown(cx))?;
                 this.ended = true;
                 let stopped = stream.stopped();
@@ -181,6 +213,7 @@ pub struct RecvStream {
 #[derive(Debug)]
 enum Receiver {
     Quic(quinn::RecvStream),
+    Yamux(yamux::Receiver),
 }
 
 impl RecvStream {
@@ -189,6 +222,7 @@ impl RecvStream {
         match &mut self.inner {
             // An error says that the stream had ended already, which is what is wanted.
             Receiver::Quic(stream) => drop(stream.stop((code as u32).into())),
+            Receiver::Yamux(stream) => stream.stop(),
         }
     }
 }
@@ -201,6 +235,7 @@ impl AsyncRead for RecvStream {
     ) -> Poll<io::Result<()>> {
         match &mut self.inner {
             Receiver::Quic(stream) => AsyncRead::poll_read(Pin::new(stream), cx, buf),
+            Receiver::Yamux(stream) => stream.poll_read(cx, buf),
         }
     }
 }

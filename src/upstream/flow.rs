@@ -139,7 +139,7 @@ impl Upstreams {
     /// That of the last agent that was tried. Cancel safe.
     pub async fn open(&self, name: &Name, open: &Open) -> Result<OpenFlow, OpenFlowError> {
         let began = Instant::now();
-        let until = began + self.inner.wait;
+        let mut until: Option<Instant> = None;
         let mut tried = Tried::default();
         let mut failed = None;
         loop {
@@ -163,6 +163,7 @@ impl Upstreams {
                     }
                 }
             }
+            let until = *until.get_or_insert_with(|| Instant::now() + self.inner.wait);
             if failed.as_ref().is_some_and(|error| !error.is_passing()) || !self.gap(name, until).await {
                 return Err(failed.unwrap_or_else(|| OpenFlowError::NoUpstream(name.endpoint.to_string())));
             }
@@ -265,7 +266,14 @@ impl Upstreams {
             Via::Agent(_) => ANSWER,
             Via::Node(_) => ANSWER + HOP,
         };
-        match tokio::time::timeout(patience, transport::ask(&mut stream, open)).await {
+        let asked = async {
+            if via.is_bare() {
+                // That the agent takes the stream is all the answer there is.
+                return Ok(stream.taken().await.map_err(FlowError::Io)?);
+            }
+            transport::ask(&mut stream, open).await
+        };
+        match tokio::time::timeout(patience, asked).await {
             Ok(Ok(())) => {
                 self.inner.counters.opened.inc();
                 Ok((stream, hold))

@@ -98,12 +98,14 @@ impl Upstreams {
         // one that is opened after it.
         let mut after: Option<Instant> = None;
         let began = Instant::now();
-        let until = began + self.inner.wait;
+        // From when the gap was met on: a link that was silent for a while before it was lost must not use the wait up.
+        let mut until: Option<Instant> = None;
         loop {
             let Some(upstream) =
                 self.choose(name, &tried).filter(|_| failed.is_none() || began.elapsed() < TRY)
             else {
                 let passing = failed.as_ref().is_none_or(SendError::is_passing);
+                let until = *until.get_or_insert_with(|| Instant::now() + self.inner.wait);
                 if passing && self.gap(name, until).await {
                     tried.clear();
                     continue;

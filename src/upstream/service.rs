@@ -127,6 +127,11 @@ impl Via {
         }
     }
 
+    /// Whether streams carry bytes alone.
+    pub(super) fn is_bare(&self) -> bool {
+        matches!(self, Self::Agent(session) if session.bare)
+    }
+
     pub(super) fn is_node(&self, node: &Arc<cluster::Node>) -> bool {
         matches!(self, Self::Node(via) if Arc::ptr_eq(via, node))
     }

@@ -82,6 +82,8 @@ pub struct Session {
     pub vitals: Arc<Vitals>,
     /// Its flows: everything that must end before it may be closed.
     pub flows: Tasks,
+    /// It has no control stream, and its streams carry bytes alone: that of a Piko agent.
+    pub bare: bool,
     state: AtomicU8,
     superseded: Notify,
     shed: AtomicBool,
@@ -94,21 +96,31 @@ impl Session {
     /// A link that is about to be welcomed, and the frames that wait for its control stream.
     pub fn new(id: LinkId, identity: Identity, datagrams: Datagrams) -> (Arc<Self>, mpsc::Receiver<Control>) {
         let (control, queue) = mpsc::channel(CONTROL_QUEUE);
-        let session = Self {
+        (Arc::new(Self::made(id, identity, datagrams, control)), queue)
+    }
+
+    /// A link without a control stream.
+    pub fn bare(id: LinkId, identity: Identity, datagrams: Datagrams) -> Arc<Self> {
+        let (control, _) = mpsc::channel(1);
+        Arc::new(Self { bare: true, ..Self::made(id, identity, datagrams, control) })
+    }
+
+    fn made(id: LinkId, identity: Identity, datagrams: Datagrams, control: mpsc::Sender<Control>) -> Self {
+        Self {
             id,
             identity,
             link: datagrams.link().clone(),
             datagrams,
             vitals: Arc::default(),
             flows: Tasks::new(),
+            bare: false,
             state: AtomicU8::new(State::Up as u8),
             superseded: Notify::new(),
             shed: AtomicBool::new(false),
             control,
             listens: Mutex::default(),
             since: Instant::now(),
-        };
-        (Arc::new(session), queue)
+        }
     }
 
     /// Where it is in its life.
@@ -147,7 +159,7 @@ impl Session {
 
     /// Says goodbye. The opener is to link elsewhere; until it has, it is still sent what nobody else can take.
     pub async fn go_away(&self, away: GoAway) {
-        if self.control.send(Control::GoAway(away)).await.is_err() {
+        if !self.bare && self.control.send(Control::GoAway(away)).await.is_err() {
             tracing::debug!(link = %self.id, "the link ended before its goodbye");
         }
     }
@@ -175,6 +187,17 @@ impl Session {
                 None => upstream.retire_all(),
             }
         }
+    }
+
+    /// Has it serve an endpoint.
+    pub(super) fn serve(&self, id: u64, upstream: Arc<Upstream>) {
+        self.listens().insert(id, upstream);
+    }
+
+    /// Opens no flow on it any more; those under way finish.
+    pub(super) fn leave(&self, upstreams: &Upstreams) {
+        self.state.store(State::Leaving as u8, Relaxed);
+        self.withdraw(upstreams);
     }
 
     fn withdraw(&self, upstreams: &Upstreams) {
@@ -363,7 +386,7 @@ impl ControlLoop {
             }
         };
         tracing::info!(link = %session.id, %endpoint, kind = kind.name(), "an agent serves an endpoint");
-        session.listens().insert(id, upstream);
+        session.serve(id, upstream);
         writer.send(&Control::Listening(id)).await
     }
 
@@ -383,8 +406,7 @@ impl ControlLoop {
             Control::Retire(Retire { flows }) => session.retire_flows(Some(&flows)),
             Control::GoAway(away) => {
                 tracing::info!(link = %session.id, deadline = ?away.deadline, "the link's opener is leaving");
-                session.state.store(State::Leaving as u8, Relaxed);
-                session.withdraw(&self.upstreams);
+                session.leave(&self.upstreams);
             }
             Control::Unsupported(kind) => {
                 tracing::debug!(link = %session.id, kind, "the peer does not know a frame")

@@ -1,20 +1,23 @@
-//! What holds on one node holds across two and three, for clients of a node that no agent is linked to.
+//! What holds on one node holds across two and three, for clients of a node that no agent is linked to, and for agents and
+//! forwarders that are linked over WebSocket.
 
+use adit::client::Transport;
 use http::StatusCode;
 
 use crate::{
     half_close, lasting, streaming,
     support::{
         client::{Http1, Http2, over_http2, request},
-        fabric::Web,
+        fabric::{Web, linked_over},
         service,
     },
     timeouts, upgrade,
 };
 
-/// Runs a check over two nodes and over three at the same time.
+/// Runs a check over two nodes and over three at the same time, and then over two with links over WebSocket.
 async fn across(check: impl AsyncFn(usize)) {
     tokio::join!(check(2), check(3));
+    linked_over(Transport::WebSocket, check(2)).await;
 }
 
 #[tokio::test]

@@ -13,7 +13,7 @@ use std::{
 
 use adit::{
     agent::Agent,
-    client::{self, Client},
+    client::{self, Client, Transport},
     drain::Tasks,
     net::HostPort,
     protocol::{
@@ -224,7 +224,9 @@ fn fakes<const N: usize>(
 
 fn config(authority: &Authority, host: &str, port: u16) -> client::Config {
     let trust = Trust::Roots(vec![authority.certificate().clone()]);
-    ok(client::Config::new(HostPort { host: host.into(), port }, &trust))
+    let connect = HostPort { host: host.into(), port };
+    // What is faked is of UDP.
+    client::Config { transport: Transport::Quic, ..ok(client::Config::new(connect.into(), &trust)) }
 }
 
 fn client(authority: &Authority, fake: &Fake) -> Client {

@@ -45,6 +45,7 @@ mod support;
 mod tcp;
 mod timeouts;
 mod trust;
+mod transports;
 mod udp;
 mod unchanged;
 mod upgrade;

@@ -243,7 +243,7 @@ async fn a_node_that_welcomes_and_closes_at_once_is_not_hammered() {
         }
     });
     let mut config = fabric.client();
-    config.connect = HostPort { host: "127.0.0.1".into(), port: address.port() };
+    config.connect = HostPort { host: "127.0.0.1".into(), port: address.port() }.into();
     let agent = fabric.start_agent(config, &[("web", Kind::Http, "127.0.0.1:1".into())]);
     let agent = Arc::new(agent);
     let serving = Arc::clone(&agent);

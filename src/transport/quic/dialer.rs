@@ -11,7 +11,7 @@ use quinn::crypto::rustls::QuicClientConfig;
 
 use super::{QuicLink, tuning};
 use crate::{
-    net,
+    net, tls,
     transport::{Link, Lost, Settings},
 };
 
@@ -38,7 +38,7 @@ pub enum DialError {
         reason: String,
     },
     /// The handshake failed.
-    #[error("the handshake with {address} failed: {}", explain(lost))]
+    #[error("the handshake with {address} failed: {}", tls::explain(&lost.to_string()))]
     Failed {
         /// The address.
         address: SocketAddr,
@@ -53,21 +53,6 @@ pub enum DialError {
         /// How long it had.
         after: Duration,
     },
-}
-
-/// Why a handshake failed, and what to do about the mistake that is made first and most often.
-fn explain(lost: &Lost) -> String {
-    let text = lost.to_string();
-    // What a verifier has said itself, in the frame that rustls shows it in.
-    let said = text.split_once("Other(OtherError(").and_then(|(_, rest)| rest.strip_suffix("))"));
-    match said {
-        Some(said) => said.into(),
-        None if text.contains("UnknownIssuer") => {
-            text + "; trust the authority that has signed the node's certificate (--ca FILE, or ca.pem in --certs), or pin \
-                    the certificate (--pin sha256:..., which the node logs when it starts)"
-        }
-        None => text,
-    }
 }
 
 /// Opens links from one UDP socket.

@@ -4,7 +4,8 @@ use std::{net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
 use adit::{
     agent::{self, Agent, Service},
-    client, edge,
+    client::{self, Transport},
+    edge,
     forward::{self, PortKind},
     net::HostPort,
     node::{self, Node},
@@ -19,6 +20,16 @@ use super::{cluster::Nodes, ok};
 
 /// After how long UDP associations end where a test does not say.
 pub(crate) const UDP_IDLE: Duration = Duration::from_secs(60);
+
+tokio::task_local! {
+    /// Over what clients of a fabric link to it. QUIC where nothing is said: what is between in other tests is of UDP.
+    static TRANSPORT: Transport;
+}
+
+/// Has the clients of a check link over something else than QUIC.
+pub(crate) async fn linked_over<T>(transport: Transport, check: impl Future<Output = T>) -> T {
+    TRANSPORT.scope(transport, check).await
+}
 
 /// A node with its authority.
 #[derive(Debug)]
@@ -122,7 +133,8 @@ impl Fabric {
     pub(crate) fn client_at(&self, address: SocketAddr) -> client::Config {
         let trust = Trust::Roots(vec![self.authority.certificate().clone()]);
         let connect = HostPort { host: address.ip().to_string(), port: address.port() };
-        ok(client::Config::new(connect, &trust))
+        let transport = TRANSPORT.try_with(|transport| *transport).unwrap_or(Transport::Quic);
+        client::Config { transport, ..ok(client::Config::new(connect.into(), &trust)) }
     }
 
     /// An agent that serves one endpoint from a service, whose address is written as on the command line, once it does.

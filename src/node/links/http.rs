@@ -1,0 +1,256 @@
+//! The link port's TCP side: HTTP/1.1, with TLS or without, of which only upgrades to WebSocket come to something.
+//!
+//! Whether TLS is spoken shows in the first byte (RFC 8446 §5.1): agents that come directly use it, balancers that have ended
+//! it themselves need not. Links are handed to the [`Door`], as those over QUIC are; Piko's agents are served here.
+
+use std::{
+    convert::Infallible,
+    net::SocketAddr,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use bytes::Bytes;
+use http::{HeaderValue, Request, Response, StatusCode, header};
+use http_body_util::Full;
+use hyper::{
+    body::Incoming,
+    server::conn::http1,
+    service::service_fn,
+    upgrade::{OnUpgrade, Upgraded},
+};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use percent_encoding::percent_decode_str;
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::Semaphore,
+};
+use tokio_rustls::TlsAcceptor;
+use tokio_tungstenite::{
+    WebSocketStream,
+    tungstenite::{handshake::server::create_response, protocol::Role as End},
+};
+
+use super::{Door, HANDSHAKE};
+use crate::{
+    drain::Tasks,
+    net::{self, Connection, websocket as limits},
+    protocol::{AgentId, Code, EndpointId, InvalidId, Role, TenantId},
+    transport::{Datagrams, websocket},
+    upstream::{Identity, Session},
+};
+
+/// How many connections may be on their way to an upgrade; more wait to be accepted.
+const HANDSHAKES: usize = 256;
+
+/// The longest head of a request, in bytes.
+const MAX_HEAD: usize = 16 * 1024;
+
+/// Where Piko's agents answer for an endpoint.
+const PIKO: &str = "/piko/v1/upstream/";
+
+/// The first byte of TLS.
+const TLS_HANDSHAKE: u8 = 0x16;
+
+/// Accepts connections until the port is closed.
+pub(super) async fn accept(listener: TcpListener, tls: TlsAcceptor, door: Arc<Door>, tasks: Tasks) {
+    let handshakes = Arc::new(Semaphore::new(HANDSHAKES));
+    loop {
+        // It is never closed.
+        let Ok(permit) = Arc::clone(&handshakes).acquire_owned().await else { return };
+        let (stream, client) = net::accept(&listener).await;
+        let (tls, door, of_link) = (tls.clone(), Arc::clone(&door), tasks.clone());
+        tasks.spawn(async move {
+            let upgraded = tokio::time::timeout(HANDSHAKE, upgrade(stream, client, &tls, &door)).await;
+            drop(permit);
+            match upgraded {
+                Ok(Some((asked, upgraded))) => enter(asked, upgraded, client, &door, &of_link).await,
+                Ok(None) => {}
+                Err(_) => tracing::debug!(%client, "a connection to the link port asked for nothing"),
+            }
+        });
+    }
+}
+
+/// What an upgrade is for.
+#[derive(Debug)]
+enum Asked {
+    /// A link.
+    Link,
+    /// The link of a Piko agent.
+    Piko { endpoint: EndpointId, tenant: TenantId },
+}
+
+/// Why there is no upgrade.
+#[derive(Debug, thiserror::Error)]
+enum Refused {
+    #[error("there is nothing here but {} and {PIKO}ENDPOINT", websocket::PATH)]
+    Path,
+    #[error("this is for WebSocket (RFC 6455) alone: {0}")]
+    Upgrade(String),
+    #[error("the subprotocol of links is {}", websocket::SUBPROTOCOL)]
+    Subprotocol,
+    #[error("{0}")]
+    Invalid(#[from] InvalidId),
+    #[error("this node is leaving; link to another one")]
+    Draining,
+}
+
+impl Refused {
+    fn status(&self) -> (StatusCode, &'static str) {
+        match self {
+            Self::Path => (StatusCode::NOT_FOUND, "not_found"),
+            Self::Upgrade(_) => (StatusCode::BAD_REQUEST, "upgrade_required"),
+            Self::Subprotocol => (StatusCode::BAD_REQUEST, "invalid_subprotocol"),
+            Self::Invalid(_) => (StatusCode::BAD_REQUEST, "invalid_endpoint"),
+            // Which agents of Piko try again, and balancers elsewhere.
+            Self::Draining => (StatusCode::SERVICE_UNAVAILABLE, Code::Draining.name()),
+        }
+    }
+
+    fn response(&self) -> Response<Full<Bytes>> {
+        let (status, code) = self.status();
+        let text = serde_json::json!({ "error": self.to_string(), "code": code }).to_string();
+        let mut response = Response::new(Full::from(text + "\n"));
+        *response.status_mut() = status;
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+        response
+    }
+}
+
+/// Serves one request, which is to become a WebSocket.
+async fn upgrade(
+    stream: TcpStream,
+    client: SocketAddr,
+    tls: &TlsAcceptor,
+    door: &Door,
+) -> Option<(Asked, Upgraded)> {
+    let mut first = [0];
+    let connection = match stream.peek(&mut first).await {
+        Ok(1) if first[0] == TLS_HANDSHAKE => match tls.accept(stream).await {
+            Ok(stream) => Connection::Tls(Box::new(stream.into())),
+            Err(error) => {
+                tracing::debug!(%client, %error, "a TLS handshake failed");
+                return None;
+            }
+        },
+        _ => Connection::Tcp(stream),
+    };
+    let asked = Arc::new(Mutex::new(None));
+    let service = service_fn(|mut request: Request<Incoming>| {
+        let answer = match ask(&request, door) {
+            Ok((what, response)) => {
+                *asked.lock().unwrap_or_else(PoisonError::into_inner) =
+                    Some((what, hyper::upgrade::on(&mut request)));
+                response
+            }
+            Err(refused) => {
+                tracing::warn!(%client, path = request.uri().path(), %refused, "no link over WebSocket");
+                door.refused(refused.status().1);
+                refused.response()
+            }
+        };
+        async { Ok::<_, Infallible>(answer) }
+    });
+    let served = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .max_buf_size(MAX_HEAD)
+        .serve_connection(TokioIo::new(connection), service)
+        .with_upgrades()
+        .await;
+    if let Err(error) = served {
+        tracing::debug!(%client, %error, "a connection to the link port ended with an error");
+    }
+    let (asked, upgraded): (Asked, OnUpgrade) =
+        asked.lock().unwrap_or_else(PoisonError::into_inner).take()?;
+    Some((asked, upgraded.await.ok()?))
+}
+
+/// What a request asks for, and the answer if it gets that.
+fn ask<B>(request: &Request<B>, door: &Door) -> Result<(Asked, Response<Full<Bytes>>), Refused> {
+    let path = request.uri().path();
+    // A balancer may leave what it was told to go by before it.
+    let asked = if path.ends_with(websocket::PATH) {
+        Asked::Link
+    } else if let Some((_, endpoint)) = path.rsplit_once(PIKO) {
+        let endpoint = EndpointId::new(&percent_decode_str(endpoint).decode_utf8_lossy())?;
+        let tenant = request.headers().get("x-piko-tenant-id").map(|tenant| {
+            // What is no text has characters that no tenant has.
+            TenantId::new(&String::from_utf8_lossy(tenant.as_bytes()))
+        });
+        Asked::Piko { endpoint, tenant: tenant.transpose()?.unwrap_or_default() }
+    } else {
+        return Err(Refused::Path);
+    };
+    let head = request_head(request);
+    let mut response = create_response(&head)
+        .map_err(|error| Refused::Upgrade(error.to_string()))?
+        .map(|()| Full::default());
+    let offered = request.headers().get_all(header::SEC_WEBSOCKET_PROTOCOL).iter();
+    let mut offered = offered.filter_map(|value| value.to_str().ok()).flat_map(|value| value.split(','));
+    match asked {
+        Asked::Link if offered.any(|name| name.trim() == websocket::SUBPROTOCOL) => {
+            let chosen = HeaderValue::from_static(websocket::SUBPROTOCOL);
+            response.headers_mut().insert(header::SEC_WEBSOCKET_PROTOCOL, chosen);
+        }
+        Asked::Link => return Err(Refused::Subprotocol),
+        Asked::Piko { .. } if door.is_draining() => return Err(Refused::Draining),
+        Asked::Piko { .. } => {}
+    }
+    Ok((asked, response))
+}
+
+/// The request without its body, which a WebSocket has none of.
+fn request_head<B>(request: &Request<B>) -> Request<()> {
+    let mut head = Request::new(());
+    *head.method_mut() = request.method().clone();
+    *head.uri_mut() = request.uri().clone();
+    *head.version_mut() = request.version();
+    *head.headers_mut() = request.headers().clone();
+    head
+}
+
+async fn enter(asked: Asked, upgraded: Upgraded, client: SocketAddr, door: &Door, tasks: &Tasks) {
+    let Ok(parts) = upgraded.downcast::<TokioIo<Connection>>() else {
+        return tracing::error!(%client, "an upgraded connection is not of the kind that was served");
+    };
+    let connection = parts.io.into_inner();
+    let certificates = connection.peer_certificates();
+    let socket = WebSocketStream::from_partially_read(
+        connection,
+        parts.read_buf.to_vec(),
+        End::Server,
+        Some(limits::config()),
+    )
+    .await;
+    let (link, driver) = websocket::accepted(socket, client, certificates, &door.welcomer.settings);
+    let count = door.violations.clone();
+    match asked {
+        Asked::Link => {
+            tasks.spawn(async move { count.note(client, driver.run().await) });
+            door.enter(link, client, tasks).await;
+        }
+        Asked::Piko { endpoint, tenant } => {
+            tasks.spawn(async move { count.note(client, driver.run_abruptly().await) });
+            let upstreams = &door.welcomer.upstreams;
+            let identity = Identity {
+                role: Role::Agent,
+                // It has none of its own; each connection is one.
+                agent: AgentId::from_bits(rand::random()),
+                name: Some("piko".into()),
+                tenant,
+            };
+            let agent = identity.agent;
+            let session = Session::bare(
+                upstreams.next_link(),
+                identity,
+                Datagrams::new(link, upstreams.packets().clone()),
+            );
+            tracing::info!(link = %session.id, %client, %agent, %endpoint, "a Piko agent serves an endpoint");
+            if let Err(refusal) = upstreams.run_bare(session, endpoint).await {
+                tracing::warn!(%client, %refusal, "a Piko agent's endpoint is refused");
+            }
+        }
+    }
+}

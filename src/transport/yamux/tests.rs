@@ -1,0 +1,1 @@
+//! Two sessions that talk to each other.
