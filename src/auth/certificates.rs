@@ -202,7 +202,7 @@ fn hexadecimal(text: &str) -> Option<Vec<u8>> {
     if text.is_empty() || !digits.bytes().all(|b| b.is_ascii_hexdigit()) {
         return None;
     }
-    let even = format!("{}{digits}", if digits.len() % 2 == 0 { "" } else { "0" });
+    let even = format!("{}{digits}", if digits.len().is_multiple_of(2) { "" } else { "0" });
     (0..even.len()).step_by(2).map(|at| u8::from_str_radix(&even[at..at + 2], 16).ok()).collect()
 }
 

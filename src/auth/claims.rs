@@ -27,6 +27,9 @@ pub struct Rules {
 impl Rules {
     /// The difference of clocks that is allowed for, unless told otherwise.
     pub const SKEW: Duration = Duration::from_secs(10);
+
+    /// The largest difference that is allowed for, whatever is told.
+    pub const MAX_SKEW: Duration = Duration::from_secs(24 * 60 * 60);
 }
 
 impl Default for Rules {
@@ -101,7 +104,8 @@ impl Claims {
     /// # Errors
     /// The first rule that they break.
     pub(super) fn grant(self, rules: &Rules, now: SystemTime) -> Result<Grant, Refused> {
-        self.check_time(rules.skew, now)?;
+        let skew = rules.skew.min(Rules::MAX_SKEW);
+        self.check_time(skew, now)?;
         self.check_origin(rules)?;
         let adit = self.adit.unwrap_or_default();
         let endpoints: Vec<Vec<Pattern>> = match (adit.endpoints, self.piko) {
@@ -119,7 +123,7 @@ impl Claims {
             tenants: tenants(adit.tenant, rules.tenant.as_ref())?,
             actions,
             endpoints,
-            expires: self.exp.map(|date| date.plus(rules.skew)),
+            expires: self.exp.map(|date| date.plus(skew)),
         })
     }
 
@@ -265,6 +269,9 @@ mod tests {
         assert!(grant(json!({ "exp": 1e300 }), &rules(), 1000).unwrap().expires.is_some());
         assert_eq!(grant(json!({ "exp": -1 }), &rules(), 1000), Err(Refused::Expired));
         assert_eq!(grant(json!({ "nbf": 1e300 }), &rules(), 1000), Err(Refused::NotYetValid));
+        let endless = Rules { skew: Duration::MAX, ..rules() };
+        assert!(grant(json!({ "exp": 1e300, "nbf": 1000 }), &endless, 1000).is_ok());
+        assert_eq!(grant(json!({ "exp": 1 }), &endless, 90_000), Err(Refused::Expired));
     }
 
     #[test]

@@ -103,6 +103,7 @@ impl Jwks {
 
     /// Fetches the set at once and from then on, in a task that ends with `tasks` or with the last clone.
     pub fn start(source: Source, settings: Settings, counters: JwksCounters, tasks: &Tasks) -> Self {
+        let settings = source.settings(settings);
         let shared = Arc::new(Shared::default());
         let stop = CancellationToken::new();
         let keeper = Keeper {

@@ -13,8 +13,8 @@ use crate::protocol::TenantId;
 /// Where a request may say which tenant it is for.
 #[derive(Debug, Clone, Default)]
 pub struct TenantRules {
-    /// A header field with the tenant's name.
-    pub header: Option<HeaderName>,
+    /// Header fields with the tenant's name; the first that is there counts.
+    pub headers: Vec<HeaderName>,
     /// Domains below which hosts are `endpoint.tenant.domain` or `endpoint.domain`, in lower case.
     pub domains: Vec<String>,
 }
@@ -49,9 +49,9 @@ impl TenantRules {
     /// The tenant that a request asks for: its header's, else its host's, in lower case as hosts have no other.
     ///
     /// # Errors
-    /// [`Refused::Header`] when the field is there twice, or holds no name.
+    /// [`Refused::Header`] when a field is there twice, or what stands in the place of a tenant is no name.
     pub fn asked(&self, headers: &HeaderMap, host: Option<&str>) -> Result<Option<TenantId>, Refused> {
-        if let Some(name) = &self.header {
+        for name in &self.headers {
             let mut values = headers.get_all(name).iter();
             if let Some(value) = values.next() {
                 let only = if values.next().is_none() { value.to_str().ok() } else { None };
@@ -60,8 +60,8 @@ impl TenantRules {
             }
         }
         let tenant = host.and_then(|host| self.of_host(host)).and_then(|names| names.tenant);
-        // What is no name of a tenant is a host that is known to nobody.
-        Ok(tenant.and_then(|tenant| TenantId::new(&tenant.to_ascii_lowercase()).ok()))
+        let tenant = tenant.map(|tenant| TenantId::new(&tenant.to_ascii_lowercase()));
+        tenant.transpose().map_err(|_| Refused::Header("the host has no tenant's name"))
     }
 }
 
@@ -139,7 +139,7 @@ mod tests {
 
     fn rules() -> TenantRules {
         TenantRules {
-            header: Some(HeaderName::from_static("x-adit-tenant")),
+            headers: vec![HeaderName::from_static("x-adit-tenant")],
             domains: vec!["example.com".into(), "eu.example.com".into()],
         }
     }
@@ -176,8 +176,9 @@ mod tests {
         for bad in [&["a", "b"][..], &["a b"], &[""]] {
             assert!(matches!(ask(bad, None), Err(Refused::Header(_))), "{bad:?}");
         }
+        assert!(matches!(ask(&[], Some("web.a!b.example.com")), Err(Refused::Header(_))));
         // A field that is not the configured one says nothing.
-        let silent = TenantRules { header: None, ..rules() };
+        let silent = TenantRules { headers: Vec::new(), ..rules() };
         let headers =
             [(HeaderName::from_static("x-adit-tenant"), "b".parse().unwrap())].into_iter().collect();
         assert_eq!(silent.asked(&headers, None), Ok(None));

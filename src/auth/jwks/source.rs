@@ -11,6 +11,7 @@ use rustls::{ClientConfig, pki_types::ServerName};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 use tokio_rustls::TlsConnector;
 
+use super::Settings;
 use crate::{
     auth::{InvalidJwks, KeySet, read_jwks},
     net::{self, HostPort},
@@ -20,14 +21,15 @@ use crate::{
 /// The most bytes of a set.
 const MAX_SET: usize = 256 * 1024;
 
-/// How long a file counts as fresh: it is read again often, as that costs next to nothing.
-const FILE_LIFETIME: Duration = Duration::from_secs(10);
+/// How long a file counts as fresh, and how soon it may be read again when it is asked for: often, as that costs next to
+/// nothing.
+const FILE: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(1));
 
 /// Where a JWK Set is had from.
 #[derive(Debug, Clone)]
-pub struct Source(Place);
+pub struct Source(Arc<Place>);
 
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 enum Place {
     File(PathBuf),
     Http { uri: Uri, host: HostPort, tls: Option<(ServerName<'static>, Arc<ClientConfig>)> },
@@ -50,7 +52,7 @@ impl Source {
             let path = path.strip_prefix("//").unwrap_or(path);
             return match path {
                 "" => Err(InvalidSource::NoPath),
-                path => Ok(Self(Place::File(path.into()))),
+                path => Ok(Self(Arc::new(Place::File(path.into())))),
             };
         }
         let uri: Uri = url.parse().map_err(|_| InvalidSource::Form)?;
@@ -71,12 +73,22 @@ impl Source {
             _ => return Err(InvalidSource::Form),
         };
         let host = HostPort { host, port: authority.port_u16().unwrap_or(port) };
-        Ok(Self(Place::Http { uri, host, tls }))
+        Ok(Self(Arc::new(Place::Http { uri, host, tls })))
+    }
+
+    /// The settings that hold for this source.
+    pub(super) fn settings(&self, given: Settings) -> Settings {
+        match &*self.0 {
+            Place::Http { .. } => given,
+            Place::File(_) => {
+                Settings { shortest: given.shortest.min(FILE.0), between: given.between.min(FILE.1), ..given }
+            }
+        }
     }
 
     /// Fetches the set. Dropping the future gives the fetch up.
     pub(super) async fn fetch(&self) -> Result<Fetched, FetchError> {
-        match &self.0 {
+        match &*self.0 {
             Place::File(path) => {
                 let mut json = Vec::new();
                 let file = tokio::fs::File::open(path).await.map_err(FetchError::File)?;
@@ -84,7 +96,7 @@ impl Source {
                 if json.len() > MAX_SET {
                     return Err(FetchError::TooLarge);
                 }
-                Ok(Fetched { keys: read_jwks(&json, true)?, fresh: Some(FILE_LIFETIME) })
+                Ok(Fetched { keys: read_jwks(&json, true)?, fresh: Some(FILE.0) })
             }
             Place::Http { uri, host, tls } => {
                 let addresses = host.resolve().await.map_err(FetchError::Resolve)?;
@@ -105,7 +117,7 @@ impl Source {
 impl fmt::Display for Source {
     /// The place without a query, which may hold a secret.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.0 {
+        match &*self.0 {
             Place::File(path) => write!(f, "file:{}", path.display()),
             Place::Http { uri, host, .. } => {
                 write!(f, "{}://{host}{}", uri.scheme_str().unwrap_or_default(), uri.path())
@@ -232,6 +244,16 @@ mod tests {
         {
             assert!(shown(bad).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn a_file_is_read_more_often_than_a_server_is_asked() {
+        let trust = Trust::Platform { extra: Vec::new() };
+        let given = Settings::default();
+        let settings = |url: &str| Source::new(url, &trust).unwrap().settings(given);
+        assert_eq!(settings("http://localhost/"), given);
+        let file = settings("file:jwks.json");
+        assert_eq!((file.shortest, file.between), FILE);
     }
 
     #[test]
