@@ -4,6 +4,7 @@
 //! waits; the work is in the parts.
 
 mod agent;
+mod bench;
 mod certs;
 mod demo;
 mod failure;
@@ -95,6 +96,9 @@ enum Command {
     /// Make a remote endpoint a port of this machine
     #[command(subcommand)]
     Forward(ForwardCommand),
+    /// Measure: a cluster of its own, a real one, or anything that answers HTTP
+    #[command(subcommand)]
+    Bench(bench::BenchCommand),
     /// Show the links and endpoints of a node
     #[command(after_help = ENVIRONMENT)]
     Status(status::StatusArgs),
@@ -167,6 +171,7 @@ fn execute(command: Command) -> Result<(), Failure> {
         Command::Forward(ForwardCommand::Tcp(args)) => forward::tcp(*args),
         Command::Forward(ForwardCommand::Udp(args)) => forward::udp(*args),
         Command::Forward(ForwardCommand::Run(args)) => forward::run(*args),
+        Command::Bench(command) => bench::run(command),
         Command::Status(args) => status::run(&args),
         // All that goes wrong there is a file or a name that the user gave.
         Command::Certs(args) => certs::run(args, &mut std::io::stdout().lock()).map_err(Failure::Usage),

@@ -3,6 +3,7 @@
 use std::future::Future;
 
 use anyhow::{Context as _, anyhow};
+use tokio::io::{AsyncReadExt, Stdin};
 
 use super::failure::Failure;
 use crate::{config::LogArgs, telemetry};
@@ -24,8 +25,13 @@ pub(super) fn block_on(command: impl Future<Output = Result<(), Failure>>) -> Re
     result
 }
 
-/// SIGINT and SIGTERM, from when it is made.
+/// Set for a process that is to leave when its standard input ends, as it does when whoever has the other end of it ends:
+/// `adit bench` starts others so.
+pub(super) const LEAVE_WITH_STDIN: &str = "ADIT_LEAVE_WITH_STDIN";
+
+/// SIGINT and SIGTERM, from when it is made; for [`LEAVE_WITH_STDIN`], the end of standard input too.
 pub(super) struct Signals {
+    stdin: Option<Stdin>,
     #[cfg(unix)]
     interrupt: tokio::signal::unix::Signal,
     #[cfg(unix)]
@@ -37,12 +43,13 @@ impl Signals {
     pub(super) fn new() -> Result<Self, Failure> {
         use tokio::signal::unix::{SignalKind, signal};
         let listen = |kind| signal(kind).context("cannot listen for signals");
-        Ok(Self { interrupt: listen(SignalKind::interrupt())?, terminate: listen(SignalKind::terminate())? })
+        let (interrupt, terminate) = (listen(SignalKind::interrupt())?, listen(SignalKind::terminate())?);
+        Ok(Self { stdin: stdin(), interrupt, terminate })
     }
 
     #[cfg(not(unix))]
     pub(super) fn new() -> Result<Self, Failure> {
-        Ok(Self {})
+        Ok(Self { stdin: stdin() })
     }
 
     /// The next signal. Cancel safe.
@@ -51,9 +58,13 @@ impl Signals {
         tokio::select! {
             _ = self.interrupt.recv() => {}
             _ = self.terminate.recv() => {}
+            () = ended(&mut self.stdin) => {}
         }
         #[cfg(not(unix))]
-        drop(tokio::signal::ctrl_c().await);
+        tokio::select! {
+            _ = tokio::signal::ctrl_c() => {}
+            () = ended(&mut self.stdin) => {}
+        }
     }
 
     /// Leaves: waits for what is under way, at most until the next signal.
@@ -67,6 +78,18 @@ impl Signals {
             () = self.next() => Err(anyhow!("a second signal came: what was under way is cut").into()),
         }
     }
+}
+
+fn stdin() -> Option<Stdin> {
+    std::env::var_os(LEAVE_WITH_STDIN).map(|_| tokio::io::stdin())
+}
+
+/// Waits for the end of standard input, which comes once.
+async fn ended(stdin: &mut Option<Stdin>) {
+    let Some(input) = stdin else { return std::future::pending().await };
+    let mut ignored = [0; 64];
+    while matches!(input.read(&mut ignored).await, Ok(1..)) {}
+    *stdin = None;
 }
 
 /// Every connection is an open file, and the usual limit of 1024 is soon reached.

@@ -6,6 +6,8 @@
 
 mod dialer;
 mod driver;
+#[cfg(test)]
+mod tests;
 
 use std::{
     net::SocketAddr,
@@ -13,12 +15,11 @@ use std::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
-    task::Context,
     time::Duration,
 };
 
 use rustls::pki_types::CertificateDer;
-use tokio::{io, sync::watch, time::Instant};
+use tokio::{io, sync::watch};
 use tokio_tungstenite::WebSocketStream;
 
 pub use dialer::{DialError, Dialer, Target};
@@ -104,9 +105,8 @@ fn link<S>(
 
 impl WebSocketLink {
     pub(super) async fn open(&self, patience: Duration) -> Result<Stream, OpenError> {
-        let opened = std::future::poll_fn(|cx| self.session.lock().poll_open(cx, Instant::now()));
-        match tokio::time::timeout(patience, opened).await {
-            Ok(Ok(id)) => Ok(self.stream(id)),
+        match tokio::time::timeout(patience, self.session.open()).await {
+            Ok(Ok((sender, receiver))) => Ok(Stream::yamux(sender, receiver)),
             Ok(Err(yamux::NoStream::Ended)) => Err(OpenError::Lost(self.lost().unwrap_or(Lost::Local))),
             Ok(Err(error)) => Err(OpenError::Lost(Lost::Other(error.to_string()))),
             Err(_) => Err(OpenError::Busy),
@@ -114,21 +114,15 @@ impl WebSocketLink {
     }
 
     pub(super) async fn accept(&self) -> Result<Stream, Lost> {
-        let accept = |cx: &mut Context<'_>| self.session.lock().poll_accept(cx);
-        match std::future::poll_fn(accept).await {
-            Ok(id) => Ok(self.stream(id)),
+        match self.session.accept().await {
+            Ok((sender, receiver)) => Ok(Stream::yamux(sender, receiver)),
             Err(_) => Err(self.closed().await),
         }
     }
 
-    fn stream(&self, id: u32) -> Stream {
-        let (sender, receiver) = self.session.stream(id);
-        Stream::yamux(sender, receiver)
-    }
-
     /// Waits until the peer takes no new streams, or the link has ended. Cancel safe.
     pub(super) async fn away(&self) {
-        std::future::poll_fn(|cx| self.session.lock().poll_away(cx)).await;
+        self.session.away().await;
     }
 
     pub(super) fn send_datagram(&self) -> Result<(), DatagramError> {

@@ -10,6 +10,7 @@ mod state;
 mod stream;
 #[cfg(test)]
 mod tests;
+mod users;
 
 pub(super) use session::{Limits, NoStream, Output, Session, Side, Violation};
 pub(super) use stream::{Receiver, Sender, Shared, lock};

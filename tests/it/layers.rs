@@ -31,7 +31,7 @@ const TABLE: &[(&str, &str)] = &[
     ("node", "protocol drain net telemetry tls splice auth transport cluster upstream relay edge admin"),
     ("agent", "protocol net splice client tls telemetry drain"),
     ("forward", "protocol net splice client telemetry drain"),
-    ("load", "protocol client tls telemetry drain"),
+    ("load", "protocol net client tls telemetry drain"),
     // Every module that has a config, and `protocol` for the names that a config holds.
     ("config", "protocol drain net telemetry tls auth transport client cluster upstream relay edge admin node agent \
                 forward load"),

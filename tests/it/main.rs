@@ -5,6 +5,7 @@
 mod across;
 mod admin;
 mod agent_http;
+mod bench;
 mod cli;
 mod cluster;
 mod elsewhere;
@@ -30,6 +31,7 @@ mod limits;
 mod links;
 #[cfg(target_os = "linux")]
 mod partition;
+mod piko_edge;
 mod ports;
 mod proxy_protocol;
 mod reuse;

@@ -287,32 +287,28 @@ impl Shared {
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
-        if let Some(farewell) = self.farewell(end) {
+        let farewell = match end {
             // A peer that is gone needs no last word.
-            drop(timeout(GOODBYE, take_leave(socket, farewell, matches!(end, End::Closed))).await);
-        }
-    }
-
-    /// What is said at the end; nothing when nobody hears it.
-    fn farewell(&self, end: &End) -> Option<CloseFrame> {
-        match end {
-            End::Closed => {
-                let (code, mut reason) = self.common.goodbye().take().unwrap_or_default();
-                while reason.len() > REASON {
-                    reason.pop();
-                }
-                let code = CLOSE_CODES.saturating_add(code as u16);
-                Some(CloseFrame { code: code.into(), reason: reason.into() })
-            }
+            End::Broken(_) | End::Idle => return,
+            // The answer to it waits to be sent.
+            End::Peer(_) => None,
+            End::Closed => Some(self.goodbye()),
             End::Violation(violation) => Some(violation.close()),
             End::Session(violation) => {
                 let reason = violation.to_string();
                 Some(CloseFrame { code: CloseCode::Protocol, reason: reason.into() })
             }
-            // The answer to it.
-            End::Peer(frame) => frame.clone(),
-            End::Broken(_) | End::Idle => None,
+        };
+        drop(timeout(GOODBYE, take_leave(socket, farewell, matches!(end, End::Closed))).await);
+    }
+
+    fn goodbye(&self) -> CloseFrame {
+        let (code, mut reason) = self.common.goodbye().take().unwrap_or_default();
+        while reason.len() > REASON {
+            reason.pop();
         }
+        let code = CLOSE_CODES.saturating_add(code as u16);
+        CloseFrame { code: code.into(), reason: reason.into() }
     }
 }
 
@@ -328,12 +324,19 @@ fn lost(frame: Option<&CloseFrame>) -> Lost {
 
 /// Says goodbye. Where it is this side that ends the link, the peer reads on until it has heard so: what was sent before
 /// arrives.
-async fn take_leave<S>(socket: &mut WebSocketStream<S>, farewell: CloseFrame, heard: bool) -> io::Result<()>
+async fn take_leave<S>(
+    socket: &mut WebSocketStream<S>,
+    farewell: Option<CloseFrame>,
+    heard: bool,
+) -> io::Result<()>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    // Closing again is flushing the answer that the peer gets.
-    if socket.close(Some(farewell)).await.is_err() {
+    let said = match farewell {
+        Some(_) => socket.close(farewell).await,
+        None => socket.flush().await,
+    };
+    if said.is_err() {
         return Ok(());
     }
     if heard {

@@ -1,8 +1,8 @@
 //! One stream: what waits to be sent, what has come and is not read, and how far each direction has got.
 
-use std::{collections::VecDeque, io, task::Waker};
+use std::{io, task::Waker};
 
-use bytes::{Buf, Bytes, BytesMut};
+use bytes::{Buf, BytesMut};
 use tokio::{io::ReadBuf, time::Instant};
 
 /// What each side may send on a stream before it is told otherwise; the specification's.
@@ -49,15 +49,16 @@ pub(super) struct State {
     pub(super) writer_gone: bool,
 
     pub(super) recv: Recv,
-    pub(super) incoming: Incoming,
+    pub(super) incoming: BytesMut,
     /// What the peer may send yet, in bytes.
     pub(super) window: u32,
     /// The most that it may have under way.
     pub(super) size: u32,
     /// Read since it was last told of more.
     pub(super) consumed: u32,
-    /// When it was.
-    pub(super) granted: Instant,
+    /// Read since then, by which the window grows.
+    pub(super) used: u32,
+    pub(super) since: Instant,
     pub(super) reader: Option<Waker>,
     /// Nobody reads any more.
     pub(super) stopped: bool,
@@ -76,11 +77,12 @@ impl State {
             writer: None,
             writer_gone: false,
             recv: Recv::Open,
-            incoming: Incoming::default(),
+            incoming: BytesMut::new(),
             window: INITIAL_WINDOW,
             size: INITIAL_WINDOW,
             consumed: 0,
-            granted: now,
+            used: 0,
+            since: now,
             reader: None,
             stopped: false,
             reader_gone: false,
@@ -116,6 +118,28 @@ impl State {
         self.wake();
     }
 
+    /// Reads as much as there is room for; how much.
+    pub(super) fn read(&mut self, buf: &mut ReadBuf<'_>) -> usize {
+        let len = self.incoming.len().min(buf.remaining());
+        buf.put_slice(&self.incoming[..len]);
+        self.incoming.advance(len);
+        if self.incoming.is_empty() {
+            // An idle stream keeps no buffer.
+            self.incoming = BytesMut::new();
+        }
+        len
+    }
+
+    /// Throws away what has come; how much it was.
+    pub(super) fn discard_incoming(&mut self) -> usize {
+        std::mem::take(&mut self.incoming).len()
+    }
+
+    /// Throws away what was to be sent; how much it was.
+    pub(super) fn discard_outgoing(&mut self) -> usize {
+        std::mem::take(&mut self.outgoing).len()
+    }
+
     pub(super) fn wake(&mut self) {
         for waker in [self.reader.take(), self.writer.take()].into_iter().flatten() {
             waker.wake();
@@ -132,66 +156,5 @@ impl State {
         if let Some(waker) = self.reader.take() {
             waker.wake();
         }
-    }
-}
-
-/// What has come on a stream and is not read.
-#[derive(Debug, Default)]
-pub(super) struct Incoming {
-    chunks: VecDeque<Bytes>,
-    /// Behind them, small pieces put together: each as a chunk of its own would cost many times its size.
-    tail: BytesMut,
-    len: usize,
-}
-
-/// Below this size a piece is copied, in bytes.
-const SMALL: usize = 1024;
-
-impl Incoming {
-    pub(super) fn len(&self) -> usize {
-        self.len
-    }
-
-    /// Takes in a piece of a message of so many bytes. A piece that would keep much more than itself in memory is copied.
-    pub(super) fn push(&mut self, piece: Bytes, message: usize) {
-        self.len += piece.len();
-        if piece.len() < SMALL || piece.len() < message / 4 {
-            self.tail.extend_from_slice(&piece);
-            return;
-        }
-        if !self.tail.is_empty() {
-            self.chunks.push_back(self.tail.split().freeze());
-        }
-        self.chunks.push_back(piece);
-    }
-
-    /// Reads as much as there is room for; how much.
-    pub(super) fn read(&mut self, buf: &mut ReadBuf<'_>) -> usize {
-        let before = buf.filled().len();
-        while buf.remaining() > 0 {
-            let Some(chunk) = self.chunks.front_mut() else {
-                let len = self.tail.len().min(buf.remaining());
-                buf.put_slice(&self.tail[..len]);
-                self.tail.advance(len);
-                break;
-            };
-            let len = chunk.len().min(buf.remaining());
-            buf.put_slice(&chunk.split_to(len));
-            if chunk.is_empty() {
-                self.chunks.pop_front();
-            }
-        }
-        let read = buf.filled().len() - before;
-        self.len -= read;
-        if self.len == 0 {
-            // An idle stream keeps no buffer.
-            self.tail = BytesMut::new();
-        }
-        read
-    }
-
-    /// Throws all away; how much it was.
-    pub(super) fn clear(&mut self) -> usize {
-        std::mem::take(self).len
     }
 }

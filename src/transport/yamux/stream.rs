@@ -4,13 +4,14 @@
 
 use std::{
     io,
+    pin::pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     task::{Context, Poll},
 };
 
-use tokio::{io::ReadBuf, time::Instant};
+use tokio::{io::ReadBuf, sync::Notify, time::Instant};
 
-use super::Session;
+use super::{NoStream, Session, session::Waiting};
 
 /// A session, for its users. When the last handle and the last stream are dropped, it is closed.
 #[derive(Debug, Clone)]
@@ -19,6 +20,7 @@ pub(in crate::transport) struct Shared(Arc<Handle>);
 #[derive(Debug)]
 struct Handle {
     session: Arc<Mutex<Session>>,
+    waiting: Arc<Waiting>,
 }
 
 impl Drop for Handle {
@@ -34,20 +36,57 @@ pub(in crate::transport) fn lock(session: &Mutex<Session>) -> MutexGuard<'_, Ses
 impl Shared {
     /// Shares a session with its driver.
     pub(in crate::transport) fn new(session: Arc<Mutex<Session>>) -> Self {
-        Self(Arc::new(Handle { session }))
+        let waiting = Arc::clone(&lock(&session).waiting);
+        Self(Arc::new(Handle { session, waiting }))
     }
 
     pub(in crate::transport) fn lock(&self) -> MutexGuard<'_, Session> {
         lock(&self.0.session)
     }
 
+    /// Opens a stream as soon as there is room for it. Cancel safe.
+    ///
+    /// # Errors
+    /// When there will be none.
+    pub(in crate::transport) async fn open(&self) -> Result<(Sender, Receiver), NoStream> {
+        let id = self.when(&self.0.waiting.room, |session| session.open(Instant::now()).transpose()).await?;
+        Ok(self.stream(id))
+    }
+
+    /// The next stream of the peer. Cancel safe.
+    ///
+    /// # Errors
+    /// When the session has ended.
+    pub(in crate::transport) async fn accept(&self) -> Result<(Sender, Receiver), NoStream> {
+        let id = self.when(&self.0.waiting.arrived, |session| session.accept().transpose()).await?;
+        Ok(self.stream(id))
+    }
+
+    /// Waits until the peer takes no new streams, or the session has ended. Cancel safe.
+    pub(in crate::transport) async fn away(&self) {
+        self.when(&self.0.waiting.away, |session| session.is_away().then_some(())).await;
+    }
+
+    /// Waits until there is something to be had of the session, looking again after each event.
+    async fn when<T>(&self, event: &Notify, mut look: impl FnMut(&mut Session) -> Option<T>) -> T {
+        loop {
+            let mut notified = pin!(event.notified());
+            // Before the look: what happens after it is not to be missed.
+            notified.as_mut().enable();
+            if let Some(found) = look(&mut self.lock()) {
+                return found;
+            }
+            notified.await;
+        }
+    }
+
     /// The halves of a stream that has been opened or accepted.
-    pub(in crate::transport) fn stream(&self, id: u32) -> (Sender, Receiver) {
+    fn stream(&self, id: u32) -> (Sender, Receiver) {
         (Sender { session: self.clone(), id }, Receiver { session: self.clone(), id })
     }
 }
 
-/// The half that this side sends.
+/// The half that this side sends. Dropping it before its end is asked for breaks the stream off.
 #[derive(Debug)]
 pub(in crate::transport) struct Sender {
     session: Shared,
@@ -89,7 +128,7 @@ impl Drop for Sender {
     }
 }
 
-/// The half that the peer sends.
+/// The half that the peer sends. Dropping it is reading no more.
 #[derive(Debug)]
 pub(in crate::transport) struct Receiver {
     session: Shared,

@@ -1,0 +1,101 @@
+//! `adit bench connect`.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use clap::Args;
+
+use super::{
+    OutputArgs, PaceArgs,
+    fabric::{Fabric, FabricArgs, Wanted},
+    http::cpu_figures,
+    measure,
+    meter::Meter,
+    progress::Progress,
+    some_time,
+    tcp::Via,
+};
+use crate::{
+    cli::failure::Failure,
+    load::{Figure, Flows, Pace, Recorder, Run, Services, Speaks, Turns, Unit},
+};
+
+/// Flows in all, unless it is said otherwise.
+const FLOWS: u64 = 10_000;
+
+/// Measure new flows.
+#[derive(Debug, Args)]
+pub(in crate::cli) struct ConnectArgs {
+    #[command(flatten)]
+    pace: PaceArgs,
+    /// Open so many at once.
+    #[arg(long, value_name = "N", default_value_t = 50)]
+    #[arg(value_parser = clap::value_parser!(u16).range(1..=4000))]
+    clients: u16,
+    /// Come in through a port of the node, or over a link, which is the default.
+    #[arg(long, value_enum, value_name = "port|link", hide_possible_values = true)]
+    via: Option<Via>,
+    /// Give up a flow that has not ended within so long.
+    #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = some_time)]
+    timeout: Duration,
+    #[command(flatten)]
+    fabric: FabricArgs,
+    #[command(flatten)]
+    output: OutputArgs,
+}
+
+pub(super) fn run(args: &ConnectArgs) -> Result<(), Failure> {
+    args.fabric.check(1, 1).map_err(Failure::Usage)?;
+    let via = Via::or(args.via, Via::Link, &args.fabric)?;
+    let rate = args.pace.rate.map_or_else(String::new, |rate| format!(", {rate} a second"));
+    let (fabric, via_word) = (args.fabric.describe(), via.word());
+    let subject = format!("{fabric}; new flows {via_word}, {} at once{rate}", args.clients);
+    measure("connect", &subject, &args.output, async |progress| once(args, via, progress).await)
+}
+
+async fn once(args: &ConnectArgs, via: Via, progress: &Progress) -> anyhow::Result<Run> {
+    progress.says("starting");
+    let services = Services::start(1, Speaks::Tcp).await?;
+    let wanted = Wanted {
+        kind: "tcp",
+        endpoints: 1,
+        services: &services.addresses,
+        tls: false,
+        port: via == Via::Port,
+    };
+    let mut fabric = Fabric::start(&args.fabric.setup(), &wanted).await?;
+    let ways = fabric.ways(&args.fabric, via == Via::Port).await?;
+    let flows = Arc::new(Flows { ways, clients: usize::from(args.clients), patience: args.timeout });
+    let plan = args.pace.plan(FLOWS);
+    let meter = Meter::start(fabric.children());
+    let start = Instant::now();
+    let recorder = Arc::new(Recorder::new(start));
+    let turns = Arc::new(Turns::new(Pace::new(plan, start), flows.clients)?);
+    progress.during(flows.run(turns, &recorder), |elapsed| progress.of(&recorder, &plan, elapsed)).await;
+    let (spent, tally) = (meter.end(), recorder.tally());
+    fabric.runs()?;
+    let seconds = tally.elapsed.as_secs_f64();
+    let mut figures = vec![
+        Figure::plain("flows", tally.good as f64, Unit::Count),
+        Figure::more("rate", tally.good as f64 / seconds.max(1e-9), Unit::PerSecond),
+    ];
+    figures.extend(tally.latency.iter().flat_map(|latency| latency.figures("time to first byte, ")));
+    figures.extend(cpu_figures(
+        &spent,
+        (tally.good + tally.failed).max(1) as f64 / 1000.0,
+        "per 1,000 flows",
+    ));
+    Ok(Run {
+        seconds,
+        figures,
+        latency: tally.latency,
+        timeline: tally.timeline,
+        rate_of: "flows/s".into(),
+        errors: tally.errors,
+        processes: spent.processes,
+        other_cpu: spent.other_cpu,
+        notes: Vec::new(),
+    })
+}
