@@ -31,7 +31,8 @@ use crate::support::{
 #[derive(Debug, Clone)]
 enum Answer {
     Text(Bytes, &'static str),
-    Status(StatusCode, String),
+    /// With a field `Location`, and a body that would do.
+    Status(StatusCode, String, Bytes),
     Never,
     After(Duration, Bytes),
 }
@@ -74,9 +75,9 @@ async fn reply(answer: Answer) -> Response<Body> {
             response.headers_mut().insert(header::CACHE_CONTROL, cache.parse().unwrap());
             response
         }
-        Answer::Status(status, location) => {
+        Answer::Status(status, location, text) => {
             let response = Response::builder().status(status).header(header::LOCATION, location);
-            ok(response.body(full(Bytes::from_static(b"{\"keys\": []}"))))
+            ok(response.body(full(text)))
         }
         Answer::Never => std::future::pending().await,
         Answer::After(time, text) => {
@@ -175,9 +176,9 @@ async fn the_last_good_set_is_kept_whatever_the_source_does() {
             json!({ "keys": [{ "kty": "oct", "k": "A".repeat(64), "kid": two.id() }] }).to_string().into(),
             "public",
         ),
-        Answer::Status(StatusCode::INTERNAL_SERVER_ERROR, String::new()),
-        Answer::Status(StatusCode::FOUND, elsewhere.url()),
-        Answer::Status(StatusCode::PERMANENT_REDIRECT, elsewhere.url()),
+        Answer::Status(StatusCode::INTERNAL_SERVER_ERROR, String::new(), set_text(&[&two])),
+        Answer::Status(StatusCode::FOUND, elsewhere.url(), set_text(&[&two])),
+        Answer::Status(StatusCode::PERMANENT_REDIRECT, elsewhere.url(), set_text(&[&two])),
         Answer::Never,
     ] {
         server.set(answer.clone());
@@ -197,7 +198,8 @@ async fn a_source_that_is_down_at_first_is_asked_until_it_answers() {
     let address = service::refusing();
     let port = Port::new(&format!("http://{address}/"), eager(), &Trust::Insecure);
     assert_eq!(port.verify(&one).await, Err(Refused::NoKeys));
-    let server = Server::start(Answer::Status(StatusCode::SERVICE_UNAVAILABLE, String::new())).await;
+    let server =
+        Server::start(Answer::Status(StatusCode::SERVICE_UNAVAILABLE, String::new(), Bytes::new())).await;
     let port = Port::http(&server, eager());
     assert_eq!(port.verify(&one).await, Err(Refused::NoKeys));
     server.set(set(&[&one]));
