@@ -2,6 +2,8 @@
 //!
 //! Reads snapshots that it owns; it never holds a lock of the data path while it answers.
 
+mod piko;
+
 use std::{
     io,
     net::SocketAddr,
@@ -37,6 +39,8 @@ pub struct Source {
     pub phase: watch::Receiver<Phase>,
     /// Its agents.
     pub upstreams: Upstreams,
+    /// Where its edge speaks HTTP in the clear, once it does.
+    pub edge: Arc<OnceLock<SocketAddr>>,
     /// The other nodes, once this one is part of a cluster.
     pub peers: Arc<OnceLock<Arc<Cluster>>>,
     /// What it counts.
@@ -84,7 +88,8 @@ impl Admin {
             .route("/ready", get(ready))
             .route("/metrics", get(metrics))
             .route("/api/v1/status", get(status))
-            .with_state(Arc::new(source));
+            .with_state(Arc::new(source.clone()))
+            .merge(piko::router(source, address));
         let tasks = Tasks::new();
         let signal = tasks.clone();
         tasks.spawn(async move {

@@ -17,6 +17,7 @@ mod http;
 mod limits;
 mod meaning;
 mod metrics;
+mod piko;
 mod postgres;
 mod proxied;
 mod sni;

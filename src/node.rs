@@ -191,6 +191,7 @@ impl Node {
         let upstreams = Upstreams::new(&metrics, upstream_wait, hosts);
         let relay = Relay::new(upstreams.clone());
         let peers = Arc::new(OnceLock::new());
+        let edge_address = Arc::new(OnceLock::new());
         let admin = Admin::start(
             admin,
             admin::Source {
@@ -198,12 +199,14 @@ impl Node {
                 cluster: cluster.clone(),
                 phase: phase.subscribe(),
                 upstreams: upstreams.clone(),
+                edge: Arc::clone(&edge_address),
                 peers: Arc::clone(&peers),
                 metrics: metrics.clone(),
             },
         )
         .await?;
         let edge = Edge::start(edge, upstreams.clone(), &metrics).await?;
+        edge_address.get_or_init(|| edge.address());
         let udp = udp::Ports::start(udp, &upstreams)?;
         let identities = std::slice::from_ref(&identity);
         let tls = tls::server_config(identities, tls::ClientAuth::None, &[ALPN_LINK])?;

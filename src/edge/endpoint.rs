@@ -17,7 +17,7 @@ const HEADERS: [&str; 2] = ["x-adit-endpoint", "x-piko-endpoint"];
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(super) enum EndpointError {
     #[error(
-        "missing endpoint: name it in the header x-adit-endpoint, or as the first label of the host, as in \
+        "missing endpoint id: name it in the header x-adit-endpoint, or as the first label of the host, as in \
          http://ENDPOINT.example.com"
     )]
     Missing,
@@ -58,7 +58,8 @@ pub(super) fn of_host(host: &str, mapped: impl Fn(&str) -> Option<Name>) -> Resu
     }
 }
 
-fn named(endpoint: &str) -> Result<Name, EndpointError> {
+/// The endpoint of this name.
+pub(super) fn named(endpoint: &str) -> Result<Name, EndpointError> {
     Ok(Name { tenant: TenantId::default(), endpoint: EndpointId::new(endpoint)? })
 }
 

@@ -1,13 +1,35 @@
 //! The one place that maps what went wrong to what the client is told: a status, a stable code, a sentence.
 
-use http::{HeaderValue, Response, StatusCode, header};
+use http::{HeaderValue, Request, Response, StatusCode, header};
 use http_body_util::LengthLimitError;
 
-use super::{body::Body, endpoint::EndpointError, headers};
+use super::{body::Body, endpoint::EndpointError, headers, piko};
 use crate::{
     protocol::Code,
     upstream::{OpenFlowError, SendError},
 };
+
+/// How a client is told of errors: as what it speaks has them.
+#[derive(Debug)]
+pub(super) enum Tongue {
+    /// JSON with adit's sentence.
+    Plain,
+    /// JSON with Piko's texts, for its clients.
+    Piko,
+    /// Trailers, for a request with this content type.
+    Grpc(HeaderValue),
+}
+
+impl Tongue {
+    /// That of a request.
+    pub(super) fn of<B>(request: &Request<B>) -> Self {
+        match headers::grpc(request.headers()) {
+            Some(content_type) => Self::Grpc(content_type),
+            None if piko::is_spoken(request) => Self::Piko,
+            None => Self::Plain,
+        }
+    }
+}
 
 /// Why a request gets no response from its service.
 #[derive(Debug, thiserror::Error)]
@@ -40,6 +62,8 @@ pub(super) enum Error {
     Switched,
     #[error("the service did not switch to WebSocket as the request had asked for")]
     NotSwitched,
+    #[error(transparent)]
+    Piko(#[from] piko::Refusal),
     #[error("{}", crate::telemetry::report(.0))]
     Send(SendError),
 }
@@ -70,6 +94,10 @@ impl Error {
             }
             Self::BodyTooLarge { .. } => (StatusCode::PAYLOAD_TOO_LARGE, "body_too_large"),
             Self::Stalled => (StatusCode::REQUEST_TIMEOUT, "request_stalled"),
+            Self::Piko(piko::Refusal::Path) => (StatusCode::NOT_FOUND, "not_found"),
+            Self::Piko(piko::Refusal::Method(_)) => (StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed"),
+            Self::Piko(piko::Refusal::NoWebSocket) => (StatusCode::BAD_REQUEST, "upgrade_required"),
+            Self::Piko(piko::Refusal::Origin(_)) => (StatusCode::FORBIDDEN, "foreign_origin"),
             Self::Send(SendError::Timeout(_)) => (StatusCode::GATEWAY_TIMEOUT, "response_timeout"),
             Self::Send(SendError::Body(_)) => (StatusCode::BAD_REQUEST, "request_broken"),
             Self::Switched | Self::NotSwitched | Self::Send(SendError::Broken(_) | SendError::Switch(_)) => {
@@ -83,14 +111,31 @@ impl Error {
         }
     }
 
-    /// The response to the client: JSON, or what gRPC wants, to a request of gRPC with this content type.
-    pub(super) fn response(&self, grpc: Option<HeaderValue>) -> Response<Body> {
-        let (status, code) = self.status();
-        if let Some(content_type) = grpc {
-            return self.grpc_response(content_type, status, code);
+    /// What Piko says in its place, where it has a text.
+    fn piko_text(&self) -> Option<&'static str> {
+        match self {
+            Self::Endpoint(EndpointError::Missing) => Some("missing endpoint id"),
+            Self::Send(SendError::Timeout(_)) => Some("upstream timeout"),
+            Self::Send(SendError::Open(error)) if error.code() == Code::NoUpstream => {
+                Some("no available upstreams")
+            }
+            _ if self.status().0 == StatusCode::BAD_GATEWAY => Some("upstream unreachable"),
+            _ => None,
         }
-        let text = serde_json::json!({ "error": self.error_text(), "code": code }).to_string();
-        let mut response = Response::new(Body::full(text + "\n"));
+    }
+
+    /// The response to the client.
+    pub(super) fn response(&self, tongue: Tongue) -> Response<Body> {
+        let (status, code) = self.status();
+        let sentence = self.error_text();
+        let json = match (tongue, self.piko_text()) {
+            (Tongue::Grpc(content_type), _) => return self.grpc_response(content_type, status, code),
+            (Tongue::Piko, Some(text)) => {
+                serde_json::json!({ "error": text, "code": code, "detail": sentence })
+            }
+            _ => serde_json::json!({ "error": sentence, "code": code }),
+        };
+        let mut response = Response::new(Body::full(json.to_string() + "\n"));
         *response.status_mut() = status;
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
@@ -98,6 +143,16 @@ impl Error {
         if matches!(self, Self::TransferCoding) {
             // Whoever sent it may be of another mind about where the next request begins (RFC 9112 §6.1).
             headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
+        match self {
+            Self::Piko(piko::Refusal::Method(_)) => {
+                headers.insert(header::ALLOW, HeaderValue::from_static("GET"));
+            }
+            Self::Piko(piko::Refusal::NoWebSocket) => {
+                // RFC 6455 §4.4.
+                headers.insert(header::SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
+            }
+            _ => {}
         }
         response
     }

@@ -21,8 +21,8 @@ use super::{
     body::Body,
     connection::Client,
     endpoint::endpoint,
-    error::Error,
-    headers, meaning,
+    error::{Error, Tongue},
+    headers, meaning, piko,
     socket::Socket,
     websocket::WebSocket,
 };
@@ -52,7 +52,7 @@ pub(super) async fn serve<B: RequestBody>(
 ) -> Response<Watched<Body>> {
     let started = Instant::now();
     let (version, method, uri) = (request.version(), request.method().clone(), request.uri().clone());
-    let grpc = headers::grpc(request.headers());
+    let tongue = Tongue::of(&request);
     let _in_flight = shared.counters.begin();
     let (status, mut response) = match forward(shared, client, exchange, request).await {
         Ok(response) => (response.status(), response),
@@ -62,7 +62,7 @@ pub(super) async fn serve<B: RequestBody>(
             if status.is_client_error() {
                 shared.counters.refused(code);
             }
-            (status, error.response(grpc))
+            (status, error.response(tongue))
         }
     };
     shared.counters.answered(version, status, started.elapsed());
@@ -91,6 +91,9 @@ async fn forward<B: RequestBody>(
     let websocket = WebSocket::asked(&mut request)?;
     check(shared, &request)?;
     let host = host(&request);
+    if piko::is_tcp(&request) {
+        return piko::serve(shared, client, exchange, request, host, websocket).await;
+    }
     let name = endpoint(request.headers(), host.as_ref().and_then(|host| host.to_str().ok()), |host| {
         shared.upstreams.of_host(host)
     })?;
@@ -170,6 +173,9 @@ fn rewrite<B: RequestBody>(
     let (has_body, length) = (!request.body().is_end_stream(), request.body().size_hint().exact());
     let headers = request.headers_mut();
     headers::strip_hop_by_hop(headers);
+    for own in piko::OWN {
+        headers.remove(own);
+    }
     if !switching {
         headers.remove(header::UPGRADE);
         headers.remove(header::CONNECTION);
@@ -235,25 +241,23 @@ async fn join(
             let client = Prefixed { prefix: client.read_buf, side };
             Ok(splice(client, service, &counts).await?)
         }
-        Err(client) => Ok(splice(Http2Stream(TokioIo::new(client)), service, &counts).await?),
+        Err(client) => Ok(splice(TokioIo::new(client), service, &counts).await?),
     }
 }
 
-const NOT_SERVED: &str = "an upgraded connection is not of the kind that was served";
+pub(super) const NOT_SERVED: &str = "an upgraded connection is not of the kind that was served";
 
 fn unexpected(_: Upgraded) -> upstream::BoxError {
     NOT_SERVED.into()
 }
 
 /// A stream of HTTP/2 that a client has made a connection of.
-struct Http2Stream(TokioIo<Upgraded>);
-
-impl Side for Http2Stream {
-    type Read<'a> = ReadHalf<&'a mut TokioIo<Upgraded>>;
-    type Write<'a> = WriteHalf<&'a mut TokioIo<Upgraded>>;
+impl Side for TokioIo<Upgraded> {
+    type Read<'a> = ReadHalf<&'a mut Self>;
+    type Write<'a> = WriteHalf<&'a mut Self>;
 
     fn halves(&mut self) -> (Self::Read<'_>, Self::Write<'_>) {
-        tokio::io::split(&mut self.0)
+        tokio::io::split(self)
     }
 
     fn reset(self, _: bool) {

@@ -1,8 +1,9 @@
 //! Links and endpoints as `adit status` shows them: copies, made when somebody asks.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
-use super::{registry::Upstreams, routes::Route};
+use super::{registry::Upstreams, routes::Route, service::Via};
+use crate::protocol::TenantId;
 
 /// A link, as `adit status` shows it.
 #[derive(Debug, Clone, serde::Serialize)]
@@ -81,5 +82,23 @@ impl Upstreams {
             .collect();
         all.sort_by(|a, b| (&a.tenant, &a.endpoint).cmp(&(&b.tenant, &b.endpoint)));
         all
+    }
+
+    /// How many agents serve each endpoint of the default tenant, by the name of the peer that they are linked to; none for
+    /// those of this node.
+    pub fn served_by_node(&self) -> BTreeMap<Option<String>, BTreeMap<String, usize>> {
+        let default = TenantId::default();
+        let mut served = BTreeMap::<_, BTreeMap<_, _>>::new();
+        let routes = self.inner.routes.load_full();
+        for (name, upstreams) in routes.iter().filter(|(name, _)| name.tenant == default) {
+            for upstream in upstreams {
+                let node = match &upstream.via {
+                    Via::Agent(_) => None,
+                    Via::Node(node) => Some(node.member.node.to_string()),
+                };
+                *served.entry(node).or_default().entry(name.endpoint.to_string()).or_default() += 1;
+            }
+        }
+        served
     }
 }

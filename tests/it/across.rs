@@ -5,7 +5,7 @@ use adit::client::Transport;
 use http::StatusCode;
 
 use crate::{
-    half_close, lasting, streaming,
+    half_close, lasting, piko_edge, streaming,
     support::{
         client::{Http1, Http2, over_http2, request},
         fabric::{Web, linked_over},
@@ -86,10 +86,19 @@ async fn a_reset_of_a_tcp_flow_is_a_reset_at_its_other_end() {
     across(half_close::a_lost_agent_or_forwarder_is_an_error).await;
 }
 
+#[tokio::test]
+async fn pikos_tcp_clients_are_served_as_well() {
+    across(piko_edge::megabytes_pass).await;
+    across(piko_edge::either_side_may_close_first).await;
+    across(piko_edge::broken_clients_are_resets).await;
+    across(piko_edge::broken_services_are_resets).await;
+}
+
 /// The fault that this project exists to end: a TCP connection through two nodes died with the time-out of HTTP requests.
 #[tokio::test]
 async fn no_flow_ends_with_the_request_time_out() {
     across(lasting::flows_live_on).await;
+    across(piko_edge::flows_live_on).await;
 }
 
 #[tokio::test]

@@ -22,6 +22,7 @@ mod hostile;
 mod hostile_peers;
 mod http;
 mod joining;
+mod jwks;
 mod http3;
 mod lasting;
 mod http2;
@@ -30,6 +31,7 @@ mod limits;
 mod links;
 #[cfg(target_os = "linux")]
 mod partition;
+mod piko_edge;
 mod ports;
 mod proxy_protocol;
 mod reuse;

@@ -10,6 +10,7 @@ pub(crate) mod middle;
 #[cfg(target_os = "linux")]
 pub(crate) mod network;
 pub(crate) mod peer;
+pub(crate) mod piko;
 pub(crate) mod raw;
 pub(crate) mod fabric;
 pub(crate) mod postgres;

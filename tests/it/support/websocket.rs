@@ -58,9 +58,18 @@ pub(crate) async fn connect_over<S: AsyncRead + AsyncWrite + Unpin>(
 
 /// Asks for a connection to a protocol over a stream of HTTP/2 (RFC 8441 §4).
 pub(crate) async fn ask_http2(client: &Http2, protocol: &'static str) -> http::Response<Incoming> {
+    ask_http2_at(client, protocol, "/socket").await
+}
+
+/// The same at another path.
+pub(crate) async fn ask_http2_at(
+    client: &Http2,
+    protocol: &'static str,
+    path: &str,
+) -> http::Response<Incoming> {
     // What the edge permits is known once its SETTINGS are there.
     client.ask(ok(Request::get("http://nobody.test/").body(full("")))).await;
-    let mut connect = request("CONNECT", "web", "http://web.test/socket", "");
+    let mut connect = request("CONNECT", "web", &format!("http://web.test{path}"), "");
     connect.headers_mut().remove("host");
     connect.headers_mut().insert("sec-websocket-version", ok("13".parse()));
     connect.headers_mut().insert("sec-websocket-protocol", ok("chat".parse()));
@@ -70,7 +79,12 @@ pub(crate) async fn ask_http2(client: &Http2, protocol: &'static str) -> http::R
 
 /// Opens a WebSocket over a stream of HTTP/2.
 pub(crate) async fn connect_http2(client: &Http2) -> WebSocketStream<TokioIo<Upgraded>> {
-    let response = ask_http2(client, "websocket").await;
+    connect_http2_at(client, "/socket").await
+}
+
+/// The same at another path.
+pub(crate) async fn connect_http2_at(client: &Http2, path: &str) -> WebSocketStream<TokioIo<Upgraded>> {
+    let response = ask_http2_at(client, "websocket", path).await;
     assert_eq!(response.status(), StatusCode::OK);
     for field in ["connection", "upgrade", "sec-websocket-accept"] {
         assert!(!response.headers().contains_key(field), "{field}");
