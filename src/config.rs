@@ -25,7 +25,7 @@ pub use agent::{
 };
 pub use agent_http::HttpArgs;
 pub use auth::{AdminAuthArgs, EdgeAuthArgs, LinkAuthArgs};
-pub use connect::{ConnectArgs, InvalidEnvProxy};
+pub use connect::{ConnectArgs, UnusableProxy};
 pub use forward::{ForwardArgs, ForwardTcpArgs, ForwardUdpArgs, PortArgs, PortKind, RunForwardArgs};
 pub use layers::{ParseError, from_words, parse};
 pub use limits::LimitArgs;
@@ -146,9 +146,9 @@ pub enum ConfigError {
         /// How many keys.
         keys: usize,
     },
-    /// A proxy of the environment that is none.
+    /// A proxy that is none.
     #[error(transparent)]
-    EnvProxy(#[from] InvalidEnvProxy),
+    Proxy(#[from] UnusableProxy),
     /// Links would not outlive one lost packet.
     #[error(
         "--keep-alive {} is not below half of --idle-timeout {}: one lost packet would end the link; shorten the one or \

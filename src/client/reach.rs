@@ -4,9 +4,11 @@ use std::{
     fmt,
     future::Future,
     str::FromStr,
-    sync::atomic::{AtomicBool, Ordering::Relaxed},
+    sync::atomic::{AtomicU32, Ordering::Relaxed},
     time::Duration,
 };
+
+use tokio::time::timeout;
 
 use super::{Config, ConnectError};
 use crate::{
@@ -20,6 +22,10 @@ use crate::{
 /// How long QUIC is alone before WebSocket is tried beside it, and when UDP came to nothing the last time.
 const HEAD_START: Duration = Duration::from_secs(1);
 const HEAD_START_BLOCKED: Duration = Duration::from_millis(100);
+
+/// How long QUIC is waited for once WebSocket has failed, where UDP came to nothing the last time. It doubles with each
+/// attempt that comes to nothing either way, until QUIC has all of its time: the client may be on another network now.
+const REST_BLOCKED: Duration = Duration::from_secs(1);
 
 /// Over what links are opened.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -103,8 +109,8 @@ impl fmt::Display for Address {
 pub(super) struct Reach {
     quic: quic::Dialer,
     websocket: websocket::Dialer,
-    /// UDP came to nothing the last time.
-    blocked: AtomicBool,
+    /// How many attempts in a row UDP has come to nothing, the first of which WebSocket has not.
+    blocked: AtomicU32,
 }
 
 /// Which node, and how to know it.
@@ -126,7 +132,7 @@ impl Reach {
         Ok(Self {
             quic: quic::Dialer::new(config.tls.clone(), &config.settings)?,
             websocket: websocket::Dialer::new(config.tls.clone(), config.proxy.clone(), &config.settings),
-            blocked: AtomicBool::new(false),
+            blocked: AtomicU32::new(0),
         })
     }
 
@@ -136,18 +142,26 @@ impl Reach {
             Transport::Quic => Ok((self.over_quic(goal).await?, None)),
             Transport::WebSocket => Ok((self.over_websocket(goal).await?, None)),
             Transport::Auto => {
-                let head_start = if self.blocked.load(Relaxed) { HEAD_START_BLOCKED } else { HEAD_START };
-                let reached = race(self.over_quic(goal), self.over_websocket(goal), head_start).await;
-                let (link, why) = reached.map_err(|(quic, websocket)| ConnectError::Neither {
-                    quic: Box::new(quic),
-                    websocket: Box::new(websocket),
-                })?;
-                self.blocked.store(why.is_some(), Relaxed);
-                let why = why.map(|error| match error {
+                let blocked = self.blocked.load(Relaxed);
+                let (head_start, rest) = match blocked.checked_sub(1) {
+                    None => (HEAD_START, Duration::MAX),
+                    Some(failures) => (HEAD_START_BLOCKED, REST_BLOCKED * (1 << failures.min(4))),
+                };
+                let quic_failed = |error: Option<ConnectError>| match error {
                     Some(error) => crate::telemetry::report(&error),
-                    None => format!("no answer over UDP from {} within {head_start:?}", goal.address.at),
-                });
-                Ok((link, why))
+                    None => format!("no answer over UDP from {}", goal.address.at),
+                };
+                match race(self.over_quic(goal), self.over_websocket(goal), head_start, rest).await {
+                    Ok((link, why)) => {
+                        self.blocked.store(u32::from(why.is_some()), Relaxed);
+                        Ok((link, why.map(quic_failed)))
+                    }
+                    Err((quic, websocket)) => {
+                        self.blocked.store(blocked.saturating_add(u32::from(blocked > 0)), Relaxed);
+                        let (quic, websocket) = (quic_failed(quic), Box::new(websocket));
+                        Err(ConnectError::Neither { quic, websocket })
+                    }
+                }
             }
         }
     }
@@ -215,40 +229,44 @@ impl Reach {
 /// the second way has found: why the first did not, unless it was still on its way.
 ///
 /// # Errors
-/// Those of both, when both fail.
+/// Those of both, when both fail; the first has `rest` to fail in once the second has.
 async fn race<T, E>(
     first: impl Future<Output = Result<T, E>>,
     second: impl Future<Output = Result<T, E>>,
     head_start: Duration,
-) -> Result<(T, Option<Option<E>>), (E, E)> {
+    rest: Duration,
+) -> Result<(T, Option<Option<E>>), (Option<E>, E)> {
     tokio::pin!(first, second);
-    let mut failed = match tokio::time::timeout(head_start, first.as_mut()).await {
+    let mut failed = match timeout(head_start, first.as_mut()).await {
         Ok(Ok(found)) => return Ok((found, None)),
         Ok(Err(error)) => Some(error),
         Err(_) => None,
     };
-    let mut second_failed = None;
-    loop {
+    let second_failed = loop {
         tokio::select! {
             biased;
-            found = first.as_mut(), if failed.is_none() => match (found, second_failed.take()) {
-                (Ok(found), _) => return Ok((found, None)),
-                (Err(error), Some(second)) => return Err((error, second)),
-                (Err(error), None) => failed = Some(error),
+            found = first.as_mut(), if failed.is_none() => match found {
+                Ok(found) => return Ok((found, None)),
+                Err(error) => failed = Some(error),
             },
-            found = second.as_mut(), if second_failed.is_none() => match (found, failed.take()) {
-                (Ok(found), failed) => return Ok((found, Some(failed))),
-                (Err(error), Some(first)) => return Err((first, error)),
-                (Err(error), None) => second_failed = Some(error),
+            found = second.as_mut() => match found {
+                Ok(found) => return Ok((found, Some(failed))),
+                Err(error) => break error,
             },
         }
+    };
+    if failed.is_some() {
+        return Err((failed, second_failed));
+    }
+    match timeout(rest, first).await {
+        Ok(Ok(found)) => Ok((found, None)),
+        Ok(Err(error)) => Err((Some(error), second_failed)),
+        Err(_) => Err((None, second_failed)),
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::future::{pending, ready};
-
     use tokio::time::Instant;
 
     use super::*;
@@ -273,26 +291,34 @@ mod tests {
         found
     }
 
+    const HEAD_START: Duration = Duration::from_secs(1);
+
     #[tokio::test(start_paused = true)]
     async fn the_second_way_begins_after_the_head_start_or_when_the_first_fails() {
-        let head_start = Duration::from_secs(1);
         let began = Instant::now();
-        let quick = race(after(999, Ok("quic")), after(0, Ok("web")), head_start).await;
-        assert_eq!(quick, Ok(("quic", None)));
-        let slow = race(after(1100, Ok("quic")), after(50, Ok("web")), head_start).await;
-        assert_eq!(slow, Ok(("web", Some(None))));
-        let refused = race(ready(Err("refused")), after(0, Ok("web")), head_start).await;
+        let race = async |first, second| race(first, second, HEAD_START, Duration::MAX).await;
+        assert_eq!(race(after(999, Ok("quic")), after(0, Ok("web"))).await, Ok(("quic", None)));
+        assert_eq!(race(after(1100, Ok("quic")), after(50, Ok("web"))).await, Ok(("web", Some(None))));
+        let refused = race(after(0, Err("refused")), after(0, Ok("web"))).await;
         assert_eq!(refused, Ok(("web", Some(Some("refused")))));
         assert_eq!(began.elapsed().as_millis(), 999 + 1050);
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_way_that_fails_leaves_the_other_its_time() {
-        let head_start = Duration::from_secs(1);
-        assert_eq!(race(after(5000, Ok("quic")), ready(Err("no")), head_start).await, Ok(("quic", None)));
-        assert_eq!(race(after(5000, Err("a")), ready(Err("b")), head_start).await, Err(("a", "b")));
-        assert_eq!(race(ready(Err("a")), after(5000, Err("b")), head_start).await, Err(("a", "b")));
-        let never = race(pending::<Result<&str, &str>>(), after(9000, Ok("web")), head_start).await;
-        assert_eq!(never, Ok(("web", Some(None))));
+        let race = async |first, second| race(first, second, HEAD_START, Duration::MAX).await;
+        assert_eq!(race(after(5000, Ok("quic")), after(0, Err("no"))).await, Ok(("quic", None)));
+        assert_eq!(race(after(5000, Err("a")), after(0, Err("b"))).await, Err((Some("a"), "b")));
+        assert_eq!(race(after(0, Err("a")), after(5000, Err("b"))).await, Err((Some("a"), "b")));
+        assert_eq!(race(after(90_000, Ok("quic")), after(9000, Ok("web"))).await, Ok(("web", Some(None))));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_first_way_has_a_rest_once_the_second_has_failed() {
+        let (began, rest) = (Instant::now(), Duration::from_secs(2));
+        let race = async |first| race(first, after(50, Err("web")), HEAD_START, rest).await;
+        assert_eq!(race(after(3049, Ok("quic"))).await, Ok(("quic", None)));
+        assert_eq!(race(after(3051, Ok("quic"))).await, Err((None, "web")));
+        assert_eq!(began.elapsed().as_millis(), 3049 + 3050);
     }
 }

@@ -219,14 +219,16 @@ impl Slot {
             let _turn = self.links.dialling().await;
             // The way by which nodes are told of may be the one that has UDP, or the way in may.
             let way = if tries % 2 == 0 { Way::Name } else { self.choose() };
-            match self.dial(&way, Transport::Quic).await {
-                Ok(opened) => {
+            // No other slot can look for a node meanwhile, so it has not as long as a link that is needed.
+            match tokio::time::timeout(LISTED, self.dial(&way, Transport::Quic)).await {
+                Ok(Ok(opened)) => {
                     tracing::info!(node = %opened.session.node, "UDP goes through: moving from WebSocket to QUIC");
                     return opened;
                 }
-                Err(error) => {
+                Ok(Err(error)) => {
                     tracing::debug!(error = telemetry::report(&error), tries, "still no link over QUIC");
                 }
+                Err(_) => tracing::debug!(tries, "still no answer over QUIC"),
             }
         }
         std::future::pending().await

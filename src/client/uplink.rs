@@ -37,10 +37,10 @@ pub enum ConnectError {
     #[error(transparent)]
     WebSocket(websocket::DialError),
     /// Neither did.
-    #[error("{}; over WebSocket: {}", telemetry::report(&**.quic), telemetry::report(&**.websocket))]
+    #[error("{quic}; over WebSocket: {}", telemetry::report(&**.websocket))]
     Neither {
         /// What QUIC failed with.
-        quic: Box<Self>,
+        quic: String,
         /// What WebSocket failed with.
         websocket: Box<Self>,
     },

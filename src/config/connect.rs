@@ -18,14 +18,17 @@ use crate::{
 #[command(next_help_heading = "Link to the cluster")]
 pub struct ConnectArgs {
     #[arg(long, value_name = "HOST:PORT|URL", default_value = "127.0.0.1:8001")]
-    #[arg(help = "The link port of a node, or the URL of a balancer in front of it: https://HOST[:PORT][/BASE]")]
+    #[arg(
+        help = "The link port of a node, or the URL of a balancer in front of it: https://HOST[:PORT][/BASE]"
+    )]
     connect: Address,
     /// Over what to link: QUIC (UDP), WebSocket (TCP), or QUIC with WebSocket where UDP comes to nothing.
     #[arg(long, value_enum, default_value = "auto")]
     transport: TransportArg,
     /// Link through this HTTP proxy where the link is over WebSocket. Else HTTPS_PROXY and NO_PROXY hold.
-    #[arg(long, value_name = "http://[USER:PASSWORD@]HOST:PORT")]
-    proxy: Option<Proxy>,
+    // Read only when it is used: what clap says of a value that it does not take shows all of it.
+    #[arg(long, value_name = "http://[USER:PASSWORD@]HOST:PORT", hide_default_value = true)]
+    proxy: Option<Secret>,
     /// The name that the node's certificate must have, if not the host of --connect.
     #[arg(long, value_name = "NAME", value_parser = server_name)]
     server_name: Option<String>,
@@ -76,9 +79,11 @@ impl ConnectArgs {
                 "http: whoever is on the way can read and change everything that goes over WebSocket; use https"
             );
         }
-        let proxy = match &self.proxy {
-            Some(proxy) => Some(proxy.clone()),
-            None => proxy_of(&self.connect.at.host, |name| std::env::var(name).ok())?,
+        let proxy = match (&self.proxy, self.transport) {
+            // QUIC goes past all proxies, those that cannot be used among them.
+            (_, TransportArg::Quic) => None,
+            (Some(proxy), _) => Some(read_proxy("--proxy", proxy.expose())?),
+            (None, _) => proxy_of(&self.connect.at.host, |name| std::env::var(name).ok())?,
         };
         let trust = self.trust()?;
         let identity = both(("--cert", self.cert), ("--key", self.key))?
@@ -124,30 +129,34 @@ impl ConnectArgs {
 }
 
 /// The proxy that the environment names for a host, as curl reads it.
-fn proxy_of(host: &str, env: impl Fn(&str) -> Option<String>) -> Result<Option<Proxy>, InvalidEnvProxy> {
+fn proxy_of(host: &str, env: impl Fn(&str) -> Option<String>) -> Result<Option<Proxy>, UnusableProxy> {
     let either = |upper: &'static str, lower: &'static str| {
         let found = [upper, lower].into_iter().find_map(|name| Some((name, env(name)?)));
         found.filter(|(_, value)| !value.is_empty())
     };
+    let host = host.to_ascii_lowercase();
     let excepted = either("NO_PROXY", "no_proxy").is_some_and(|(_, list)| {
+        let list = list.to_ascii_lowercase();
         list.split(',').map(|entry| entry.trim().trim_start_matches('.')).any(|entry| {
             let below = host.strip_suffix(entry).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'));
             entry == "*" || (!entry.is_empty() && below)
         })
     });
     match either("HTTPS_PROXY", "https_proxy") {
-        Some((name, value)) if !excepted => {
-            value.parse().map(Some).map_err(|source| InvalidEnvProxy { name, source })
-        }
+        Some((name, value)) if !excepted => read_proxy(name, &value).map(Some),
         _ => Ok(None),
     }
 }
 
-/// A proxy of the environment that is none.
+fn read_proxy(from: &'static str, text: &str) -> Result<Proxy, UnusableProxy> {
+    text.parse().map_err(|source| UnusableProxy { from, source })
+}
+
+/// A proxy that is none. It may have a password, so it is not shown.
 #[derive(Debug, thiserror::Error)]
-#[error("the environment's {name} cannot be used: {source}")]
-pub struct InvalidEnvProxy {
-    name: &'static str,
+#[error("{from} cannot be used: {source}")]
+pub struct UnusableProxy {
+    from: &'static str,
     source: InvalidProxy,
 }
 
@@ -180,9 +189,14 @@ mod tests {
         assert_eq!(of("x.example.com", &[lower, upper]), Ok(Some("http://a:1".into())));
         assert_eq!(of("x.example.com", &[lower]), Ok(Some("http://b:2".into())));
         assert_eq!(of("x.example.com", &[("HTTPS_PROXY", "")]), Ok(None));
-        for (list, excepted) in
-            [("example.com", true), ("y, .example.com", true), ("*", true), ("ample.com", false), ("", false)]
-        {
+        for (list, excepted) in [
+            ("example.com", true),
+            ("y, .example.com", true),
+            ("*", true),
+            ("Example.COM", true),
+            ("ample.com", false),
+            ("", false),
+        ] {
             assert_eq!(
                 of("x.example.com", &[upper, ("NO_PROXY", list)]).unwrap().is_none(),
                 excepted,

@@ -53,8 +53,17 @@ pub enum ProxyError {
         /// The proxy.
         proxy: HostPort,
     },
+    /// It does not take who asks.
+    #[error(
+        "the proxy {proxy} does not take this user and password (407); %40 is an @ in them, and Basic is all that is known \
+         here"
+    )]
+    Credentials {
+        /// The proxy.
+        proxy: HostPort,
+    },
     /// It refuses.
-    #[error("the proxy {proxy} makes no connection to {to}: it answers {status}")]
+    #[error("the proxy {proxy} makes no connection to {to}: it answers {status}{}", refusal(*.status))]
     Refused {
         /// The proxy.
         proxy: HostPort,
@@ -87,6 +96,9 @@ impl Proxy {
         stream.write_all(request.as_bytes()).await.map_err(failed)?;
         match self.answer(&mut stream).await.map_err(failed)? {
             Some(200..=299) => Ok(stream),
+            Some(407) if self.authorization.is_some() => {
+                Err(ProxyError::Credentials { proxy: self.at.clone() })
+            }
             Some(407) => Err(ProxyError::Unauthorized { proxy: self.at.clone() }),
             Some(status) => Err(ProxyError::Refused { proxy: self.at.clone(), to: to.clone(), status }),
             None => Err(ProxyError::Answer { proxy: self.at.clone() }),
@@ -111,6 +123,14 @@ impl Proxy {
             }
         }
         Ok(None)
+    }
+}
+
+/// What a status of a refusal means to whoever reads it.
+fn refusal(status: u16) -> &'static str {
+    match status {
+        403 => "; its rules must permit CONNECT to that host and port",
+        _ => "",
     }
 }
 
@@ -200,7 +220,7 @@ mod tests {
 
     #[tokio::test]
     async fn refusals_are_told_apart() {
-        assert!(matches!(ask("HTTP/1.0 407 No\r\n\r\n").await.1, Err(ProxyError::Unauthorized { .. })));
+        assert!(matches!(ask("HTTP/1.0 407 No\r\n\r\n").await.1, Err(ProxyError::Credentials { .. })));
         let refused = ask("HTTP/1.1 403 Forbidden\r\n\r\n").await.1;
         assert!(matches!(refused, Err(ProxyError::Refused { status: 403, .. })));
         assert!(matches!(ask("SSH-2.0-x\r\n").await.1, Err(ProxyError::Answer { .. })));

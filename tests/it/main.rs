@@ -5,6 +5,7 @@
 mod across;
 mod admin;
 mod agent_http;
+mod balancers;
 mod bench;
 mod cli;
 mod cluster;
@@ -33,6 +34,7 @@ mod links;
 mod partition;
 mod piko_edge;
 mod ports;
+mod proxies;
 mod proxy_protocol;
 mod reuse;
 mod rebalance;

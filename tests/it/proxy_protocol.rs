@@ -1,6 +1,6 @@
 //! The PROXY protocol: balancers tell the edge whose a connection is, and agents tell their services.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{net::SocketAddr, path::Path, time::Duration};
 
 use adit::{
     agent::{self, Agent, HealthCheck, Probe, ProxyVersion},
@@ -22,7 +22,7 @@ use crate::support::{
     eventually,
     fabric::{Web, identity},
     http2, ok,
-    postgres::{output, tool},
+    program::{Server, output, tool},
     service::{self, Running, drain, read_head, read_request},
     soon,
 };
@@ -472,49 +472,17 @@ async fn a_client_that_begins_with_its_credentials_is_alone_as_well() {
 }
 
 /// nginx where it is installed, as a service that takes the protocol and answers with what it has understood.
-struct Nginx {
-    address: SocketAddr,
-    server: std::process::Child,
-    _folder: tempfile::TempDir,
-}
-
-impl Nginx {
-    async fn start() -> Option<Self> {
-        let nginx = tool("nginx")?;
-        let folder = ok(tempfile::tempdir());
-        // It does not tell which port it was given for 0.
-        let address = ok(ok(std::net::TcpListener::bind("127.0.0.1:0")).local_addr());
-        let path = folder.path().display();
-        let temporary = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
-            .map(|kind| format!("{kind}_temp_path {path}/{kind};"))
-            .concat();
-        let told = "$proxy_protocol_addr $proxy_protocol_port $proxy_protocol_server_addr $proxy_protocol_server_port";
-        let text = format!(
-            "daemon off; master_process off; pid {path}/pid; error_log stderr; events {{}} \
-             http {{ access_log off; {temporary} server {{ listen {address} proxy_protocol; return 200 \"{told}\"; }} }}"
-        );
-        ok(std::fs::write(folder.path().join("nginx.conf"), text));
-        let mut command = std::process::Command::new(nginx);
-        command.arg("-p").arg(folder.path()).arg("-c").arg(folder.path().join("nginx.conf"));
-        let server =
-            ok(command.stdin(std::process::Stdio::null()).stderr(std::process::Stdio::null()).spawn());
-        let nginx = Self { address, server, _folder: folder };
-        eventually("nginx accepts connections", async || TcpStream::connect(address).await.is_ok()).await;
-        Some(nginx)
-    }
-}
-
-impl Drop for Nginx {
-    fn drop(&mut self) {
-        // It may have ended by itself.
-        drop(self.server.kill());
-        drop(self.server.wait());
-    }
+async fn nginx() -> Option<Server> {
+    let told =
+        "$proxy_protocol_addr $proxy_protocol_port $proxy_protocol_server_addr $proxy_protocol_server_port";
+    let http =
+        |address, _: &Path| format!("server {{ listen {address} proxy_protocol; return 200 \"{told}\"; }}");
+    Server::nginx(http).await
 }
 
 #[tokio::test]
 async fn nginx_understands_both_versions() {
-    let Some(nginx) = Nginx::start().await else { return };
+    let Some(nginx) = nginx().await else { return };
     for version in [ProxyVersion::V1, ProxyVersion::V2] {
         let fabric = Fabric::start().await;
         let _agent = ok(fabric.agent_with("web", Kind::Http, nginx.address, told(version)).await);

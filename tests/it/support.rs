@@ -1,5 +1,6 @@
 //! What the tests share: a fabric of nodes, agents and forwarders, services to reach, and clients to reach them with.
 
+pub(crate) mod balancer;
 pub(crate) mod body;
 pub(crate) mod client;
 pub(crate) mod cluster;
@@ -16,6 +17,8 @@ pub(crate) mod fabric;
 pub(crate) mod postgres;
 pub(crate) mod frames;
 pub(crate) mod process;
+pub(crate) mod program;
+pub(crate) mod proxy;
 pub(crate) mod record;
 pub(crate) mod service;
 pub(crate) mod udp;

@@ -30,7 +30,7 @@ pub enum DialError {
     /// There is no connection.
     #[error("cannot connect to {to} over TCP")]
     Connect {
-        /// The address, or the name that a proxy was given.
+        /// The address, or the name and the proxy that was given it.
         to: String,
         /// Why.
         source: io::Error,
@@ -49,7 +49,7 @@ pub enum DialError {
     /// TLS failed.
     #[error("TLS with {to} failed: {}", crate::tls::explain(&.source.to_string()))]
     Tls {
-        /// The address, or the name that a proxy was given.
+        /// The address, or the name and the proxy that was given it.
         to: String,
         /// Why.
         source: io::Error,
@@ -76,7 +76,7 @@ pub enum DialError {
     /// Nothing answered.
     #[error("no answer from {to} over TCP within {after:?}")]
     Timeout {
-        /// The address, or the name that a proxy was given.
+        /// The address, or the name and the proxy that was given it.
         to: String,
         /// How long it had.
         after: Duration,
@@ -123,7 +123,11 @@ impl Dialer {
     /// # Errors
     /// When any step fails, or they take too long together.
     pub async fn dial(&self, target: Target<'_>) -> Result<Link, DialError> {
-        let to = target.address.map_or_else(|| target.host.to_string(), |address| address.to_string());
+        let to = match (&self.proxy, target.address) {
+            (Some(proxy), _) => format!("{} through the proxy {proxy}", target.host),
+            (None, Some(address)) => address.to_string(),
+            (None, None) => target.host.to_string(),
+        };
         let dialled = timeout(HANDSHAKE, self.connect(target, &to)).await;
         dialled.map_err(|_: Elapsed| DialError::Timeout { to: to.clone(), after: HANDSHAKE })?
     }
@@ -136,19 +140,25 @@ impl Dialer {
             (None, None) => return Err(failed(io::ErrorKind::AddrNotAvailable.into())),
         };
         let remote = stream.peer_addr().map_err(failed)?;
-        let (connection, certificates, scheme) = match target.name {
-            None => (Connection::Tcp(stream), Vec::new(), "ws"),
+        let (connection, certificates, secure, usual_port) = match target.name {
+            None => (Connection::Tcp(stream), Vec::new(), "", ":80"),
             Some(name) => {
                 let server = ServerName::try_from(name.to_owned())
                     .map_err(|source| DialError::Name { name: name.into(), source })?;
                 let stream = TlsConnector::from(Arc::clone(&self.tls)).connect(server, stream).await;
                 let stream = stream.map_err(|source| DialError::Tls { to: to.into(), source })?;
                 let certificates = stream.get_ref().1.peer_certificates().unwrap_or_default().to_vec();
-                (Connection::Tls(Box::new(stream.into())), certificates, "wss")
+                (Connection::Tls(Box::new(stream.into())), certificates, "s", ":443")
             }
         };
-        let url = format!("{scheme}://{}{}{PATH}", target.host, target.base);
-        let mut request = url.as_str().into_client_request().map_err(|_| DialError::Url(url.clone()))?;
+        let host = target.host.to_string();
+        // Balancers that go by the host may not expect a port with it.
+        let host = host.strip_suffix(usual_port).unwrap_or(&host);
+        let rest = format!("{secure}://{host}{}{PATH}", target.base);
+        let request = format!("ws{rest}").into_client_request();
+        // As users write it, and as other programs take it.
+        let url = format!("http{rest}");
+        let mut request = request.map_err(|_| DialError::Url(url.clone()))?;
         request.headers_mut().insert(header::SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(SUBPROTOCOL));
         let socket = match client_async_with_config(request, connection, Some(websocket::config())).await {
             Ok((socket, _)) => socket,

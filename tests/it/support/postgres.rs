@@ -2,38 +2,19 @@
 
 use std::{
     fs, io,
-    net::TcpListener,
     os::unix::{fs::MetadataExt, process::CommandExt},
-    path::{Path, PathBuf},
-    process::{Child, Command, Output, Stdio},
+    path::Path,
+    process::{Child, Command, Stdio},
 };
 
 use adit::tls::Authority;
 
-use super::{eventually, fabric::issue, ok};
-
-/// A program that tests use only where it is installed; where it is not, that is said.
-pub(crate) fn tool(name: &str) -> Option<PathBuf> {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    // Where Debian has the server's programs.
-    let versions = fs::read_dir("/usr/lib/postgresql").into_iter().flatten().filter_map(Result::ok);
-    let folders = std::env::split_paths(&path).chain(versions.map(|version| version.path().join("bin")));
-    let found = folders.map(|folder| folder.join(name)).find(|file| file.is_file());
-    if found.is_none() {
-        untested(&format!("{name} is not installed"));
-    }
-    found
-}
-
-#[expect(clippy::print_stderr, reason = "a test that tests nothing must not look like one that passed")]
-fn untested(why: &str) {
-    eprintln!("not tested: {why}");
-}
-
-/// Runs a program to its end, beside what it talks to.
-pub(crate) async fn output(mut command: Command) -> Output {
-    ok(ok(tokio::task::spawn_blocking(move || command.output()).await))
-}
+use super::{
+    eventually,
+    fabric::issue,
+    ok,
+    program::{free_address, output, tool, untested},
+};
 
 /// A server on a port of loopback, which takes TLS with a certificate for these names. Dropping it kills it.
 #[derive(Debug)]
@@ -60,8 +41,7 @@ impl Postgres {
         user.owns(&key);
         // Nobody comes without TLS.
         ok(fs::write(data.join("pg_hba.conf"), "hostssl all all 127.0.0.1/32 trust\n"));
-        // It does not take 0 for any that is free.
-        let port = ok(ok(TcpListener::bind("127.0.0.1:0")).local_addr()).port();
+        let port = free_address().port();
         let server = user
             .command(&postgres)
             .args(["-c", "ssl=on", "-c", "fsync=off", "-c", "unix_socket_directories=", "-h", "127.0.0.1"])

@@ -40,8 +40,19 @@ impl Log {
 impl Process {
     /// Starts `adit` with these arguments, in a folder of its own (where `certs/` is found or made).
     pub(crate) fn start(folder: &Path, arguments: &[&str]) -> Self {
-        let mut child = ok(Command::new(env!("CARGO_BIN_EXE_adit"))
+        Self::start_in(folder, arguments, &[])
+    }
+
+    /// The same with variables in its environment.
+    pub(crate) fn start_in(folder: &Path, arguments: &[&str], environment: &[(&str, &str)]) -> Self {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_adit"));
+        // Whoever runs the tests may need a proxy; they do not.
+        for name in ["HTTPS_PROXY", "https_proxy", "NO_PROXY", "no_proxy"] {
+            command.env_remove(name);
+        }
+        let mut child = ok(command
             .args(arguments)
+            .envs(environment.iter().copied())
             .current_dir(folder)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
@@ -63,6 +74,13 @@ impl Process {
     /// The lines of its log so far that have a text in them.
     pub(crate) fn logged(&self, text: &str) -> Vec<String> {
         self.log.lines().iter().filter(|line| line.contains(text)).cloned().collect()
+    }
+
+    /// The first line of its log that has a text in it, once there is one. Unlike [`Process::log_with`], this leaves the thread
+    /// to what it waits for.
+    pub(crate) async fn logs(&self, text: &str) -> String {
+        super::eventually(&format!("{text:?} is logged"), async || !self.logged(text).is_empty()).await;
+        self.logged(text).remove(0)
     }
 
     /// The next line of standard output that has a text in it.
