@@ -223,6 +223,15 @@ impl Link {
         }
     }
 
+    /// Asks a peer without a control stream whether it is there; its answer is a packet, and nothing else. Only a session of
+    /// yamux can.
+    pub fn ping(&self, number: u64) {
+        match self {
+            Self::Quic(_) => {}
+            Self::WebSocket(link) => link.ping(number),
+        }
+    }
+
     /// Figures, as of now.
     pub fn stats(&self) -> Stats {
         match self {

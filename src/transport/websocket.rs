@@ -125,6 +125,10 @@ impl WebSocketLink {
         self.session.away().await;
     }
 
+    pub(super) fn ping(&self, number: u64) {
+        self.session.lock().ping(number);
+    }
+
     pub(super) fn send_datagram(&self) -> Result<(), DatagramError> {
         if self.lost().is_some() { Err(DatagramError::Lost) } else { Err(DatagramError::TooLarge) }
     }

@@ -6,11 +6,17 @@
 use std::{sync::Arc, time::Duration};
 
 use super::{Upstreams, session::Session};
-use crate::protocol::{Close, Code, EndpointId, Kind, Listen, ListenOptions, Refusal};
+use crate::{
+    protocol::{Close, Code, EndpointId, Kind, Listen, ListenOptions, Refusal},
+    transport::Monitor,
+};
+
+/// How often it is looked whether a link has become idle.
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
 impl Upstreams {
     /// Serves an endpoint by a bare link until the link ends. Once the agent says that it takes no new streams, those under
-    /// way finish.
+    /// way finish, and the link ends with the last.
     ///
     /// # Errors
     /// When this node serves as many endpoints as one may.
@@ -24,24 +30,43 @@ impl Upstreams {
         let listen = Listen { id: 0, endpoint, kind: Kind::Http, options: ListenOptions::default() };
         bare.session.serve(0, self.listen(&bare.session, listen)?);
         let link = &bare.session.link;
-        let why = tokio::select! {
-            () = link.away() => {
-                bare.session.leave(self);
-                link.closed().await
+        let mut monitor = Monitor::new(link, Arc::clone(&bare.session.vitals));
+        let left = async {
+            link.away().await;
+            bare.session.leave(self);
+            bare.session.flows.wait_empty().await;
+            // Its agent may never do so: those that stop listening leave their connection open.
+            link.close(Close::Done, "nothing is under way any more");
+        };
+        tokio::pin!(left);
+        let why = loop {
+            tokio::select! {
+                number = monitor.ping(link) => link.ping(number),
+                () = &mut left => break link.closed().await,
+                lost = link.closed() => break lost,
             }
-            lost = link.closed() => lost,
         };
         tracing::info!(link = %bare.session.id, %why, "a link of a Piko agent has ended");
         Ok(())
     }
 
-    /// Takes bare links from their agents, so that those come back at another node: after what is under way, or after the
-    /// patience.
+    /// Takes bare links from their agents, so that those come back at another node: as soon as nothing is under way, or after
+    /// the patience. Until shortly before that they take what is new: nobody else does, and nobody waits for longer.
     pub async fn part_with_bare(&self, patience: Duration) {
+        // The agent needs the rest of the wait to come back.
+        let gap = (self.inner.wait / 2).min(patience);
         let sessions = self.sessions();
         let parted = sessions.iter().filter(|session| session.bare).map(|session| async move {
+            let idle = async {
+                while session.in_flight() > 0 {
+                    tokio::time::sleep(LOOK_AGAIN).await;
+                }
+            };
+            if tokio::time::timeout(patience - gap, idle).await.is_err() {
+                tracing::debug!(link = %session.id, "a Piko agent is never without work");
+            }
             session.leave(self);
-            if let Err(aborted) = session.finish(patience).await {
+            if let Err(aborted) = session.finish(gap).await {
                 tracing::info!(link = %session.id, %aborted, "a Piko agent is cut off from what is under way");
             }
         });

@@ -11,7 +11,7 @@ use super::{
     service::{InFlight, Tried, Upstream, Via},
 };
 use crate::{
-    protocol::{AgentId, Code, Hop, Open, Refusal},
+    protocol::{AgentId, Code, Hop, Kind, Open, Refusal},
     transport::{self, Activity, AskError, Datagrams, FlowError, OpenError, Stream, Waiting},
 };
 
@@ -248,6 +248,11 @@ impl Upstreams {
         mut open: Open,
     ) -> Result<(Stream, TaskTrackerToken), OpenFlowError> {
         let via = &upstream.via;
+        if via.is_bare() && open.kind == Kind::Udp {
+            // A packet would reach the service as bytes, its length in front.
+            let text = "the endpoint is served by a Piko agent, and those know no UDP";
+            return Err(self.refused(upstream, Refusal::new(Code::Unsupported, text)));
+        }
         open.hop = Hop::Final;
         if let Via::Node(_) = via {
             open.tenant = Some(upstream.name.tenant.clone());
@@ -278,17 +283,7 @@ impl Upstreams {
                 self.inner.counters.opened.inc();
                 Ok((stream, hold))
             }
-            Ok(Err(AskError::Refused(refusal))) => {
-                self.inner.counters.refusals.get_or_create(&CodeLabel { code: refusal.code.name() }).inc();
-                // An agent that does not know what is asked for is as good as before for everything else.
-                if !matches!(
-                    refusal.code,
-                    Code::Busy | Code::Draining | Code::NotListening | Code::Unsupported
-                ) {
-                    self.shun(upstream, SHUN_REFUSED);
-                }
-                Err(OpenFlowError::Refused(refusal))
-            }
+            Ok(Err(AskError::Refused(refusal))) => Err(self.refused(upstream, refusal)),
             Ok(Err(error @ (AskError::Answer | AskError::Broken(FlowError::Decode(_))))) => {
                 self.shun(upstream, SHUN_SILENT);
                 Err(OpenFlowError::Refused(Refusal::new(Code::Invalid, error.to_string())))
@@ -301,5 +296,14 @@ impl Upstreams {
                 Err(OpenFlowError::Unanswered(patience))
             }
         }
+    }
+
+    fn refused(&self, upstream: &Upstream, refusal: Refusal) -> OpenFlowError {
+        self.inner.counters.refusals.get_or_create(&CodeLabel { code: refusal.code.name() }).inc();
+        // An agent that does not know what is asked for is as good as before for everything else.
+        if !matches!(refusal.code, Code::Busy | Code::Draining | Code::NotListening | Code::Unsupported) {
+            self.shun(upstream, SHUN_REFUSED);
+        }
+        OpenFlowError::Refused(refusal)
     }
 }

@@ -28,7 +28,7 @@ use crate::support::{
 };
 
 /// A service whose responses wait until they are let go.
-async fn held(go: &Arc<Semaphore>) -> service::Running {
+pub(crate) async fn held(go: &Arc<Semaphore>) -> service::Running {
     let go = Arc::clone(go);
     service::http(move |_| {
         let go = Arc::clone(&go);

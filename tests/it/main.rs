@@ -29,10 +29,13 @@ mod lasting;
 mod http2;
 mod layers;
 mod limits;
+mod link_websocket;
 mod links;
 #[cfg(target_os = "linux")]
 mod partition;
+mod piko_agents;
 mod piko_edge;
+mod piko_leaving;
 mod ports;
 mod proxies;
 mod proxy_protocol;

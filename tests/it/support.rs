@@ -12,6 +12,7 @@ pub(crate) mod middle;
 pub(crate) mod network;
 pub(crate) mod peer;
 pub(crate) mod piko;
+pub(crate) mod piko_agent;
 pub(crate) mod raw;
 pub(crate) mod fabric;
 pub(crate) mod postgres;

@@ -216,6 +216,12 @@ async fn enter(asked: Asked, upgraded: Upgraded, client: SocketAddr, door: &Door
         return tracing::error!(%client, "an upgraded connection is not of the kind that was served");
     };
     let connection = parts.io.into_inner();
+    if let Asked::Piko { .. } = asked
+        && let Err(error) = connection.tcp().set_zero_linger()
+    {
+        // Whatever ends this process, the system is to reset the connection: the agent comes back only then.
+        tracing::debug!(%client, %error, "a Piko agent will not come back if this node is killed");
+    }
     let certificates = connection.peer_certificates();
     let socket = WebSocketStream::from_partially_read(
         connection,

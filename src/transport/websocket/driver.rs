@@ -138,11 +138,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
 #[cfg(feature = "server")]
 impl Driver<Connection> {
     /// The same for a peer that comes back only when its connection breaks: that is reset in the place of a goodbye, once the
-    /// peer has all that was sent.
+    /// peer has all that was sent. One that has taken its leave is not to come back.
     pub async fn run_abruptly(self) -> Option<&'static str> {
         let Self { socket, shared } = self;
         let (mut socket, end) = shared.run(socket).await?;
-        if matches!(end, End::Closed) {
+        let has_left = yamux::lock(&shared.session).has_peer_left();
+        if matches!(end, End::Closed) && !has_left {
             // A peer that is gone needs no last word.
             drop(timeout(GOODBYE, has_all(&mut socket)).await);
             splice::Side::reset(socket.into_inner(), false);

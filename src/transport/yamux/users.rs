@@ -97,6 +97,17 @@ impl Session {
         self.away || self.ended
     }
 
+    /// Whether the peer has said that it takes no new streams.
+    pub(in crate::transport) fn has_peer_left(&self) -> bool {
+        self.away
+    }
+
+    /// Asks the peer for an answer, which is nothing but one.
+    pub(in crate::transport) fn ping(&mut self, number: u64) {
+        // What is sent back need not differ from ping to ping.
+        self.answer(Header { kind: Kind::Ping, flags: Flags::SYN, stream: 0, length: number as u32 });
+    }
+
     /// Sets how many streams the peer may have open.
     pub(in crate::transport) fn set_peer_limit(&mut self, streams: u32) {
         self.limits.peer = streams;

@@ -1,6 +1,6 @@
 //! A node, and the agents and forwarders that link to it.
 
-use std::{net::SocketAddr, path::Path, sync::Arc, time::Duration};
+use std::{any::Any, net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
 use adit::{
     agent::{self, Agent, Service},
@@ -16,7 +16,7 @@ use adit::{
 
 use tokio::net::TcpStream;
 
-use super::{cluster::Nodes, ok};
+use super::{cluster::Nodes, ok, piko_agent::Peer};
 
 /// After how long UDP associations end where a test does not say.
 pub(crate) const UDP_IDLE: Duration = Duration::from_secs(60);
@@ -29,6 +29,35 @@ tokio::task_local! {
 /// Has the clients of a check link over something else than QUIC.
 pub(crate) async fn linked_over<T>(transport: Transport, check: impl Future<Output = T>) -> T {
     TRANSPORT.scope(transport, check).await
+}
+
+tokio::task_local! {
+    /// The Piko agent that serves in the place of adit's own, its service left out.
+    static PIKO: Peer;
+}
+
+/// Has a check's service served by a Piko agent like this one, where it is HTTP/1.1 or bytes.
+pub(crate) async fn served_by_piko<T>(peer: Peer, check: impl Future<Output = T>) -> T {
+    PIKO.scope(peer, check).await
+}
+
+/// Who serves an endpoint in a check: an agent of adit's, or one of Piko's. Dropping it is as if its process was killed.
+pub(crate) type Served = Box<dyn Any + Send>;
+
+/// Serves an endpoint by a Piko agent, if it is to be one, that is linked to the last of these nodes; who, and the nodes.
+async fn by_piko(
+    nodes: usize,
+    change: impl Fn(&mut node::Config),
+    endpoint: &str,
+    service: SocketAddr,
+) -> Option<(Served, Nodes)> {
+    let peer = PIKO.try_with(Clone::clone).ok()?;
+    let nodes = Nodes::with(nodes, change).await;
+    let last = nodes.all.last().expect("there are nodes");
+    let peer = Peer { endpoint: endpoint.into(), service, ..peer };
+    let session = ok(peer.link(last.addresses.link).await);
+    nodes.knows(0, endpoint).await;
+    Some((Box::new(session), nodes))
 }
 
 /// A node with its authority.
@@ -237,7 +266,7 @@ impl Fabric {
 /// A TCP service behind a forwarder, a node or two, and an agent.
 #[derive(Debug)]
 pub(crate) struct TcpPath {
-    pub(crate) agent: Agent,
+    pub(crate) agent: Served,
     pub(crate) forwarder: forward::Forwarder,
     port: SocketAddr,
     _fabrics: Vec<Fabric>,
@@ -250,8 +279,13 @@ impl TcpPath {
 
     pub(crate) async fn through(fabric: Fabric, service: impl ToString) -> Self {
         let agent = fabric.agent("tcp", Kind::Tcp, service).await;
-        let (forwarder, port) = fabric.forwarder("tcp").await;
-        Self { agent, forwarder, port, _fabrics: vec![fabric] }
+        Self::entered(Box::new(agent), vec![fabric], 0).await
+    }
+
+    /// By a forwarder that is linked to the node of this number.
+    async fn entered(agent: Served, fabrics: Vec<Fabric>, entry: usize) -> Self {
+        let (forwarder, port) = fabrics[entry].forwarder("tcp").await;
+        Self { agent, forwarder, port, _fabrics: fabrics }
     }
 
     /// Over so many nodes: the forwarder is linked to one to which the agent is not, unless there is but one.
@@ -265,13 +299,15 @@ impl TcpPath {
         change: impl Fn(&mut node::Config),
         service: SocketAddr,
     ) -> Self {
+        if let Some((agent, nodes)) = by_piko(nodes, &change, "tcp", service).await {
+            return Self::entered(agent, nodes.all, 0).await;
+        }
         if nodes == 1 {
             return Self::through(Fabric::with(change).await, service).await;
         }
         let nodes = Nodes::with(nodes, change).await;
         let (agent, entry) = nodes.agent_elsewhere("tcp", Kind::Tcp, service).await;
-        let (forwarder, port) = nodes.all[entry].forwarder("tcp").await;
-        Self { agent, forwarder, port, _fabrics: nodes.all }
+        Self::entered(Box::new(agent), nodes.all, entry).await
     }
 
     /// A client's connection to the service.
@@ -284,7 +320,7 @@ impl TcpPath {
 #[derive(Debug)]
 pub(crate) struct Web {
     pub(crate) edge: SocketAddr,
-    pub(crate) agent: Agent,
+    pub(crate) agent: Served,
     /// The node of that edge.
     pub(crate) fabric: Fabric,
     _others: Vec<Fabric>,
@@ -311,7 +347,13 @@ impl Web {
 
     async fn with(fabric: Fabric, kind: Kind, service: SocketAddr) -> Self {
         let agent = fabric.agent("web", kind, service).await;
-        Self { edge: fabric.addresses.edge, agent, fabric, _others: Vec::new() }
+        Self::entered(Box::new(agent), vec![fabric], 0)
+    }
+
+    /// By the edge of the node of this number.
+    fn entered(agent: Served, mut fabrics: Vec<Fabric>, entry: usize) -> Self {
+        let fabric = fabrics.swap_remove(entry);
+        Self { edge: fabric.addresses.edge, agent, fabric, _others: fabrics }
     }
 
     /// Over so many nodes: the edge is that of one to which the agent is not linked, unless there is but one.
@@ -334,13 +376,17 @@ impl Web {
         kind: Kind,
         service: SocketAddr,
     ) -> Self {
+        if kind == Kind::Http
+            && let Some((agent, nodes)) = by_piko(nodes, &change, "web", service).await
+        {
+            return Self::entered(agent, nodes.all, 0);
+        }
         if nodes == 1 {
             return Self::with(Fabric::with(change).await, kind, service).await;
         }
-        let mut nodes = Nodes::with(nodes, change).await;
+        let nodes = Nodes::with(nodes, change).await;
         let (agent, entry) = nodes.agent_elsewhere("web", kind, service).await;
-        let fabric = nodes.all.swap_remove(entry);
-        Self { edge: fabric.addresses.edge, agent, fabric, _others: nodes.all }
+        Self::entered(Box::new(agent), nodes.all, entry)
     }
 }
 
