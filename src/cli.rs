@@ -13,6 +13,7 @@ mod http;
 mod node;
 mod process;
 mod status;
+mod token;
 
 use std::{fmt, io::Write, process::ExitCode};
 
@@ -103,6 +104,8 @@ enum Command {
     Status(status::StatusArgs),
     /// Make certificates, and show what is in them
     Certs(certs::CertsArgs),
+    /// Make a token, or the keys for tokens
+    Token(Box<token::TokenArgs>),
     /// Print completions for a shell
     Completions {
         /// The shell to write them for.
@@ -141,7 +144,7 @@ enum ForwardCommand {
 
 /// Runs the command that this process was started with.
 pub fn run() -> ExitCode {
-    let plain = ["certs", "completions"];
+    let plain = ["certs", "completions", "token"];
     let line = match config::parse::<Line>(std::env::args_os(), |name| std::env::var_os(name), &plain) {
         Ok(line) => line,
         Err(ParseError::Line(error)) => {
@@ -172,6 +175,7 @@ fn execute(command: Command) -> Result<(), Failure> {
         Command::Status(args) => status::run(&args),
         // All that goes wrong there is a file or a name that the user gave.
         Command::Certs(args) => certs::run(args, &mut std::io::stdout().lock()).map_err(Failure::Usage),
+        Command::Token(args) => token::run(*args, &mut std::io::stdout().lock()).map_err(Failure::Usage),
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Line::command(), "adit", &mut script);

@@ -6,6 +6,7 @@
 
 mod agent;
 mod agent_http;
+mod auth;
 mod connect;
 mod forward;
 mod layers;
@@ -23,6 +24,7 @@ pub use agent::{
     AgentArgs, EndpointArgs, EndpointKind, RunAgentArgs, ServeArgs, ServeHttpArgs, ServeUdpArgs, UpstreamArgs,
 };
 pub use agent_http::HttpArgs;
+pub use auth::{AdminAuthArgs, EdgeAuthArgs, LinkAuthArgs};
 pub use connect::{ConnectArgs, InvalidEnvProxy};
 pub use forward::{ForwardArgs, ForwardTcpArgs, ForwardUdpArgs, PortArgs, PortKind, RunForwardArgs};
 pub use layers::{ParseError, from_words, parse};
@@ -34,6 +36,7 @@ pub use udp::UdpArgs;
 
 use crate::{
     agent::InvalidService,
+    auth::{InvalidSource, LoadKeysError, ReadKeysError},
     edge,
     net::HostPort,
     protocol::{EndpointId, HostPattern, NodeId},
@@ -95,6 +98,33 @@ pub enum ConfigError {
         /// The other.
         other: &'static str,
     },
+    /// A key that was given cannot verify tokens.
+    #[error("{option} cannot be used")]
+    AuthKey {
+        /// The option.
+        option: &'static str,
+        /// What is wrong with it.
+        source: ReadKeysError,
+    },
+    /// A set of keys cannot be fetched from there.
+    #[error("{option} cannot be used")]
+    AuthSource {
+        /// The option.
+        option: &'static str,
+        /// What is wrong with it.
+        source: InvalidSource,
+    },
+    /// Demands on tokens, and nothing to verify them with.
+    #[error("{given} is given without a key, so that no token could be verified: give {key} too")]
+    NoAuthKeys {
+        /// The option.
+        given: &'static str,
+        /// What is missing.
+        key: &'static str,
+    },
+    /// A file of keys cannot be used.
+    #[error(transparent)]
+    AuthKeys(#[from] LoadKeysError),
     /// A node's certificate for its peers that is for another node.
     #[error(
         "{} is not a certificate of the node {node}: make one with `adit certs node HOST --node-id {node}`, or give this \

@@ -14,6 +14,8 @@ pub mod net;
 pub mod telemetry;
 pub mod tls;
 pub mod splice;
+#[cfg(feature = "server")]
+pub mod auth;
 pub mod transport;
 pub mod client;
 #[cfg(feature = "server")]

@@ -17,8 +17,8 @@ use crate::{
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Link to the cluster")]
 pub struct ConnectArgs {
-    /// The link port of a node, or the URL of a balancer in front of it: https://HOST[:PORT][/BASE].
     #[arg(long, value_name = "HOST:PORT|URL", default_value = "127.0.0.1:8001")]
+    #[arg(help = "The link port of a node, or the URL of a balancer in front of it: https://HOST[:PORT][/BASE]")]
     connect: Address,
     /// Over what to link: QUIC (UDP), WebSocket (TCP), or QUIC with WebSocket where UDP comes to nothing.
     #[arg(long, value_enum, default_value = "auto")]

@@ -64,7 +64,7 @@ impl LimitArgs {
 }
 
 /// A duration in which something can happen.
-fn time(text: &str) -> Result<Duration, String> {
+pub(super) fn time(text: &str) -> Result<Duration, String> {
     let duration = duration(text).map_err(|error| error.to_string())?;
     if duration.is_zero() { Err("it must be longer than nothing".into()) } else { Ok(duration) }
 }

@@ -9,11 +9,13 @@ use std::{
     net::{TcpListener, UdpSocket},
     path::Path,
     process::{Command, Output},
-    time::Duration,
+    sync::Arc,
+    time::{Duration, SystemTime},
 };
 
 use adit::{
     agent::{HttpOptions, Rewrite},
+    auth::{self, Action, Grant, Keys, Rules, Verifier},
     config::{self, NodeArgs, ParseError, RunAgentArgs},
 };
 use clap::Parser;
@@ -69,6 +71,8 @@ fn help_of_every_command_fits_80_columns_and_is_as_reviewed() {
         ("help_bench_compare", vec!["bench", "compare"]),
         ("help_status", vec!["status"]),
         ("help_certs", vec!["certs"]),
+        ("help_token", vec!["token"]),
+        ("help_token_key", vec!["token", "key"]),
         ("help_completions", vec!["completions"]),
     ] {
         let mut command = adit(folder.path(), &words);
@@ -166,8 +170,75 @@ fn mistakes_on_the_line_name_the_thing_and_the_fix() {
         ("node --edge-proxy-protocol balancer", ""),
         ("node --config absent.toml", ""),
         ("certs show absent.pem", ""),
+        ("token", ""),
+        ("token --key absent.key", ""),
+        ("token --key text.pem", ""),
+        ("token --key damaged.pem", ""),
+        ("token --secret hunter2", ""),
+        ("token --secret hunter2 --key text.pem", ""),
+        ("token --secret base64:?", ""),
+        ("token --secret 0123456789abcdef0123456789abcdef --alg ES256", ""),
+        ("token --secret 0123456789abcdef0123456789abcdef --alg none", ""),
+        ("token --secret 0123456789abcdef0123456789abcdef --expires 0s", ""),
+        ("token --secret 0123456789abcdef0123456789abcdef --endpoint we*b", ""),
+        ("token --secret 0123456789abcdef0123456789abcdef --action delete", ""),
+        ("token --secret 0123456789abcdef0123456789abcdef --tenant a/b", ""),
+        ("token key", ""),
+        ("token key --out . --name a/b", ""),
     ]);
     insta::assert_snapshot!(told);
+}
+
+#[test]
+fn a_key_is_made_once_and_its_tokens_are_verified_with_what_was_written() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = |words: &str| output(&mut adit(folder.path(), &words.split(' ').collect::<Vec<_>>()));
+    for (algorithm, public) in [("EdDSA", "pub"), ("ES512", "pub"), ("HS256", "key")] {
+        let make = format!("token key --out keys --name {algorithm} --alg {algorithm}");
+        assert!(run(&make).status.success(), "{algorithm}");
+        let path = |extension: &str| folder.path().join(format!("keys/{algorithm}.{extension}"));
+        let before = fs::read(path("key")).unwrap();
+        let again = told(&run(&make));
+        assert!(again.contains("is not overwritten") && again.ends_with("exit code 2"), "{again}");
+        assert_eq!(fs::read(path("key")).unwrap(), before);
+        #[cfg(unix)]
+        for (extension, private) in [("key", true), ("jwks.json", algorithm == "HS256")] {
+            let mode = std::os::unix::fs::PermissionsExt::mode(
+                &fs::metadata(path(extension)).unwrap().permissions(),
+            );
+            assert_eq!(mode & 0o077 == 0, private, "{algorithm} {extension}");
+        }
+        let line = format!(
+            "token --key keys/{algorithm}.key --endpoint web --action connect --tenant acme --audience edge \
+             --audience other --issuer us --subject ann --expires 5m"
+        );
+        let made = run(&line);
+        assert!(made.status.success() && made.stderr.is_empty(), "{}", told(&made));
+        let token = String::from_utf8(made.stdout).unwrap();
+        let rules = Rules {
+            issuers: vec!["us".into()],
+            audiences: vec!["edge".into()],
+            skew: Duration::ZERO,
+            ..Rules::default()
+        };
+        for file in [path(public), path("jwks.json")] {
+            let keys = Keys::Fixed(Arc::new(auth::load_keys(&file).unwrap()));
+            let now = SystemTime::now();
+            let grant = Verifier::new(keys, rules.clone()).verify(token.trim_end(), now).unwrap();
+            assert_eq!(grant.subject.as_deref(), Some("ann"));
+            assert_eq!(grant.tenant(None).unwrap().as_str(), "acme");
+            assert_eq!(grant.actions, [Action::Connect].into());
+            assert!(grant.permits(Action::Connect, &"web".parse().unwrap()).is_ok());
+            assert!(grant.permits(Action::Connect, &"db".parse().unwrap()).is_err());
+            let left = grant.expires.unwrap().duration_since(now).unwrap();
+            assert!(left <= Duration::from_secs(300) && left > Duration::from_secs(200), "{left:?}");
+        }
+    }
+    let secret = "token --secret 0123456789abcdef0123456789abcdef --expires never --kid one";
+    let token = String::from_utf8(run(secret).stdout).unwrap();
+    let keys = auth::read_keys(b"0123456789abcdef0123456789abcdef").unwrap();
+    let verifier = Verifier::new(Keys::Fixed(Arc::new(keys)), Rules::default());
+    assert_eq!(verifier.verify(token.trim_end(), SystemTime::now()), Ok(Grant::default()));
 }
 
 #[test]

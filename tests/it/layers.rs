@@ -19,7 +19,7 @@ const TABLE: &[(&str, &str)] = &[
     ("telemetry", ""),
     ("tls", "telemetry drain"),
     ("splice", "net telemetry"),
-    ("auth", "protocol tls telemetry drain"),
+    ("auth", "protocol net tls telemetry drain"),
     ("transport", "protocol net splice tls telemetry drain"),
     ("client", "protocol net splice transport tls telemetry drain"),
     ("cluster", "protocol net tls transport telemetry drain"),
@@ -36,7 +36,7 @@ const TABLE: &[(&str, &str)] = &[
     ("config", "protocol drain net telemetry tls auth transport client cluster upstream relay edge admin node agent \
                 forward load"),
     // `config`, and what the commands start.
-    ("cli", "config net node agent forward client tls telemetry drain admin protocol load edge transport upstream"),
+    ("cli", "config net node agent forward client auth tls telemetry drain admin protocol load edge transport upstream"),
 ];
 
 /// The binary's row.

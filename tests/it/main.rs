@@ -22,6 +22,7 @@ mod hostile;
 mod hostile_peers;
 mod http;
 mod joining;
+mod jwks;
 mod http3;
 mod lasting;
 mod http2;

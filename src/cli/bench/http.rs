@@ -155,7 +155,7 @@ impl HttpArgs {
             (_, Version::Http3) => bail!("{url} is without TLS, which HTTP/3 needs: begin it with https://"),
             _ => None,
         };
-        let port = url.port_u16().unwrap_or(if tls.is_some() { 443 } else { 80 });
+        let port = url.port_u16().unwrap_or_else(|| if tls.is_some() { 443 } else { 80 });
         Ok(Target { address: HostPort { host, port }, tls })
     }
 

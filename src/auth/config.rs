@@ -1,0 +1,39 @@
+//! What a port is told of authentication, and what it makes of that.
+
+use std::sync::Arc;
+
+use super::{Jwks, JwksCounters, JwksSettings, JwksSource, KeySet, Keys, Rules, Verifier};
+use crate::drain::Tasks;
+
+/// Authentication of one port.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// What verifies its tokens.
+    pub keys: KeysConfig,
+    /// What it demands of them.
+    pub rules: Rules,
+    /// Whether links and flows that rely on a token end with it.
+    pub disconnect_on_expiry: bool,
+}
+
+/// Where keys are had from.
+#[derive(Debug, Clone)]
+pub enum KeysConfig {
+    /// They were given.
+    Fixed(KeySet),
+    /// They are fetched.
+    Jwks(JwksSource, JwksSettings),
+}
+
+impl Config {
+    /// The verifier. Keys that are fetched are kept up to date by a task of `tasks`, for as long as the verifier is used.
+    pub fn verifier(&self, counters: &JwksCounters, tasks: &Tasks) -> Verifier {
+        let keys = match &self.keys {
+            KeysConfig::Fixed(keys) => Keys::Fixed(Arc::new(keys.clone())),
+            KeysConfig::Jwks(source, settings) => {
+                Keys::Jwks(Jwks::start(source.clone(), *settings, counters.clone(), tasks))
+            }
+        };
+        Verifier::new(keys, self.rules.clone())
+    }
+}
