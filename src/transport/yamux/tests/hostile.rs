@@ -69,9 +69,10 @@ fn a_flood_of_pings_is_answered_as_long_as_the_answers_are_read() {
             Ok(()) => received += pings.len(),
             Err(violation) => break violation,
         }
+        assert!(received <= ANSWERS, "there is no bound");
     };
     assert_eq!(violation, Violation::Flood);
-    assert!(received <= ANSWERS && kept(&end) <= 4 * ANSWERS, "{received} {}", kept(&end));
+    assert!(kept(&end) <= 4 * ANSWERS, "{}", kept(&end));
     // Answers to answers there are none.
     let mut end = End::new(Side::Server, LIMITS);
     end.receive(header(Kind::Ping, Flags::ACK, 0, 1)).expect("allowed");
