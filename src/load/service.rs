@@ -23,7 +23,7 @@ const PACKET: usize = 65_535;
 pub enum Speaks {
     /// HTTP/1.1: answers each request with its body.
     Http,
-    /// TCP, by the first bytes of each connection: see [`stream`].
+    /// TCP, by the first bytes of each connection: see `stream`.
     Tcp,
     /// UDP: sends each packet back.
     Udp,

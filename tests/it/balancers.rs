@@ -210,7 +210,9 @@ async fn a_reload_of_nginx_keeps_the_links_that_are_there() {
     let one = || client::Config { links: 1, ..behind.client(Transport::WebSocket) };
     let linked_to = async |node: &str| {
         let (forwarder, _) = behind.forwarder(one()).await;
-        forwarder.client().forwarder_state().borrow().nodes().iter().all(|linked| linked.as_str() == node)
+        let mut state = forwarder.client().forwarder_state();
+        let state = ok(soon(state.wait_for(|state| !state.nodes().is_empty())).await);
+        state.nodes().iter().all(|linked| linked.as_str() == node)
     };
     reload(&to_second, "");
     // Round robin: one of two in a row is led to the second for as long as it is there.

@@ -374,8 +374,11 @@ impl Session {
 
     fn deliver(&mut self, id: u32, piece: &[u8]) {
         let Some(stream) = self.streams.get_mut(&id) else { return };
-        if stream.stopped || stream.recv != Recv::Open {
+        if stream.recv != Recv::Open {
             return;
+        }
+        if stream.stopped {
+            return self.forgo(id, piece.len());
         }
         self.unread += piece.len();
         // A copy, whatever its size: as a part of what was read from the connection it would keep all of that.

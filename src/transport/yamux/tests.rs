@@ -358,6 +358,25 @@ fn an_end_that_is_asked_for_is_sent_after_its_half_is_dropped() {
 }
 
 #[test]
+fn two_users_that_both_have_stopped_reading_come_to_their_ends() {
+    let mut pair = Pair::new();
+    let ((send, recv), (peer_send, peer_recv)) = pair.stream();
+    drop((recv, peer_recv));
+    for _ in 0..20 {
+        for send in [&send, &peer_send] {
+            assert!(write(send, &[1; 100_000]) > 0, "more than the window that there was at first");
+        }
+        pair.pump();
+    }
+    assert!(finish(&send).is_pending());
+    assert!(finish(&peer_send).is_pending());
+    drop((send, peer_send));
+    pair.pump();
+    pair.client.assert_empty();
+    pair.server.assert_empty();
+}
+
+#[test]
 fn reading_no_more_lets_the_own_end_arrive_and_then_stops_the_peer() {
     let mut pair = Pair::new();
     let ((send, recv), (peer_send, peer_recv)) = pair.stream();

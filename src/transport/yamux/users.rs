@@ -98,6 +98,7 @@ impl Session {
     }
 
     /// Whether the peer has said that it takes no new streams.
+    #[cfg(feature = "server")]
     pub(in crate::transport) fn has_peer_left(&self) -> bool {
         self.away
     }
@@ -215,11 +216,29 @@ impl Session {
         if grown == 0 && stream.consumed < stream.size / 8 {
             return;
         }
-        let length = stream.consumed + grown;
         stream.size += grown;
+        stream.consumed += grown;
         self.extra += grown;
+        self.tell_window(id);
+    }
+
+    /// Lets the peer send as much more as was thrown away. Were it held up instead, two users that both have stopped reading
+    /// would wait for each other.
+    pub(super) fn forgo(&mut self, id: u32, len: usize) {
+        let Some(stream) = self.streams.get_mut(&id).filter(|stream| stream.recv == Recv::Open) else {
+            return;
+        };
+        // A window is what there can be of it.
+        stream.consumed += u32::try_from(len).unwrap_or(u32::MAX);
+        if stream.consumed >= stream.size / 8 {
+            self.tell_window(id);
+        }
+    }
+
+    fn tell_window(&mut self, id: u32) {
+        let Some(stream) = self.streams.get_mut(&id) else { return };
+        let length = std::mem::take(&mut stream.consumed);
         stream.window += length;
-        stream.consumed = 0;
         self.answer(Header { kind: Kind::WindowUpdate, flags: Flags::default(), stream: id, length });
     }
 
@@ -241,12 +260,14 @@ impl Session {
         self.settle(id);
     }
 
-    /// Reads no more. A peer that still sends is stopped by its window, and is told once this side has sent everything: a
-    /// reset is for both directions.
+    /// Reads no more. What still comes is thrown away, and the peer is told once this side has sent everything: a reset is for
+    /// both directions.
     pub(super) fn stop(&mut self, id: u32) {
         let Some(stream) = self.streams.get_mut(&id) else { return };
         stream.stopped = true;
-        self.unread -= stream.discard_incoming();
+        let unread = stream.discard_incoming();
+        self.unread -= unread;
+        self.forgo(id, unread);
         self.settle(id);
     }
 
