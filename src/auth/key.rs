@@ -5,8 +5,8 @@
 
 use std::fmt;
 
-use aws_lc_rs::encoding::AsDer;
 use aws_lc_rs::{
+    encoding::AsDer,
     hmac,
     signature::{ParsedPublicKey, RsaPublicKeyComponents, UnparsedPublicKey},
 };
