@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, sync::Arc};
 
 use adit::{
-    client::{self, State},
+    client::{self, State, Transport},
     edge::{Http3, TlsConfig},
     protocol::{ALPN_LINK, Kind},
     tls::{self, Authority, Fingerprint, Identity, Trust},
@@ -18,7 +18,7 @@ use tokio_tungstenite::tungstenite::Message;
 use crate::support::{
     Fabric,
     client::{Http1, Http2, assert_counted, body, get, request, sentence},
-    fabric::{TcpPath, Web, identity},
+    fabric::{TcpPath, Web, identity, linked_over},
     ok,
     service::{self, read_request},
     soon, websocket,
@@ -50,8 +50,18 @@ async fn why_not(fabric: &Fabric, config: client::Config) -> String {
     why
 }
 
+/// Runs a check with links over QUIC, and over WebSocket.
+async fn over_either(check: impl AsyncFn()) {
+    check().await;
+    linked_over(Transport::WebSocket, check()).await;
+}
+
 #[tokio::test]
 async fn an_agent_does_not_link_to_a_node_that_it_does_not_trust_and_says_why() {
+    over_either(a_node_that_is_not_trusted_is_not_linked_to).await;
+}
+
+async fn a_node_that_is_not_trusted_is_not_linked_to() {
     let fabric = Fabric::start().await;
     let wrong_authority = with_trust(&fabric, &Trust::Roots(vec![other_authority().certificate().clone()]));
     let mut wrong_name = fabric.client();
@@ -74,6 +84,10 @@ async fn an_agent_does_not_link_to_a_node_that_it_does_not_trust_and_says_why() 
 
 #[tokio::test]
 async fn an_agent_links_by_the_right_pin_by_a_given_name_and_without_any_check() {
+    over_either(a_node_that_is_trusted_is_linked_to).await;
+}
+
+async fn a_node_that_is_trusted_is_linked_to() {
     let fabric = Fabric::with(|config| {
         config.link.identity = identity(&other_authority(), &["node.example.com"]);
     })

@@ -47,12 +47,12 @@ pub enum DialError {
         source: InvalidDnsNameError,
     },
     /// TLS failed.
-    #[error("TLS with {to} failed: {}", crate::tls::explain(&.source.to_string()))]
+    #[error("TLS with {to} failed: {}", crate::tls::explain(&.error.to_string()))]
     Tls {
         /// The address, or the name and the proxy that was given it.
         to: String,
         /// Why.
-        source: io::Error,
+        error: io::Error,
     },
     /// The target makes no URL.
     #[error("{0:?} is not a URL")]
@@ -146,7 +146,7 @@ impl Dialer {
                 let server = ServerName::try_from(name.to_owned())
                     .map_err(|source| DialError::Name { name: name.into(), source })?;
                 let stream = TlsConnector::from(Arc::clone(&self.tls)).connect(server, stream).await;
-                let stream = stream.map_err(|source| DialError::Tls { to: to.into(), source })?;
+                let stream = stream.map_err(|source| DialError::Tls { to: to.into(), error: source })?;
                 let certificates = stream.get_ref().1.peer_certificates().unwrap_or_default().to_vec();
                 (Connection::Tls(Box::new(stream.into())), certificates, "s", ":443")
             }
