@@ -13,6 +13,7 @@ mod http;
 mod idle;
 mod meter;
 mod page;
+mod path;
 mod plot;
 mod progress;
 mod tcp;

@@ -9,17 +9,17 @@ use clap::Args;
 
 use super::{
     OutputArgs, PaceArgs,
-    fabric::{Fabric, FabricArgs, Wanted},
+    fabric::FabricArgs,
     http::cpu_figures,
     measure,
     meter::Meter,
+    path::{Path, Via},
     progress::Progress,
     some_time,
-    tcp::Via,
 };
 use crate::{
     cli::failure::Failure,
-    load::{Figure, Flows, Pace, Recorder, Run, Services, Speaks, Turns, Unit},
+    load::{Figure, Flows, Pace, Recorder, Run, Speaks, Turns, Unit},
 };
 
 /// Flows in all, unless it is said otherwise.
@@ -57,16 +57,8 @@ pub(super) fn run(args: &ConnectArgs) -> Result<(), Failure> {
 
 async fn once(args: &ConnectArgs, via: Via, progress: &Progress) -> anyhow::Result<Run> {
     progress.says("starting");
-    let services = Services::start(1, Speaks::Tcp).await?;
-    let wanted = Wanted {
-        kind: "tcp",
-        endpoints: 1,
-        services: &services.addresses,
-        tls: false,
-        port: via == Via::Port,
-    };
-    let mut fabric = Fabric::start(&args.fabric.setup(), &wanted).await?;
-    let ways = fabric.ways(&args.fabric, via == Via::Port).await?;
+    let Path { mut fabric, ways, services: _services } =
+        Path::start(&args.fabric, "tcp", Speaks::Tcp, via).await?;
     let flows = Arc::new(Flows { ways, clients: usize::from(args.clients), patience: args.timeout });
     let plan = args.pace.plan(FLOWS);
     let meter = Meter::start(fabric.children());
@@ -87,15 +79,5 @@ async fn once(args: &ConnectArgs, via: Via, progress: &Progress) -> anyhow::Resu
         (tally.good + tally.failed).max(1) as f64 / 1000.0,
         "per 1,000 flows",
     ));
-    Ok(Run {
-        seconds,
-        figures,
-        latency: tally.latency,
-        timeline: tally.timeline,
-        rate_of: "flows/s".into(),
-        errors: tally.errors,
-        processes: spent.processes,
-        other_cpu: spent.other_cpu,
-        notes: Vec::new(),
-    })
+    Ok(spent.into_run(tally, "flows/s", figures, Vec::new()))
 }

@@ -101,20 +101,8 @@ async fn once(args: &FailoverArgs, progress: &Progress) -> anyhow::Result<Run> {
         ],
     );
     figures.extend(tally.latency.iter().flat_map(|latency| latency.figures("")));
-    Ok(Run {
-        seconds: tally.elapsed.as_secs_f64(),
-        figures,
-        latency: tally.latency,
-        timeline: tally.timeline,
-        rate_of: "requests/s".into(),
-        errors: tally.errors,
-        processes: spent.processes,
-        other_cpu: spent.other_cpu,
-        notes: vec![
-            "The time to heal is from the event to the last failure of its part; the slowest answer is from when it was due."
-                .into(),
-        ],
-    })
+    let note = "The time to heal is from the event to the last failure of its part; the slowest answer is from when it was due.";
+    Ok(spent.into_run(tally, "requests/s", figures, vec![note.into()]))
 }
 
 /// What happens, one after the other, each followed by a part of the run.

@@ -275,17 +275,7 @@ fn result(tally: Tally, spent: Spent, hops: Option<f64>) -> Run {
     if hops.is_some() && wire.is_some() {
         notes.push(WIRE.into());
     }
-    Run {
-        seconds,
-        figures,
-        latency: tally.latency,
-        timeline: tally.timeline,
-        rate_of: "requests/s".into(),
-        errors: tally.errors,
-        processes: spent.processes,
-        other_cpu: spent.other_cpu,
-        notes,
-    }
+    spent.into_run(tally, "requests/s", figures, notes)
 }
 
 /// Processor time of nodes, of agents, of both together, and of this process, for so many of something.

@@ -1,7 +1,7 @@
 //! What a run costs: processor time and memory of each process, bytes on the loopback interface, and how busy the machine was
 //! with other things.
 
-use crate::load::{self, Cpu, Process, Usage};
+use crate::load::{self, Cpu, Figure, Process, Run, Tally, Usage};
 
 use super::child::Child;
 
@@ -58,6 +58,27 @@ impl Meter {
 }
 
 impl Spent {
+    /// What is told of a run that was tallied, and took this.
+    pub(super) fn into_run(
+        self,
+        tally: Tally,
+        rate_of: &str,
+        figures: Vec<Figure>,
+        notes: Vec<String>,
+    ) -> Run {
+        Run {
+            seconds: tally.elapsed.as_secs_f64(),
+            figures,
+            latency: tally.latency,
+            timeline: tally.timeline,
+            rate_of: rate_of.into(),
+            errors: tally.errors,
+            processes: self.processes,
+            other_cpu: self.other_cpu,
+            notes,
+        }
+    }
+
     /// Seconds of one processor of all processes whose name begins so.
     pub(super) fn cpu(&self, prefix: &str) -> Option<f64> {
         let mut of = self.processes.iter().filter(|process| process.name.starts_with(prefix)).peekable();

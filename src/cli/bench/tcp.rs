@@ -12,47 +12,18 @@ use clap::{Args, ValueEnum};
 
 use super::{
     OutputArgs,
-    fabric::{Fabric, FabricArgs, Wanted},
+    fabric::FabricArgs,
     http::cpu_figures,
     measure,
     meter::Meter,
+    path::{Path, Via},
     progress::Progress,
     some_time,
 };
 use crate::{
     cli::failure::Failure,
-    load::{Amount, Bulk, Direction, Figure, Recorder, Run, Services, Speaks, Unit},
+    load::{Amount, Bulk, Direction, Figure, Recorder, Run, Speaks, Unit},
 };
-
-/// How clients come in.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(super) enum Via {
-    /// Through a port of the node.
-    Port,
-    /// Over a link of their own, as forwarders have.
-    Link,
-}
-
-impl Via {
-    /// The way that is to be had where none was chosen.
-    pub(super) fn or(via: Option<Self>, default: Self, args: &FabricArgs) -> Result<Self, Failure> {
-        match (via, args.link.is_some()) {
-            (Some(Self::Port), true) => Err(Failure::Usage(anyhow::anyhow!(
-                "a real cluster is come to by its link: leave --via port out"
-            ))),
-            (Some(via), _) => Ok(via),
-            (None, true) => Ok(Self::Link),
-            (None, false) => Ok(default),
-        }
-    }
-
-    pub(super) fn word(self) -> &'static str {
-        match self {
-            Self::Port => "through a port of the node",
-            Self::Link => "over a link",
-        }
-    }
-}
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Way {
@@ -108,16 +79,8 @@ pub(super) fn run(args: &TcpArgs) -> Result<(), Failure> {
 
 async fn once(args: &TcpArgs, via: Via, progress: &Progress) -> anyhow::Result<Run> {
     progress.says("starting");
-    let services = Services::start(1, Speaks::Tcp).await?;
-    let wanted = Wanted {
-        kind: "tcp",
-        endpoints: 1,
-        services: &services.addresses,
-        tls: false,
-        port: via == Via::Port,
-    };
-    let mut fabric = Fabric::start(&args.fabric.setup(), &wanted).await?;
-    let ways = fabric.ways(&args.fabric, via == Via::Port).await?;
+    let Path { mut fabric, ways, services: _services } =
+        Path::start(&args.fabric, "tcp", Speaks::Tcp, via).await?;
     let start = Instant::now();
     let bulk = Bulk {
         ways,

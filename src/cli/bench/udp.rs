@@ -9,16 +9,16 @@ use clap::Args;
 
 use super::{
     OutputArgs, PaceArgs,
-    fabric::{Fabric, FabricArgs, Wanted},
+    fabric::FabricArgs,
     http::cpu_figures,
     measure,
     meter::Meter,
+    path::{Path, Via},
     progress::Progress,
-    tcp::Via,
 };
 use crate::{
     cli::failure::Failure,
-    load::{Figure, Pace, Packets, Plan, Recorder, Run, Services, Speaks, Turns, Unit},
+    load::{Figure, Pace, Packets, Plan, Recorder, Run, Speaks, Turns, Unit},
 };
 
 /// Packets in all and a second, unless it is said otherwise.
@@ -62,17 +62,10 @@ pub(super) fn run(args: &UdpArgs) -> Result<(), Failure> {
 
 async fn once(args: &UdpArgs, via: Via, progress: &Progress) -> anyhow::Result<Run> {
     progress.says("starting");
-    let services = Services::start(1, Speaks::Udp).await?;
-    let wanted = Wanted {
-        kind: "udp",
-        endpoints: 1,
-        services: &services.addresses,
-        tls: false,
-        port: via == Via::Port,
-    };
-    let mut fabric = Fabric::start(&args.fabric.setup(), &wanted).await?;
+    let Path { mut fabric, ways, services: _services } =
+        Path::start(&args.fabric, "udp", Speaks::Udp, via).await?;
     let packets = Arc::new(Packets {
-        ways: fabric.ways(&args.fabric, via == Via::Port).await?,
+        ways,
         clients: usize::from(args.clients),
         size: usize::from(args.size),
         patience: PATIENCE,
@@ -98,15 +91,6 @@ async fn once(args: &UdpArgs, via: Via, progress: &Progress) -> anyhow::Result<R
     ];
     figures.extend(tally.latency.iter().flat_map(|latency| latency.figures("round trip, ")));
     figures.extend(cpu_figures(&spent, arrived.sent.max(1) as f64 / 1000.0, "per 1,000 packets"));
-    Ok(Run {
-        seconds,
-        figures,
-        latency: tally.latency,
-        timeline: tally.timeline,
-        rate_of: "packets/s".into(),
-        errors: tally.errors,
-        processes: spent.processes,
-        other_cpu: spent.other_cpu,
-        notes: vec!["A packet may be lost, also in the clients' and the service's own sockets.".into()],
-    })
+    let note = "A packet may be lost, also in the clients' and the service's own sockets.";
+    Ok(spent.into_run(tally, "packets/s", figures, vec![note.into()]))
 }
