@@ -139,7 +139,7 @@ impl Upstreams {
     /// That of the last agent that was tried. Cancel safe.
     pub async fn open(&self, name: &Name, open: &Open) -> Result<OpenFlow, OpenFlowError> {
         let began = Instant::now();
-        let mut until: Option<Instant> = None;
+        let mut until = None;
         let mut tried = Tried::default();
         let mut failed = None;
         loop {
@@ -163,8 +163,7 @@ impl Upstreams {
                     }
                 }
             }
-            let until = *until.get_or_insert_with(|| Instant::now() + self.inner.wait);
-            if failed.as_ref().is_some_and(|error| !error.is_passing()) || !self.gap(name, until).await {
+            if failed.as_ref().is_some_and(|error| !error.is_passing()) || !self.gap(name, &mut until).await {
                 return Err(failed.unwrap_or_else(|| OpenFlowError::NoUpstream(name.endpoint.to_string())));
             }
             tried.clear();

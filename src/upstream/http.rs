@@ -98,15 +98,13 @@ impl Upstreams {
         // one that is opened after it.
         let mut after: Option<Instant> = None;
         let began = Instant::now();
-        // From when the gap was met on: a link that was silent for a while before it was lost must not use the wait up.
-        let mut until: Option<Instant> = None;
+        let mut until = None;
         loop {
             let Some(upstream) =
                 self.choose(name, &tried).filter(|_| failed.is_none() || began.elapsed() < TRY)
             else {
                 let passing = failed.as_ref().is_none_or(SendError::is_passing);
-                let until = *until.get_or_insert_with(|| Instant::now() + self.inner.wait);
-                if passing && self.gap(name, until).await {
+                if passing && self.gap(name, &mut until).await {
                     tried.clear();
                     continue;
                 }

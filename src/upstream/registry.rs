@@ -165,8 +165,10 @@ impl Upstreams {
     }
 
     /// Waits for an agent of an endpoint that had one a moment ago, or that this node may not have heard of yet: agents
-    /// that restart and nodes that do leave gaps, and a gap is no error.
-    pub(super) async fn gap(&self, name: &Name, until: Instant) -> bool {
+    /// that restart and nodes that do leave gaps, and a gap is no error. `until` is for whoever waits again: the time runs from
+    /// the first gap on, as a link that was silent for a while before it was lost must not use it up.
+    pub(super) async fn gap(&self, name: &Name, until: &mut Option<Instant>) -> bool {
+        let until = *until.get_or_insert_with(|| Instant::now() + self.inner.wait);
         let mut changed = self.inner.changed.subscribe();
         let lately = {
             let gone = self.inner.gone.lock().unwrap_or_else(PoisonError::into_inner);
