@@ -20,6 +20,7 @@ use http::{
 use hyper::upgrade::OnUpgrade;
 use hyper_util::{rt::TokioIo, server::conn::auto};
 use percent_encoding::percent_decode_str;
+use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
 use super::{
     Shared,
@@ -33,7 +34,7 @@ use super::{
     proxied::Ends,
     socket::Socket,
     tcp,
-    websocket::{WebSocket, accept},
+    websocket::WebSocket,
 };
 use crate::{
     splice::Counts,
@@ -95,7 +96,7 @@ pub(super) async fn serve<B: RequestBody>(
     let is_http2 = websocket.is_some();
     let may_switch = is_http2 || (request.version() == Version::HTTP_11 && request.body().is_end_stream());
     let key = key(request.headers()).filter(|_| may_switch).ok_or(Refusal::NoWebSocket)?;
-    let accept = accept(key);
+    let accept = derive_accept_key(key.as_bytes());
     check_origin(request.headers(), host.as_ref())?;
     let name = endpoint::named(&percent_decode_str(endpoint).decode_utf8_lossy())?;
     let ends = Ends { client: client.address, server: client.connection.server };

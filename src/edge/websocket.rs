@@ -3,13 +3,13 @@
 //! In HTTP/2 a WebSocket is a CONNECT that names its protocol, accepted by a status of 2xx. The key and its answer, which
 //! show that both sides of HTTP/1.1 know what they do, have no part there: the edge makes the key and checks the answer.
 
-use aws_lc_rs::digest::{SHA1_FOR_LEGACY_USE_ONLY, digest};
 use base64::{Engine, engine::general_purpose::STANDARD};
 use http::{
     HeaderValue, Method, Request, Response, StatusCode,
     header::{CONNECTION, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, UPGRADE},
 };
 use hyper::ext::Protocol;
+use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
 use super::error::Error;
 
@@ -35,7 +35,7 @@ impl WebSocket {
         let headers = request.headers_mut();
         headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
         headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
-        let accept = accept(&key);
+        let accept = derive_accept_key(key.as_bytes());
         headers.insert(SEC_WEBSOCKET_KEY, HeaderValue::try_from(key).map_err(|_| Error::Connect)?);
         Ok(Some(Self { accept }))
     }
@@ -60,18 +60,12 @@ impl WebSocket {
     }
 }
 
-/// The answer to a key (RFC 6455 §4.2.2).
-pub(super) fn accept(key: &str) -> String {
-    let keyed = [key, "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"].concat();
-    STANDARD.encode(digest(&SHA1_FOR_LEGACY_USE_ONLY, keyed.as_bytes()))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn the_answer_to_a_key_is_that_of_the_rfc() {
-        assert_eq!(accept("dGhlIHNhbXBsZSBub25jZQ=="), "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
+        assert_eq!(derive_accept_key(b"dGhlIHNhbXBsZSBub25jZQ=="), "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
     }
 }

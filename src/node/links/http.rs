@@ -27,7 +27,7 @@ use tokio::{
 use tokio_rustls::TlsAcceptor;
 use tokio_tungstenite::{
     WebSocketStream,
-    tungstenite::{handshake::server::create_response, protocol::Role as End},
+    tungstenite::{handshake::server::create_response_with_body, protocol::Role as End},
 };
 
 use super::{Door, HANDSHAKE};
@@ -183,10 +183,8 @@ fn ask<B>(request: &Request<B>, door: &Door) -> Result<(Asked, Response<Full<Byt
     } else {
         return Err(Refused::Path);
     };
-    let head = request_head(request);
-    let mut response = create_response(&head)
-        .map_err(|error| Refused::Upgrade(error.to_string()))?
-        .map(|()| Full::default());
+    let mut response = create_response_with_body(request, Full::default)
+        .map_err(|error| Refused::Upgrade(error.to_string()))?;
     let offered = request.headers().get_all(header::SEC_WEBSOCKET_PROTOCOL).iter();
     let mut offered = offered.filter_map(|value| value.to_str().ok()).flat_map(|value| value.split(','));
     match asked {
@@ -199,16 +197,6 @@ fn ask<B>(request: &Request<B>, door: &Door) -> Result<(Asked, Response<Full<Byt
         Asked::Piko { .. } => {}
     }
     Ok((asked, response))
-}
-
-/// The request without its body, which a WebSocket has none of.
-fn request_head<B>(request: &Request<B>) -> Request<()> {
-    let mut head = Request::new(());
-    *head.method_mut() = request.method().clone();
-    *head.uri_mut() = request.uri().clone();
-    *head.version_mut() = request.version();
-    *head.headers_mut() = request.headers().clone();
-    head
 }
 
 async fn enter(asked: Asked, upgraded: Upgraded, client: SocketAddr, door: &Door, tasks: &Tasks) {
