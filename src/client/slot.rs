@@ -16,6 +16,7 @@ use crate::{
     net::HostPort,
     protocol::{Code, NodeAddress, NodeId, Role},
     telemetry,
+    transport::Link,
 };
 
 /// How long a link must have lived for its loss to be the first in a row. A node that welcomes and closes at once is backed
@@ -35,9 +36,6 @@ const RETURN: u32 = 5;
 /// How many times longer the waits grow while there is another link. One more is no emergency, and a cluster of one node is
 /// asked for another by each of its agents.
 const PATIENCE: u32 = 20;
-
-/// What a link over QUIC says of itself.
-const QUIC: &str = "quic";
 
 /// Over how long clients spread when a node appears that they have waited for.
 const SPREAD: Duration = Duration::from_secs(1);
@@ -211,7 +209,7 @@ impl Slot {
     /// Tries to have a link over QUIC in the place of one over WebSocket, until there is one. The first stays until then.
     async fn quic_again(&self, session: &Session) -> session::Opened {
         let config = &self.shared.config;
-        if config.transport != Transport::Auto || session.link.transport() == QUIC {
+        if config.transport != Transport::Auto || matches!(session.link, Link::Quic(_)) {
             return std::future::pending().await;
         }
         for tries in 0.. {
