@@ -24,18 +24,22 @@ async fn across(check: impl AsyncFn(usize)) {
 async fn either_version_of_http_is_served() {
     across(async |nodes| {
         let service = service::mirror().await;
-        let web = Web::over(nodes, service.address).await;
-        let (mut http1, http2) = (Http1::connect(web.edge).await, Http2::connect(web.edge).await);
-        for content in ["", "hello", "again"] {
-            let asked = || request("POST", "web", "/path?query", content);
-            for answer in [http1.ask(asked()).await, http2.ask(over_http2(asked())).await] {
-                assert_eq!(answer.status, StatusCode::OK, "{}", answer.text());
-                assert!(answer.text().starts_with("POST /path?query HTTP/1.1\n"), "{}", answer.text());
-                assert!(answer.text().ends_with(&format!("\n\n{content}")), "{}", answer.text());
-            }
-        }
+        serves_either_version(&Web::over(nodes, service.address).await).await;
     })
     .await;
+}
+
+/// Asks a service that tells what it gets, by both versions, on connections that are kept.
+pub(crate) async fn serves_either_version(web: &Web) {
+    let (mut http1, http2) = (Http1::connect(web.edge).await, Http2::connect(web.edge).await);
+    for content in ["", "hello", "again"] {
+        let asked = || request("POST", "web", "/path?query", content);
+        for answer in [http1.ask(asked()).await, http2.ask(over_http2(asked())).await] {
+            assert_eq!(answer.status, StatusCode::OK, "{}", answer.text());
+            assert!(answer.text().starts_with("POST /path?query HTTP/1.1\n"), "{}", answer.text());
+            assert!(answer.text().ends_with(&format!("\n\n{content}")), "{}", answer.text());
+        }
+    }
 }
 
 #[tokio::test]

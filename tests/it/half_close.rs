@@ -118,12 +118,7 @@ async fn a_reset_by_the_service_reaches_the_client_as_a_reset() {
 }
 
 pub(crate) async fn a_service_may_reset(nodes: usize) {
-    let service = service::tcp(|mut stream| async move {
-        let wanted = ok(stream.read_u32().await);
-        ok(stream.write_all(&random(wanted as usize)).await);
-        reset(stream);
-    })
-    .await;
+    let service = service::resetting().await;
     let path = TcpPath::over(nodes, service.address).await;
     for sent_before in [0, 2 << 20] {
         let mut client = path.connect().await;

@@ -8,10 +8,11 @@ use tokio::{
 };
 
 use crate::{
+    across::serves_either_version,
     half_close, lasting, streaming,
     support::{
         Fabric,
-        client::{Http1, Http2, assert_counted, get, metric, over_http2, request},
+        client::{Http1, assert_counted, get, metric, request},
         cluster::Nodes,
         eventually,
         fabric::{TcpPath, Web, served_by_piko},
@@ -44,19 +45,7 @@ async fn requests_are_served_over_flows_that_are_used_again() {
             let check = async {
                 let service = service::mirror().await;
                 let web = Web::over(nodes, service.address).await;
-                let (mut http1, http2) = (Http1::connect(web.edge).await, Http2::connect(web.edge).await);
-                for content in ["", "hello", "again"] {
-                    let asked = || request("POST", "web", "/path?query", content);
-                    for answer in [http1.ask(asked()).await, http2.ask(over_http2(asked())).await] {
-                        assert_eq!(answer.status, StatusCode::OK, "{}", answer.text());
-                        assert!(
-                            answer.text().starts_with("POST /path?query HTTP/1.1\n"),
-                            "{}",
-                            answer.text()
-                        );
-                        assert!(answer.text().ends_with(&format!("\n\n{content}")), "{}", answer.text());
-                    }
-                }
+                serves_either_version(&web).await;
                 assert_eq!(service.accepted(), 1, "{framing:?}");
             };
             served_by_piko(framed(framing), check).await;

@@ -210,12 +210,7 @@ async fn a_reset_by_the_service_never_looks_like_an_end() {
 }
 
 pub(crate) async fn broken_services_are_resets(nodes: usize) {
-    let service = service::tcp(|mut stream| async move {
-        let wanted = ok(stream.read_u32().await);
-        ok(stream.write_all(&random(wanted as usize)).await);
-        reset(stream);
-    })
-    .await;
+    let service = service::resetting().await;
     let path = Path::over(nodes, &service).await;
     for sent_before in [0_u32, 2 << 20] {
         let mut client = path.connect().await;

@@ -24,7 +24,7 @@ use tokio::{
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 
 pub(crate) use super::body::{Body, full};
-use super::ok;
+use super::{ok, random, reset};
 
 /// A running service. Dropping it stops it.
 #[derive(Debug)]
@@ -104,6 +104,16 @@ pub(crate) async fn echo() -> Running {
         if tokio::io::copy(&mut read, &mut write).await.is_ok() {
             drop(write.shutdown().await);
         }
+    })
+    .await
+}
+
+/// Sends as much as it is told to (32 bits in network order), and resets the connection.
+pub(crate) async fn resetting() -> Running {
+    tcp(|mut stream| async move {
+        let wanted = ok(stream.read_u32().await);
+        ok(stream.write_all(&random(wanted as usize)).await);
+        reset(stream);
     })
     .await
 }
