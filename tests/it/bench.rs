@@ -9,7 +9,7 @@ use tokio::{
     process::Command,
 };
 
-use crate::support::{body::Body, eventually, ok, process::Process, service};
+use crate::support::{body::Body, eventually, ok, process::Process, program::children, service};
 
 /// A run takes a second or two where the machine has nothing else to do.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -209,7 +209,7 @@ async fn results_are_compared_and_shown_as_one_page_that_fetches_nothing() {
     let folder = ok(tempfile::tempdir());
     let file = |name: &str| folder.path().join(name);
     for name in ["a", "b"] {
-        let line = format!("http --requests 200 --runs 3 --json --report {name}.html {SMALL}");
+        let line = format!("http --duration 1s --runs 3 --json --report {name}.html {SMALL}");
         let told = bench(folder.path(), &line).await;
         assert_eq!(told.code, Some(0), "{}", told.error);
         ok(std::fs::write(file(&format!("{name}.json")), told.out));
@@ -263,14 +263,6 @@ async fn its_processes_end_with_it_however_it_ends() {
         assert_eq!(code, (signal == "INT").then_some(1), "{signal}");
         eventually("they have ended", async || !started.iter().any(|id| is_adit(*id))).await;
     }
-}
-
-/// The processes that a process has started.
-#[cfg(target_os = "linux")]
-fn children(of: u32) -> Vec<u32> {
-    let threads = std::fs::read_dir(format!("/proc/{of}/task")).into_iter().flatten().flatten();
-    let lists = threads.filter_map(|thread| std::fs::read_to_string(thread.path().join("children")).ok());
-    lists.flat_map(|list| list.split_whitespace().map(|id| ok(id.parse())).collect::<Vec<_>>()).collect()
 }
 
 /// Whether it runs, and its number is not another program's by now.

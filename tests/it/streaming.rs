@@ -15,7 +15,7 @@ use hyper::body::Incoming;
 use tokio::{
     io::AsyncWriteExt,
     net::TcpStream,
-    sync::{Notify, mpsc},
+    sync::{Notify, mpsc, oneshot},
 };
 
 use crate::support::{
@@ -303,13 +303,17 @@ async fn a_request_whose_stream_is_reset_is_never_complete_whatever_the_reason()
         let web = Web::of(1, http2, service.address).await;
         let (client, connection) = ok(h2::client::handshake(ok(TcpStream::connect(web.edge).await)).await);
         let tasks = Tasks::new();
-        tasks.spawn(async move { drop(connection.await) });
+        let (end, mut ended) = oneshot::channel();
+        tasks.spawn(async move { drop(end.send(connection.await)) });
         // What ends the request and what ends its body race each other.
         let none = std::iter::repeat_n(Reason::NO_ERROR, 300);
         for reason in [Reason::CANCEL, Reason::INTERNAL_ERROR, Reason::STREAM_CLOSED].into_iter().chain(none)
         {
             let request = ok(Request::post("http://web.test/").body(()));
-            let mut client = ok(client.clone().ready().await);
+            let mut client = match client.clone().ready().await {
+                Ok(client) => client,
+                Err(error) => panic!("the connection ended: {error}, {:?}", (&mut ended).await),
+            };
             let (_response, mut upload) = ok(client.send_request(request, false));
             ok(upload.send_data(Bytes::from_static(b"half"), false));
             soon(reports.begun.notified()).await;

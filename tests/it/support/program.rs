@@ -38,6 +38,13 @@ pub(crate) fn free_address() -> SocketAddr {
     ok(ok(TcpListener::bind("127.0.0.1:0")).local_addr())
 }
 
+/// The processes that a process has started.
+pub(crate) fn children(of: u32) -> Vec<u32> {
+    let threads = fs::read_dir(format!("/proc/{of}/task")).into_iter().flatten().flatten();
+    let lists = threads.filter_map(|thread| fs::read_to_string(thread.path().join("children")).ok());
+    lists.flat_map(|list| list.split_whitespace().map(|id| ok(id.parse())).collect::<Vec<_>>()).collect()
+}
+
 /// A server in a folder of its own, at a free port of loopback. Dropping it stops it.
 #[derive(Debug)]
 pub(crate) struct Server {
@@ -90,6 +97,19 @@ impl Server {
     pub(crate) fn change(&self, change: impl FnOnce(String) -> String) {
         let file = self.folder.path().join("config");
         ok(fs::write(&file, change(ok(fs::read_to_string(&file)))));
+    }
+
+    /// Has nginx read its configuration again. Both workers accept for a moment; this waits until the first, which must
+    /// have no connection, is gone.
+    pub(crate) async fn reload(&self, change: impl FnOnce(String) -> String) {
+        let workers = || children(self.process.id());
+        // It listens before it has one.
+        eventually("there is a worker", async || !workers().is_empty()).await;
+        let before = workers();
+        self.change(change);
+        self.signal("HUP");
+        let others = |now: &[u32]| !now.is_empty() && !now.iter().any(|worker| before.contains(worker));
+        eventually("the workers are others", async || others(&workers())).await;
     }
 
     pub(crate) fn signal(&self, name: &str) {
