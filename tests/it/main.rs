@@ -5,6 +5,7 @@
 mod across;
 mod admin;
 mod agent_http;
+mod auth;
 mod balancers;
 mod bench;
 mod cli;
@@ -25,6 +26,7 @@ mod http;
 mod joining;
 mod jwks;
 mod http3;
+mod lapses;
 mod lasting;
 mod http2;
 mod layers;

@@ -78,6 +78,7 @@ pub(crate) struct Peer {
     pub(crate) endpoint: String,
     pub(crate) service: SocketAddr,
     pub(crate) tenant: Option<&'static str>,
+    pub(crate) token: Option<String>,
     pub(crate) framing: Framing,
     pub(crate) manner: Manner,
     /// With TLS, by these roots.
@@ -90,6 +91,7 @@ impl Peer {
             endpoint: endpoint.into(),
             service,
             tenant: None,
+            token: None,
             framing: Framing::Apart,
             manner: Manner::Serve,
             tls: None,
@@ -101,6 +103,9 @@ impl Peer {
         let mut request = ok(format!("ws://{node}/piko/v1/upstream/{}", self.endpoint).into_client_request());
         if let Some(tenant) = self.tenant {
             request.headers_mut().insert("x-piko-tenant-id", ok(tenant.parse()));
+        }
+        if let Some(token) = &self.token {
+            request.headers_mut().insert("authorization", ok(format!("Bearer {token}").parse()));
         }
         let stream = TcpStream::connect(node).await?;
         let stream: Box<dyn Io> = match &self.tls {
