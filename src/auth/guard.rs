@@ -158,7 +158,7 @@ impl Guard {
     /// The tenant that a request asks for, by a field or its host.
     ///
     /// # Errors
-    /// [`Refused::Header`] when what stands in the place of a tenant is no name; it has been counted.
+    /// [`Refused::InvalidTenant`] when what stands in the place of a tenant is no name; it has been counted.
     pub fn asked(&self, headers: &HeaderMap, host: Option<&str>) -> Result<Option<TenantId>, Refused> {
         self.0.policy.load().asked.asked(headers, host).inspect_err(|refused| self.count(refused))
     }

@@ -19,6 +19,9 @@ pub enum Refused {
     /// The header field cannot be read.
     #[error("the authorization cannot be read: {0}")]
     Header(&'static str),
+    /// What stands in the place of a tenant is none.
+    #[error("the tenant that is asked for cannot be read: {0}")]
+    InvalidTenant(&'static str),
     /// Another scheme than the one that is understood.
     #[error("the authorization is of another scheme than Bearer")]
     Scheme,
@@ -85,6 +88,7 @@ impl Refused {
             Self::Missing => "missing_token",
             Self::NoCertificate => "missing_certificate",
             Self::Header(_) => "invalid_authorization",
+            Self::InvalidTenant(_) => "invalid_tenant",
             Self::Scheme => "unsupported_authorization",
             Self::TooLong { .. } => "token_too_long",
             Self::Malformed(_) => "malformed_token",
@@ -111,6 +115,7 @@ impl Refused {
         match self {
             Self::NotPermitted(_) | Self::Revoked | Self::Certificate => StatusCode::FORBIDDEN,
             Self::NoKeys => StatusCode::SERVICE_UNAVAILABLE,
+            Self::InvalidTenant(_) => StatusCode::BAD_REQUEST,
             _ => StatusCode::UNAUTHORIZED,
         }
     }
@@ -140,9 +145,9 @@ impl Refused {
             Self::Header(_) => "invalid authorization",
             Self::Scheme => "unsupported auth type",
             Self::Expired => "expired token",
-            Self::UnknownTenant | Self::NotPermitted(NotPermitted::Tenant(_) | NotPermitted::NoTenant) => {
-                "unknown tenant"
-            }
+            Self::UnknownTenant
+            | Self::InvalidTenant(_)
+            | Self::NotPermitted(NotPermitted::Tenant(_) | NotPermitted::NoTenant) => "unknown tenant",
             Self::NotPermitted(_) => "endpoint not permitted",
             _ => "invalid token",
         }
@@ -153,6 +158,7 @@ impl Refused {
         let code = match self.status() {
             StatusCode::FORBIDDEN => Code::Forbidden,
             StatusCode::SERVICE_UNAVAILABLE => Code::Busy,
+            StatusCode::BAD_REQUEST => Code::Invalid,
             _ => Code::Unauthenticated,
         };
         Refusal::new(code, self.to_string())
@@ -181,6 +187,7 @@ pub(super) mod tests {
             Refused::Missing,
             Refused::NoCertificate,
             Refused::Header("it is there twice"),
+            Refused::InvalidTenant("the field is not one name"),
             Refused::Scheme,
             Refused::TooLong { len: 9000 },
             Refused::Malformed("it does not have three parts"),
@@ -214,6 +221,7 @@ pub(super) mod tests {
                 "401 unauthenticated missing_token: missing authorization",
                 "401 unauthenticated missing_certificate: missing authorization",
                 "401 unauthenticated invalid_authorization: invalid authorization",
+                "400 invalid invalid_tenant: unknown tenant",
                 "401 unauthenticated unsupported_authorization: unsupported auth type",
                 "401 unauthenticated token_too_long: invalid token",
                 "401 unauthenticated malformed_token: invalid token",

@@ -49,19 +49,19 @@ impl TenantRules {
     /// The tenant that a request asks for: its header's, else its host's, in lower case as hosts have no other.
     ///
     /// # Errors
-    /// [`Refused::Header`] when a field is there twice, or what stands in the place of a tenant is no name.
+    /// [`Refused::InvalidTenant`] when a field is there twice, or what stands in the place of a tenant is no name.
     pub fn asked(&self, headers: &HeaderMap, host: Option<&str>) -> Result<Option<TenantId>, Refused> {
         for name in &self.headers {
             let mut values = headers.get_all(name).iter();
             if let Some(value) = values.next() {
                 let only = if values.next().is_none() { value.to_str().ok() } else { None };
                 let tenant = only.and_then(|text| TenantId::new(text).ok());
-                return tenant.map(Some).ok_or(Refused::Header("the tenant's field is not one name"));
+                return tenant.map(Some).ok_or(Refused::InvalidTenant("the field is not one name"));
             }
         }
         let tenant = host.and_then(|host| self.of_host(host)).and_then(|names| names.tenant);
         let tenant = tenant.map(|tenant| TenantId::new(&tenant.to_ascii_lowercase()));
-        tenant.transpose().map_err(|_| Refused::Header("the host has no tenant's name"))
+        tenant.transpose().map_err(|_| Refused::InvalidTenant("the host has none's name"))
     }
 }
 
@@ -174,9 +174,9 @@ mod tests {
         assert_eq!(ask(&[], Some("web.Acme.example.com")), Ok(Some(tenant("acme"))));
         assert_eq!(ask(&["b"], Some("web.acme.example.com")), Ok(Some(tenant("b"))));
         for bad in [&["a", "b"][..], &["a b"], &[""]] {
-            assert!(matches!(ask(bad, None), Err(Refused::Header(_))), "{bad:?}");
+            assert!(matches!(ask(bad, None), Err(Refused::InvalidTenant(_))), "{bad:?}");
         }
-        assert!(matches!(ask(&[], Some("web.a!b.example.com")), Err(Refused::Header(_))));
+        assert!(matches!(ask(&[], Some("web.a!b.example.com")), Err(Refused::InvalidTenant(_))));
         // A field that is not the configured one says nothing.
         let silent = TenantRules { headers: Vec::new(), ..rules() };
         let headers =

@@ -168,7 +168,17 @@ async fn ports_that_are_bound_to_any_address_are_told_by_one_that_leads_there() 
 async fn a_node_logs_where_others_are_told_to_reach_it() {
     let folder = ok(tempfile::tempdir());
     let (here, any) = ("127.0.0.1:0", "0.0.0.0:0");
-    let binds = ["--edge-bind", here, "--admin-bind", here, "--link-bind", any, "--peer-bind", any];
+    let binds = [
+        "--edge-bind",
+        here,
+        "--admin-bind",
+        here,
+        "--link-bind",
+        any,
+        "--peer-bind",
+        any,
+        "--allow-anonymous",
+    ];
     let nobody = silent().await;
     let seed = ok(nobody.local_addr()).to_string();
     let node = Process::start(folder.path(), &[&["node", "--join", &seed], &binds[..]].concat());

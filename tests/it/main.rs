@@ -52,6 +52,7 @@ mod smuggling;
 mod streaming;
 mod support;
 mod tcp;
+mod tenants;
 mod timeouts;
 mod trust;
 mod transports;

@@ -58,7 +58,7 @@ impl Cluster {
         let first = format!("{}:8003", cluster.hosts[0].address);
         for host in &cluster.hosts[..3] {
             let (link, peer) = (format!("{}:8001", host.address), format!("{}:8003", host.address));
-            let binds = ["--link-bind", &link, "--peer-bind", &peer];
+            let binds = ["--link-bind", &link, "--peer-bind", &peer, "--allow-anonymous"];
             let join: &[&str] = if peer == first { &[] } else { &["--join", &first] };
             let node = cluster.process(host, &[&["node", "--node-id", host.name], &binds[..], join].concat());
             node.line_with("edge ");
