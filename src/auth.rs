@@ -10,6 +10,7 @@ mod certificates;
 mod claims;
 mod config;
 mod credentials;
+mod doors;
 mod grant;
 mod guard;
 mod jwk;
@@ -34,6 +35,7 @@ pub use certificates::{
 pub use claims::Rules;
 pub use config::{Config, KeysConfig};
 pub use credentials::{ADIT_AUTHORIZATION, Bearer, PIKO_AUTHORIZATION, basic, bearer};
+pub use doors::{Door, Doors};
 pub use grant::{Action, Grant, NotPermitted, Pattern, Tenants, UnknownAction};
 pub use guard::{Guard, Guards, Lapsed, PortConfig, Shown, Standing};
 pub use jwk::{InvalidJwks, read_jwks};

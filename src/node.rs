@@ -243,7 +243,7 @@ impl Node {
         .await?;
         let edge = Edge::start(edge, upstreams.clone(), guards.edge.clone(), &metrics).await?;
         edge_address.get_or_init(|| edge.address());
-        let udp = udp::Ports::start(udp, &upstreams)?;
+        let udp = udp::Ports::start(udp, &upstreams, &guards.edge)?;
         let identities = std::slice::from_ref(&identity);
         let tls = tls::server_config(identities, clients.clone(), &[ALPN_LINK])?;
         let https = tls::server_config(identities, clients, &[b"http/1.1"])?;

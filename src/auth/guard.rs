@@ -5,12 +5,13 @@
 //! and closes nothing itself, and takes no lock.
 
 use std::{
+    net::IpAddr,
     sync::Arc,
     time::{Duration, SystemTime},
 };
 
 use arc_swap::ArcSwap;
-use http::HeaderMap;
+use http::{HeaderMap, HeaderName};
 use prometheus_client::{
     encoding::EncodeLabelSet,
     metrics::{counter::Counter, family::Family},
@@ -19,7 +20,8 @@ use rustls::pki_types::CertificateDer;
 use tokio::sync::watch;
 
 use super::{
-    Action, Caller, CertificateRules, Config, Grant, JwksCounters, Refused, TenantRules, Tenants, Verifiers,
+    Action, Caller, CertificateRules, Config, Denied, Doors, Grant, JwksCounters, Refused, TenantRules,
+    Tenants, Verifiers,
 };
 use crate::{
     drain::Tasks,
@@ -41,6 +43,8 @@ pub struct PortConfig {
     pub certificates: Option<CertificateRules>,
     /// Where a request says which tenant it is for.
     pub asked: TenantRules,
+    /// What is demanded of those who are let in, before single endpoints.
+    pub doors: Doors,
 }
 
 impl PortConfig {
@@ -55,6 +59,7 @@ struct Policy {
     verifiers: Option<Verifiers>,
     certificates: Option<CertificateRules>,
     asked: TenantRules,
+    doors: Doors,
     /// Whether what relies on a credential ends with it.
     ends: bool,
 }
@@ -120,6 +125,7 @@ impl Guards {
             verifiers: (own.is_some() || !tenants.is_empty()).then(|| Verifiers::new(own, tenants)),
             certificates: config.certificates.clone(),
             asked: config.asked.clone(),
+            doors: config.doors.clone(),
             ends: all.clone().all(|config| config.disconnect_on_expiry),
         }
     }
@@ -196,6 +202,40 @@ impl Guard {
         };
         let tenant = grant.tenant(asked)?;
         Ok(Caller { grant, tenant })
+    }
+
+    /// Whether the doors before an endpoint let a client in by its address.
+    ///
+    /// # Errors
+    /// The first demand that is not met; it has been counted.
+    pub fn check_address(
+        &self,
+        tenant: &TenantId,
+        endpoint: &EndpointId,
+        client: IpAddr,
+    ) -> Result<(), Denied> {
+        let checked = self.0.policy.load().doors.check_address(tenant, endpoint, client);
+        checked.inspect_err(|denied| self.count_denied(*denied))
+    }
+
+    /// Whether the doors before an endpoint let a request in, and the fields that were for them.
+    ///
+    /// # Errors
+    /// The first demand that is not met; it has been counted.
+    pub fn check_doors(
+        &self,
+        tenant: &TenantId,
+        endpoint: &EndpointId,
+        client: IpAddr,
+        headers: &HeaderMap,
+    ) -> Result<Vec<HeaderName>, Denied> {
+        let checked = self.0.policy.load().doors.check(tenant, endpoint, client, headers);
+        checked.inspect_err(|denied| self.count_denied(*denied))
+    }
+
+    fn count_denied(&self, denied: Denied) {
+        let labels = Labels { port: self.0.port, reason: denied.code() };
+        self.0.guards.refused.get_or_create(&labels).inc();
     }
 
     /// Counts a refusal that the port itself has come to.

@@ -243,12 +243,14 @@ impl NodeArgs {
             tenants: tenants.clone(),
             certificates: edge_certificates,
             asked: asked.clone(),
+            doors: auth::Doors::default(),
         };
         let link = auth::PortConfig {
             keys: self.link_auth.clone().config()?,
             tenants,
             certificates: link_certificates,
             asked,
+            doors: auth::Doors::default(),
         };
         let admin =
             auth::PortConfig { keys: self.admin_auth.clone().config()?, ..auth::PortConfig::default() };

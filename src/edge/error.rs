@@ -5,7 +5,7 @@ use http_body_util::LengthLimitError;
 
 use super::{body::Body, endpoint::EndpointError, headers, piko};
 use crate::{
-    auth::{Lapsed, Refused},
+    auth::{Denied, Lapsed, Refused},
     protocol::Code,
     upstream::{OpenFlowError, SendError},
 };
@@ -68,6 +68,8 @@ pub(super) enum Error {
     #[error(transparent)]
     Auth(#[from] Refused),
     #[error(transparent)]
+    Denied(#[from] Denied),
+    #[error(transparent)]
     Lapsed(Lapsed),
     #[error("{}", crate::telemetry::report(.0))]
     Send(SendError),
@@ -100,6 +102,7 @@ impl Error {
             Self::BodyTooLarge { .. } => (StatusCode::PAYLOAD_TOO_LARGE, "body_too_large"),
             Self::Stalled => (StatusCode::REQUEST_TIMEOUT, "request_stalled"),
             Self::Auth(refused) => (refused.status(), refused.code()),
+            Self::Denied(denied) => (denied.status(), denied.code()),
             Self::Lapsed(Lapsed::Expired) => (StatusCode::UNAUTHORIZED, Refused::Expired.code()),
             Self::Lapsed(Lapsed::Revoked) => (StatusCode::FORBIDDEN, Refused::Revoked.code()),
             Self::Piko(piko::Refusal::Path) => (StatusCode::NOT_FOUND, "not_found"),
@@ -121,7 +124,7 @@ impl Error {
 
     /// Whether it is the caller who may not have what was asked for.
     pub(super) fn is_of_caller(&self) -> bool {
-        matches!(self, Self::Auth(_) | Self::Lapsed(_))
+        matches!(self, Self::Auth(_) | Self::Denied(_) | Self::Lapsed(_))
     }
 
     /// What Piko says in its place, where it has a text.
@@ -158,12 +161,15 @@ impl Error {
             // Whoever sent it may be of another mind about where the next request begins (RFC 9112 §6.1).
             headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
+        let challenge = match self {
+            Self::Auth(refused) => refused.challenge(),
+            Self::Denied(denied) => denied.challenge(),
+            _ => None,
+        };
+        if let Some(challenge) = challenge {
+            headers.insert(header::WWW_AUTHENTICATE, challenge);
+        }
         match self {
-            Self::Auth(refused) => {
-                if let Some(challenge) = refused.challenge() {
-                    headers.insert(header::WWW_AUTHENTICATE, challenge);
-                }
-            }
             Self::Piko(piko::Refusal::Method(_)) => {
                 headers.insert(header::ALLOW, HeaderValue::from_static("GET"));
             }

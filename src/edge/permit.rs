@@ -59,6 +59,7 @@ pub(super) async fn permit<B>(
     };
     if !guard.asks() {
         let name = Name { tenant: asked.unwrap_or_default(), endpoint: target?.endpoint };
+        pass_doors(shared, client, request, &name)?;
         return Ok(Permit { name, standing: None });
     }
     let certificate = client.certificate.as_deref();
@@ -82,5 +83,21 @@ pub(super) async fn permit<B>(
     let standing = Standing::new(guard, caller, client.certificate.clone());
     standing.permits(Action::Connect, &endpoint)?;
     let name = Name { tenant: standing.tenant().clone(), endpoint };
+    pass_doors(shared, client, request, &name)?;
     Ok(Permit { name, standing: standing.ends().then(|| Arc::new(standing)) })
+}
+
+/// Meets what the node demands before an endpoint, and takes out of the request what was for that.
+fn pass_doors<B>(
+    shared: &Shared,
+    client: &Client,
+    request: &mut Request<B>,
+    name: &Name,
+) -> Result<(), Error> {
+    let Name { tenant, endpoint } = name;
+    let headers = request.headers_mut();
+    for field in shared.guard.check_doors(tenant, endpoint, client.address.ip(), headers)? {
+        headers.remove(field);
+    }
+    Ok(())
 }

@@ -22,6 +22,7 @@ use super::{
     tcp,
 };
 use crate::{
+    auth::Denied,
     protocol::Code,
     splice::{Prefixed, Side},
     upstream::{Name, OpenFlow, OpenFlowError},
@@ -46,6 +47,9 @@ pub(super) async fn serve(mut stream: TcpStream, ends: Ends, shared: &Shared) {
         }
         Err(refused) => {
             shared.counters.connection("sni", refused.outcome());
+            if let Refused::Denied(denied) = &refused {
+                tracing::info!(target: "adit::access", %client, code = denied.code(), "a connection was refused");
+            }
             tracing::debug!(%client, error = %refused, "a TLS connection was refused");
             if !refused.is_of_name() {
                 return stream.reset(false);
@@ -79,6 +83,7 @@ async fn open(
     // What a host cannot say as a tenant it does not say at all: there is no field that could.
     let asked = || shared.guard.asked(&HeaderMap::new(), Some(&host)).ok().flatten();
     let name = Name { tenant: tenant.or_else(asked).unwrap_or_default(), endpoint };
+    shared.guard.check_address(&name.tenant, &name.endpoint, ends.client.ip())?;
     let mut flow = tcp::open(shared, &name, ends).await?;
     if postgres {
         let agreed = tokio::time::timeout(PATIENCE, postgres::ask(&mut flow.stream)).await;
@@ -129,6 +134,8 @@ enum Refused {
     #[error("the name that it asks for is of no endpoint: {0}")]
     Endpoint(#[from] EndpointError),
     #[error(transparent)]
+    Denied(#[from] Denied),
+    #[error(transparent)]
     Open(#[from] OpenFlowError),
     #[error("the service does not agree to TLS as PostgreSQL does: {0}")]
     Service(io::Error),
@@ -152,6 +159,7 @@ impl Refused {
             Self::Broken(_) => "broken",
             Self::NotTls(_) => "not_tls",
             Self::Nameless | Self::Endpoint(_) => "no_name",
+            Self::Denied(denied) => denied.code(),
             Self::Open(error) => error.code().name(),
             Self::Service(_) => "upstream_tls",
         }

@@ -18,6 +18,11 @@ use crate::{
 /// would be.
 pub(super) async fn serve(stream: TcpStream, ends: Ends, name: Name, shared: &Shared) {
     let client = ends.client;
+    if let Err(denied) = shared.guard.check_address(&name.tenant, &name.endpoint, client.ip()) {
+        shared.counters.connection("tcp", denied.code());
+        tracing::info!(target: "adit::access", endpoint = %name, %client, code = denied.code(), "a connection was refused");
+        return stream.reset(false);
+    }
     match open(shared, &name, ends).await {
         Ok(flow) => {
             shared.counters.connection("tcp", "joined");

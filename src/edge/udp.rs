@@ -3,6 +3,7 @@
 use std::{io, net::SocketAddr, str::FromStr, sync::Arc, time::Duration};
 
 use crate::{
+    auth::Guard,
     drain::{Aborted, Tasks},
     protocol::{Hop, InvalidId, Kind, Open},
     splice::packets::{self, Activity, UdpClient, UdpPort},
@@ -62,7 +63,7 @@ impl Ports {
     ///
     /// # Errors
     /// When one is taken.
-    pub fn start(config: Config, upstreams: &Upstreams) -> Result<Self, BindError> {
+    pub fn start(config: Config, upstreams: &Upstreams, guard: &Guard) -> Result<Self, BindError> {
         let (accepting, associations) = (Tasks::new(), Tasks::new());
         let mut ports = Self { bound: Vec::new(), accepting, associations };
         for Port { listen, endpoint } in config.ports {
@@ -73,6 +74,7 @@ impl Ports {
             let door = Door {
                 name: endpoint,
                 upstreams: upstreams.clone(),
+                guard: guard.clone(),
                 idle: config.idle,
                 associations: ports.associations.clone(),
             };
@@ -110,6 +112,7 @@ impl Drop for Ports {
 struct Door {
     name: Name,
     upstreams: Upstreams,
+    guard: Guard,
     idle: Duration,
     associations: Tasks,
 }
@@ -127,6 +130,10 @@ impl Door {
     /// Joins one client to a flow of an agent.
     async fn join(&self, client: UdpClient) {
         let (address, endpoint) = (client.address(), &self.name);
+        if let Err(denied) = self.guard.check_address(&endpoint.tenant, &endpoint.endpoint, address.ip()) {
+            tracing::info!(target: "adit::access", %endpoint, client = %address, code = denied.code(), "packets are refused");
+            return client.discard().await;
+        }
         let open = Open {
             endpoint: endpoint.endpoint.clone(),
             tenant: None,
