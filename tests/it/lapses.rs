@@ -19,7 +19,7 @@ use tokio::{
 };
 use tokio_tungstenite::{
     WebSocketStream,
-    tungstenite::{Message, client::IntoClientRequest},
+    tungstenite::{Error, Message, client::IntoClientRequest},
 };
 
 use crate::support::{
@@ -205,8 +205,9 @@ async fn a_piko_agent_ends_with_its_token_and_is_told_in_pikos_words() {
     let fabric = Fabric::with(|config| config.auth.link = issuer.port()).await;
     let web = service::mirror().await;
     let peer = crate::support::piko_agent::Peer::of("web", web.address);
-    let refused = peer.link(fabric.addresses.link).await.err().expect("it has no token");
-    let tokio_tungstenite::tungstenite::Error::Http(response) = &refused else { panic!("{refused}") };
+    let Err(Error::Http(response)) = peer.link(fabric.addresses.link).await else {
+        panic!("it has no token, and is not refused");
+    };
     let json: serde_json::Value = ok(serde_json::from_slice(response.body().as_deref().unwrap_or_default()));
     assert_eq!((response.status().as_u16(), &json["error"]), (401, &json!("missing authorization")));
 

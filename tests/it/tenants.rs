@@ -84,7 +84,7 @@ impl Caller {
             Some(beginning) => self.endpoint.starts_with(beginning),
             None => self.endpoint == *pattern,
         };
-        self.endpoints.as_ref().is_none_or(|patterns| patterns.iter().any(|pattern| matches(&pattern)))
+        self.endpoints.as_ref().is_none_or(|patterns| patterns.iter().any(matches))
     }
 
     async fn ask(&self, edge: std::net::SocketAddr, token: &str) -> (StatusCode, String) {
