@@ -1,15 +1,19 @@
 //! `adit status`: what a node's admin port tells, as tables.
 
-use std::time::Duration;
+use std::{fs, path::PathBuf, time::Duration};
 
 use anyhow::{Context as _, bail};
 use clap::Args;
 use http_body_util::{BodyExt, Empty};
-use hyper::{Request, body::Bytes};
+use hyper::{
+    Request,
+    body::Bytes,
+    header::{self, HeaderValue},
+};
 use serde::Deserialize;
 
 use super::{failure::Failure, http, process, say};
-use crate::{drain::Tasks, net::HostPort};
+use crate::{drain::Tasks, net::HostPort, protocol::Secret};
 
 /// How long a node has to answer.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -20,6 +24,12 @@ pub(super) struct StatusArgs {
     /// The admin port of the node to ask: what it was given as --admin-bind.
     #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:8002")]
     admin: HostPort,
+    /// Token to show to the node. In ADIT_TOKEN it stays out of the list of processes.
+    #[arg(long, value_name = "TOKEN", hide_default_value = true)]
+    token: Option<Secret>,
+    /// The same from a file.
+    #[arg(long, value_name = "FILE")]
+    token_file: Option<PathBuf>,
     /// Print what the node answers, for programs.
     #[arg(long)]
     json: bool,
@@ -77,9 +87,22 @@ struct Endpoint {
     flows: u64,
 }
 
+impl StatusArgs {
+    fn token(&self) -> anyhow::Result<Option<Secret>> {
+        let Some(file) = &self.token_file else { return Ok(self.token.clone()) };
+        if self.token.is_some() {
+            bail!("--token and --token-file exclude each other: leave one of them out");
+        }
+        let text = fs::read_to_string(file)
+            .with_context(|| format!("--token-file: {} cannot be read", file.display()))?;
+        Ok(Some(Secret::new(text.trim())))
+    }
+}
+
 pub(super) fn run(args: &StatusArgs) -> Result<(), Failure> {
     process::block_on(async {
-        let body = tokio::time::timeout(PATIENCE, ask(&args.admin))
+        let token = args.token()?;
+        let body = tokio::time::timeout(PATIENCE, ask(&args.admin, token.as_ref()))
             .await
             .unwrap_or_else(|_| bail!("it did not answer within {PATIENCE:?}"))
             .with_context(|| {
@@ -96,15 +119,29 @@ pub(super) fn run(args: &StatusArgs) -> Result<(), Failure> {
     })
 }
 
-async fn ask(admin: &HostPort) -> anyhow::Result<Bytes> {
+async fn ask(admin: &HostPort, token: Option<&Secret>) -> anyhow::Result<Bytes> {
     let tasks = Tasks::new();
-    let request =
-        Request::get("/api/v1/status").header("host", admin.to_string()).body(Empty::<Bytes>::new())?;
-    let response = http::send(&tasks, admin, request).await?;
-    if !response.status().is_success() {
-        bail!("it answered {}", response.status());
+    let mut request = Request::get("/api/v1/status").header(header::HOST, admin.to_string());
+    if let Some(token) = token {
+        let mut bearer = HeaderValue::try_from(format!("Bearer {}", token.expose()))
+            .context("the token has characters that none has")?;
+        bearer.set_sensitive(true);
+        request = request.header(header::AUTHORIZATION, bearer);
     }
-    Ok(response.into_body().collect().await?.to_bytes())
+    let response = http::send(&tasks, admin, request.body(Empty::<Bytes>::new())?).await?;
+    let status = response.status();
+    let body = response.into_body().collect().await?.to_bytes();
+    if !status.is_success() {
+        let told: Option<Told> = serde_json::from_slice(&body).ok();
+        bail!("it answered {status}{}", told.map_or_else(String::new, |told| format!(": {}", told.error)));
+    }
+    Ok(body)
+}
+
+/// Why a node does not answer.
+#[derive(Debug, Deserialize)]
+struct Told {
+    error: String,
 }
 
 impl Status {

@@ -55,6 +55,7 @@ pub(super) async fn serve<B: RequestBody>(
     let started = Instant::now();
     let (version, method, uri) = (request.version(), request.method().clone(), request.uri().clone());
     let (address, scheme) = (client.address, client.scheme);
+    let host = host(&request);
     let tongue = Tongue::of(&request);
     let _in_flight = shared.counters.begin();
     let (status, mut response) = match forward(shared, client, exchange, request).await {
@@ -64,7 +65,8 @@ pub(super) async fn serve<B: RequestBody>(
             if error.is_of_caller() {
                 // Queries hold secrets.
                 tracing::info!(
-                    target: "adit::access", client = %address, %method, host = uri.host(), path = uri.path(),
+                    target: "adit::access", client = %address, %method, host = host.as_ref().and_then(|host| host.to_str().ok()),
+                    path = uri.path(),
                     status = status.as_u16(), code, %error, "a request was refused"
                 );
             } else {

@@ -21,6 +21,8 @@ use adit::{
 use clap::Parser;
 use http::HeaderValue;
 
+use crate::support::process::Process;
+
 /// The program, in `folder`, with logs of errors alone.
 fn adit(folder: &Path, words: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_adit"));
@@ -352,6 +354,61 @@ fn status_says_when_no_node_answers() {
         "{}",
         told(&output)
     );
+}
+
+#[tokio::test]
+async fn status_shows_its_token_and_says_why_it_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = |words: &[&str], variables: &[(&str, &str)]| {
+        let mut command = adit(folder.path(), words);
+        told(&output(command.envs(variables.iter().copied())))
+    };
+    run(&["token", "key", "--out", "keys"], &[]);
+    let token = run(&["token", "--key", "keys/token.key"], &[]);
+    let token = token.strip_suffix("\nexit code 0").unwrap();
+    fs::write(folder.path().join("token"), format!("{token}\n")).unwrap();
+    let binds =
+        ["--edge-bind", "--link-bind", "--admin-bind", "--peer-bind"].map(|bind| [bind, "127.0.0.1:0"]);
+    let key = ["--admin-auth-key-file", "keys/token.pub"];
+    let node = Process::start(folder.path(), &[&["node"], binds.as_flattened(), &key[..]].concat());
+    let admin = node.address("admin").to_string();
+    let status = ["status", "--admin", &admin];
+    let with_file = [&status[..], &["--token-file", "token"]].concat();
+    for told in [run(&with_file, &[]), run(&status, &[("ADIT_TOKEN", token)])] {
+        assert!(told.contains("ready") && told.ends_with("exit code 0"), "{told}");
+    }
+    let refused = run(&status, &[]);
+    assert!(refused.contains("401") && refused.contains("no token was given"), "{refused}");
+    let both = run(&with_file, &[("ADIT_TOKEN", token)]);
+    assert!(both.contains("exclude each other"), "{both}");
+}
+
+#[test]
+fn a_node_does_not_let_in_without_credentials_whom_that_was_not_meant_for() {
+    let folder = tempfile::tempdir().unwrap();
+    let refused = |words: &[&str]| {
+        let output = output(&mut adit(folder.path(), &[&["node"], words].concat()));
+        assert_eq!(output.status.code(), Some(2), "{words:?}");
+        told(&output)
+    };
+    let secret = "a secret of thirty-two bytes or more";
+    let link = refused(&["--link-bind", "0.0.0.0:0"]);
+    assert!(link.contains("--link-auth-key-file") && link.contains("--allow-anonymous"), "{link}");
+    let sni = refused(&["--edge-auth-key", secret, "--edge-sni-bind", "127.0.0.1:0"]);
+    assert!(
+        sni.contains("--edge-sni-bind") && sni.contains("--allow-anonymous") && !sni.contains(secret),
+        "{sni}"
+    );
+    let plain = refused(&["--edge-client-ca", "ca.pem"]);
+    assert!(plain.contains("ca.pem cannot be read") || plain.contains("--edge-tls-bind"), "{plain}");
+    // Each is what it says: with the word, or with credentials, the node is configured.
+    for words in [
+        &["--link-bind", "0.0.0.0:0", "--allow-anonymous"][..],
+        &["--link-bind", "0.0.0.0:0", "--link-auth-key", secret],
+        &["--edge-auth-key", secret, "--edge-sni-bind", "127.0.0.1:0", "--allow-anonymous"],
+    ] {
+        node(folder.path(), words, &[]);
+    }
 }
 
 #[test]
