@@ -12,18 +12,20 @@ use std::{
 };
 
 use axum::{
-    Json, Router,
-    extract::State,
+    Extension, Json, Router,
+    extract::{Request, State},
     http::{StatusCode, header},
-    response::IntoResponse,
+    middleware::{self, Next},
+    response::{IntoResponse, Response},
     routing::get,
 };
 use tokio::{net::TcpListener, sync::watch};
 
 use crate::{
+    auth::{self, Action, Caller, Guard, Refused, Shown, Tenants},
     cluster::{Cluster, PeerStatus},
     drain::{Aborted, Tasks},
-    protocol::{NodeId, Phase},
+    protocol::{NodeId, Phase, TenantId},
     telemetry::Metrics,
     upstream::{EndpointStatus, LinkStatus, Upstreams},
 };
@@ -43,6 +45,8 @@ pub struct Source {
     pub edge: Arc<OnceLock<SocketAddr>>,
     /// The other nodes, once this one is part of a cluster.
     pub peers: Arc<OnceLock<Arc<Cluster>>>,
+    /// What is asked of operators.
+    pub guard: Guard,
     /// What it counts.
     pub metrics: Metrics,
 }
@@ -83,13 +87,16 @@ impl Admin {
         let failed = |source| BindError { address: bind, source };
         let listener = TcpListener::bind(bind).await.map_err(failed)?;
         let address = listener.local_addr().map_err(failed)?;
+        let source = Arc::new(source);
         let router = Router::new()
-            .route("/health", get(|| async { "ok\n" }))
-            .route("/ready", get(ready))
             .route("/metrics", get(metrics))
             .route("/api/v1/status", get(status))
-            .with_state(Arc::new(source.clone()))
-            .merge(piko::router(source, address));
+            .with_state(Arc::clone(&source))
+            .merge(piko::router(Arc::clone(&source), address))
+            .route_layer(middleware::from_fn_with_state(source.guard.clone(), permit))
+            // Balancers and orchestrators have no credentials.
+            .route("/health", get(|| async { "ok\n" }))
+            .route("/ready", get(ready).with_state(source));
         let tasks = Tasks::new();
         let signal = tasks.clone();
         tasks.spawn(async move {
@@ -122,6 +129,59 @@ impl Drop for Admin {
     }
 }
 
+/// Who asks, which the port's guard has let in.
+#[derive(Debug, Clone)]
+struct Operator {
+    tenants: Tenants,
+}
+
+impl Operator {
+    /// Whether what is of a tenant is for them.
+    fn sees(&self, tenant: &TenantId) -> bool {
+        self.tenants.contain(tenant)
+    }
+}
+
+/// Lets in who may do what operators do.
+async fn permit(State(guard): State<Guard>, mut request: Request, next: Next) -> Response {
+    let caller = match auth::bearer(request.headers()) {
+        _ if !guard.asks() => guard.caller(Shown::default(), None).await,
+        Ok(bearer) => guard.caller(Shown { token: Some(bearer.token), certificate: None }, None).await,
+        Err(refused) => {
+            guard.count(&refused);
+            Err(refused)
+        }
+    };
+    let permitted = caller.and_then(|Caller { grant, .. }| match grant.may(Action::Admin) {
+        Ok(()) => Ok(Operator { tenants: grant.tenants }),
+        Err(refused) => {
+            let refused = Refused::from(refused);
+            guard.count(&refused);
+            Err(refused)
+        }
+    });
+    match permitted {
+        Ok(operator) => {
+            request.extensions_mut().insert(operator);
+            next.run(request).await
+        }
+        Err(refused) => {
+            let path = request.uri().path();
+            tracing::info!(target: "adit::access", path, code = refused.code(), %refused, "an operator was refused");
+            refuse(&refused)
+        }
+    }
+}
+
+fn refuse(refused: &Refused) -> Response {
+    let json = Json(serde_json::json!({ "error": refused.to_string(), "code": refused.code() }));
+    let mut response = (refused.status(), json).into_response();
+    if let Some(challenge) = refused.challenge() {
+        response.headers_mut().insert(header::WWW_AUTHENTICATE, challenge);
+    }
+    response
+}
+
 async fn ready(State(source): State<Arc<Source>>) -> impl IntoResponse {
     let phase = *source.phase.borrow();
     let status = if phase == Phase::Ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
@@ -133,7 +193,10 @@ async fn metrics(State(source): State<Arc<Source>>) -> impl IntoResponse {
     ([(header::CONTENT_TYPE, kind)], source.metrics.encode())
 }
 
-async fn status(State(source): State<Arc<Source>>) -> impl IntoResponse {
+async fn status(
+    State(source): State<Arc<Source>>,
+    Extension(operator): Extension<Operator>,
+) -> impl IntoResponse {
     let phase = *source.phase.borrow();
     Json(Status {
         node: source.node.to_string(),
@@ -144,7 +207,17 @@ async fn status(State(source): State<Arc<Source>>) -> impl IntoResponse {
             .peers
             .get()
             .map_or_else(Vec::new, |cluster| cluster.peers().iter().map(|peer| peer.status()).collect()),
-        links: source.upstreams.link_status(),
-        endpoints: source.upstreams.endpoint_status(),
+        links: source
+            .upstreams
+            .link_status()
+            .into_iter()
+            .filter(|link| operator.sees(&link.tenant))
+            .collect(),
+        endpoints: source
+            .upstreams
+            .endpoint_status()
+            .into_iter()
+            .filter(|endpoint| operator.sees(&endpoint.tenant))
+            .collect(),
     })
 }

@@ -7,6 +7,7 @@
 mod agent;
 mod agent_http;
 mod auth;
+mod clients;
 mod connect;
 mod forward;
 mod layers;
@@ -14,17 +15,25 @@ mod limits;
 mod link;
 mod log;
 mod node;
+mod tenants;
 mod udp;
 
-use std::{io, net::IpAddr, path::PathBuf, time::Duration};
+use std::{
+    fs, io,
+    net::IpAddr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use ipnet::IpNet;
+use serde::de::DeserializeOwned;
 
 pub use agent::{
     AgentArgs, EndpointArgs, EndpointKind, RunAgentArgs, ServeArgs, ServeHttpArgs, ServeUdpArgs, UpstreamArgs,
 };
 pub use agent_http::HttpArgs;
 pub use auth::{AdminAuthArgs, EdgeAuthArgs, LinkAuthArgs};
+pub use clients::{EdgeClientArgs, LinkClientArgs};
 pub use connect::{ConnectArgs, UnusableProxy};
 pub use forward::{ForwardArgs, ForwardTcpArgs, ForwardUdpArgs, PortArgs, PortKind, RunForwardArgs};
 pub use layers::{ParseError, from_words, parse};
@@ -32,6 +41,7 @@ pub use limits::LimitArgs;
 pub use link::LinkArgs;
 pub use log::LogArgs;
 pub use node::NodeArgs;
+pub use tenants::TenantArgs;
 pub use udp::UdpArgs;
 
 use crate::{
@@ -39,8 +49,9 @@ use crate::{
     auth::{InvalidSource, LoadKeysError, ReadKeysError},
     edge,
     net::HostPort,
-    protocol::{EndpointId, HostPattern, NodeId},
+    protocol::{EndpointId, HostPattern, InvalidId, NodeId},
     tls,
+    upstream::Name,
 };
 
 /// Why a configuration cannot be used: which part, what is wrong with it, and what to do.
@@ -62,6 +73,24 @@ pub enum ConfigError {
         /// The first line that is wrong.
         line: usize,
         /// What the reader found.
+        reason: String,
+    },
+    /// Another file cannot be read.
+    #[error("{} cannot be read: check the path, and that this user may read it", path.display())]
+    UnreadableFile {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// Another file is not what it should be.
+    #[error("{}, line {line}: {reason}", path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// The first line that is wrong.
+        line: usize,
+        /// What is wrong.
         reason: String,
     },
     /// A key that the command does not have.
@@ -122,6 +151,19 @@ pub enum ConfigError {
         /// What is missing.
         key: &'static str,
     },
+    /// A link port that anybody could serve and reach everything by.
+    #[error(
+        "the link port {0} can be reached from other machines, and asks nobody who they are: give --link-auth-key-file, \
+         --link-auth-jwks or --link-client-ca, bind it to 127.0.0.1, or say --allow-anonymous if whoever reaches it may serve \
+         and reach everything"
+    )]
+    AnonymousLink(std::net::SocketAddr),
+    /// A port that lets in whom another one asks for credentials.
+    #[error(
+        "--edge-sni-bind lets whoever reaches it in without credentials, which the edge asks for: leave it out, or say \
+         --allow-anonymous if that is meant"
+    )]
+    AnonymousSni,
     /// A file of keys cannot be used.
     #[error(transparent)]
     AuthKeys(#[from] LoadKeysError),
@@ -233,6 +275,26 @@ pub enum ConfigError {
     Tls(#[from] tls::ConfigError),
 }
 
+fn unreadable(path: &Path) -> impl FnOnce(io::Error) -> ConfigError {
+    let path = path.to_owned();
+    move |source| ConfigError::UnreadableFile { path, source }
+}
+
+/// Reads another TOML file than that of the flags.
+fn read_file<T: DeserializeOwned>(path: &Path) -> Result<T, ConfigError> {
+    let text = fs::read_to_string(path).map_err(unreadable(path))?;
+    toml::from_str(&text).map_err(|error: toml::de::Error| ConfigError::File {
+        path: path.to_owned(),
+        line: line_of(&text, &error),
+        reason: error.message().trim().replace('\n', ", "),
+    })
+}
+
+/// The first line that an error is about.
+fn line_of(text: &str, error: &toml::de::Error) -> usize {
+    1 + text[..error.span().map_or(0, |span| span.start)].matches('\n').count()
+}
+
 fn unknown(key: &str, nearest: Option<&str>) -> String {
     match nearest {
         Some(nearest) => format!("unknown key `{key}`: did you mean `{nearest}`?"),
@@ -263,7 +325,7 @@ fn bytes(text: &str) -> Result<u64, &'static str> {
     text.parse().map_err(|_| "expected a number of bytes, such as 1048576")
 }
 
-/// A port and the endpoint behind it, as in 5432=db or 0.0.0.0:5432=db.
+/// A port and the endpoint behind it, as in 5432=db or 0.0.0.0:5432=acme/db.
 fn port(text: &str) -> Result<edge::Port, String> {
     let (listen, endpoint) =
         text.split_once('=').ok_or("expected LISTEN=ENDPOINT, such as 0.0.0.0:5432=db")?;
@@ -271,16 +333,16 @@ fn port(text: &str) -> Result<edge::Port, String> {
         Ok(port) => std::net::SocketAddr::from(([127, 0, 0, 1], port)),
         Err(_) => address(listen)?,
     };
-    let endpoint = EndpointId::new(endpoint).map_err(|error| error.to_string())?;
+    let endpoint = endpoint.parse().map_err(|error: InvalidId| error.to_string())?;
     Ok(edge::Port { bind, endpoint })
 }
 
 /// A host and the endpoint that it stands for, as in app.customer.com=web.
-fn mapping(text: &str) -> Result<(HostPattern, EndpointId), String> {
+fn mapping(text: &str) -> Result<(HostPattern, Name), String> {
     let (host, endpoint) =
         text.split_once('=').ok_or("expected NAME=ENDPOINT, such as app.customer.com=web")?;
     let host = HostPattern::new(host).map_err(|error| error.to_string())?;
-    Ok((host, EndpointId::new(endpoint).map_err(|error| error.to_string())?))
+    Ok((host, endpoint.parse().map_err(|error: InvalidId| error.to_string())?))
 }
 
 /// A network, or a single address.

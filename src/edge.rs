@@ -17,6 +17,7 @@ mod http;
 mod limits;
 mod meaning;
 mod metrics;
+mod permit;
 mod piko;
 mod postgres;
 mod proxied;
@@ -45,12 +46,12 @@ use admission::Admissions;
 pub use limits::Limits;
 
 use crate::{
+    auth::Guard,
     drain::{Aborted, Tasks},
-    protocol::EndpointId,
     telemetry::Metrics,
     tls,
     transport::quic,
-    upstream::Upstreams,
+    upstream::{Name, Upstreams},
 };
 use connection::Door;
 
@@ -78,6 +79,8 @@ pub struct TlsConfig {
     pub bind: SocketAddr,
     /// Its certificates, chosen by the name that the client asks for; the first for all other names.
     pub identities: Vec<tls::Identity>,
+    /// What it asks of clients.
+    pub clients: tls::ClientAuth,
     /// HTTP/3, on the UDP port of the same number.
     pub http3: Http3,
 }
@@ -99,7 +102,7 @@ pub struct Port {
     /// Where it listens.
     pub bind: SocketAddr,
     /// The endpoint behind it.
-    pub endpoint: EndpointId,
+    pub endpoint: Name,
 }
 
 /// Why an edge does not start.
@@ -127,6 +130,7 @@ pub enum BindError {
 #[derive(Debug)]
 struct Shared {
     upstreams: Upstreams,
+    guard: Guard,
     balancers: Vec<IpNet>,
     limits: Limits,
     admissions: Admissions,
@@ -161,13 +165,18 @@ impl Edge {
     ///
     /// # Errors
     /// When a port is taken, or a certificate cannot be used.
-    pub async fn start(config: Config, upstreams: Upstreams, metrics: &Metrics) -> Result<Self, BindError> {
+    pub async fn start(
+        config: Config,
+        upstreams: Upstreams,
+        guard: Guard,
+        metrics: &Metrics,
+    ) -> Result<Self, BindError> {
         let (plain, address) = bind(config.bind, "--edge-bind").await?;
         let mut doors = vec![(plain, Door::Http)];
         let mut tls_address = None;
         let mut http3 = None;
         if let Some(tls) = &config.tls {
-            let server = tls::server_config(&tls.identities, tls::ClientAuth::None, &[b"h2", b"http/1.1"])?;
+            let server = tls::server_config(&tls.identities, tls.clients.clone(), &[b"h2", b"http/1.1"])?;
             let (listener, address) = bind(tls.bind, "--edge-tls-bind").await?;
             tls_address = Some(address);
             http3 = bind_http3(tls, address, config.limits.max_streams)?;
@@ -188,6 +197,7 @@ impl Edge {
         let counters = metrics::Counters::new(metrics);
         let shared = Arc::new(Shared {
             upstreams,
+            guard,
             alt_svc: http3.as_ref().map(|(_, alt_svc)| alt_svc.clone()),
             admissions: Admissions::new(config.limits.max_connections, counters.clone()),
             balancers: config.balancers,
@@ -263,7 +273,7 @@ fn bind_http3(
         Http3::Bound => tls.port(),
         Http3::Port(port) => port,
     };
-    let server = tls::server_config(&config.identities, tls::ClientAuth::None, &[b"h3"])?;
+    let server = tls::server_config(&config.identities, config.clients.clone(), &[b"h3"])?;
     let secret = config.identities.first().ok_or(tls::ConfigError::NoIdentity)?.derive_key(b"adit edge");
     let listener = quic::Listener::bind_http3(tls, server, &secret, max_streams)?;
     // RFC 7838 §3; a day is what it would last without saying so.

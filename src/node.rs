@@ -16,13 +16,12 @@ use tokio_rustls::TlsAcceptor;
 
 use crate::{
     admin::{self, Admin},
+    auth::{self, Guard},
     cluster::{self, Cluster},
     drain::{Aborted, Tasks},
     edge::{self, Edge, udp},
     net::HostPort,
-    protocol::{
-        ALPN_LINK, Close, EndpointId, GoAway, GoAwayReason, HostPattern, NodeAddress, NodeId, Phase, TenantId,
-    },
+    protocol::{ALPN_LINK, Close, GoAway, GoAwayReason, HostPattern, NodeAddress, NodeId, Phase},
     relay::Relay,
     telemetry::Metrics,
     tls,
@@ -54,7 +53,9 @@ pub struct Config {
     /// When to ask agents to move to nodes with fewer links.
     pub rebalance: Rebalance,
     /// Hosts that stand for an endpoint each, whatever their first label.
-    pub hosts: Vec<(HostPattern, EndpointId)>,
+    pub hosts: Vec<(HostPattern, Name)>,
+    /// What the ports ask of their callers.
+    pub auth: Auth,
     /// How long a request waits at most for an agent of an endpoint that had one a moment ago.
     pub upstream_wait: Duration,
     /// The operators' port.
@@ -63,6 +64,36 @@ pub struct Config {
     pub grace_period: Duration,
     /// How long a leaving node goes on accepting clients, so that a balancer sees it is not ready.
     pub drain_delay: Duration,
+}
+
+/// What the ports ask of their callers. Nothing by default.
+#[derive(Debug, Clone, Default)]
+pub struct Auth {
+    /// Of clients.
+    pub edge: auth::PortConfig,
+    /// Of agents and forwarders.
+    pub link: auth::PortConfig,
+    /// Of operators.
+    pub admin: auth::PortConfig,
+}
+
+/// The guards of the ports.
+#[derive(Debug)]
+struct Guards {
+    edge: Guard,
+    link: Guard,
+    admin: Guard,
+}
+
+impl Guards {
+    fn new(auth: &Auth, metrics: &Metrics, tasks: &Tasks) -> Self {
+        let guards = auth::Guards::new(metrics, tasks.clone());
+        Self {
+            edge: guards.guard("edge", &auth.edge),
+            link: guards.guard("link", &auth.link),
+            admin: guards.guard("admin", &auth.admin),
+        }
+    }
 }
 
 /// The link port.
@@ -74,6 +105,8 @@ pub struct LinkConfig {
     pub advertise: Option<HostPort>,
     /// Its certificate.
     pub identity: tls::Identity,
+    /// What it asks of agents and forwarders in the TLS handshake.
+    pub clients: tls::ClientAuth,
     /// Timing and sizes.
     pub settings: transport::Settings,
 }
@@ -158,6 +191,7 @@ pub struct Node {
     cluster: Option<Arc<Cluster>>,
     _alone: watch::Sender<Arc<[NodeAddress]>>,
     admin: Admin,
+    guards: Guards,
     tasks: Tasks,
     grace_period: Duration,
     drain_delay: Duration,
@@ -178,16 +212,17 @@ impl Node {
             cluster_links,
             rebalance,
             hosts,
+            auth,
             upstream_wait,
             admin,
             grace_period,
             drain_delay,
         } = config;
-        let LinkConfig { bind, advertise, identity, settings } = link;
+        let LinkConfig { bind, advertise, identity, clients, settings } = link;
         let metrics = Metrics::default();
         let phase = watch::Sender::new(Phase::Starting);
-        let hosts =
-            hosts.into_iter().map(|(host, endpoint)| (host, Name { tenant: TenantId::default(), endpoint }));
+        let tasks = Tasks::new();
+        let guards = Guards::new(&auth, &metrics, &tasks);
         let upstreams = Upstreams::new(&metrics, upstream_wait, hosts);
         let relay = Relay::new(upstreams.clone());
         let peers = Arc::new(OnceLock::new());
@@ -201,16 +236,17 @@ impl Node {
                 upstreams: upstreams.clone(),
                 edge: Arc::clone(&edge_address),
                 peers: Arc::clone(&peers),
+                guard: guards.admin.clone(),
                 metrics: metrics.clone(),
             },
         )
         .await?;
-        let edge = Edge::start(edge, upstreams.clone(), &metrics).await?;
+        let edge = Edge::start(edge, upstreams.clone(), guards.edge.clone(), &metrics).await?;
         edge_address.get_or_init(|| edge.address());
         let udp = udp::Ports::start(udp, &upstreams)?;
         let identities = std::slice::from_ref(&identity);
-        let tls = tls::server_config(identities, tls::ClientAuth::None, &[ALPN_LINK])?;
-        let https = tls::server_config(identities, tls::ClientAuth::None, &[b"http/1.1"])?;
+        let tls = tls::server_config(identities, clients.clone(), &[ALPN_LINK])?;
+        let https = tls::server_config(identities, clients, &[b"http/1.1"])?;
         let secret = identity.derive_key(b"adit link");
         let (listener, http, address) = bind_link(bind, &tls, &secret, &settings).await?;
         let ways = match &cluster_links {
@@ -253,9 +289,9 @@ impl Node {
             settings,
             upstreams: upstreams.clone(),
             relay: relay.clone(),
+            guard: guards.link.clone(),
         };
         let links = Links::start(listener, (http, TlsAcceptor::from(Arc::new(https))), welcomer, &metrics);
-        let tasks = Tasks::new();
         if let Some(cluster) = &cluster_view {
             tasks.spawn(glue::rebalance(
                 rebalance,
@@ -285,6 +321,7 @@ impl Node {
             cluster: cluster_view,
             _alone: alone,
             admin,
+            guards,
             tasks,
             grace_period,
             drain_delay,
@@ -294,6 +331,13 @@ impl Node {
     /// The addresses that were bound.
     pub fn addresses(&self) -> &Addresses {
         &self.addresses
+    }
+
+    /// Asks this of callers from now on. What stands goes on, but for what relies on a certificate that is not taken any more.
+    pub fn replace_auth(&self, auth: &Auth) {
+        self.guards.edge.replace(&auth.edge);
+        self.guards.link.replace(&auth.link);
+        self.guards.admin.replace(&auth.admin);
     }
 
     /// The plain UDP ports, as they were bound.

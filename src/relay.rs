@@ -14,6 +14,7 @@ use std::{
 };
 
 use crate::{
+    auth::Action,
     cluster,
     protocol::{Code, DecodeError, Flow, Hop, Kind, Open, Refusal},
     splice::{
@@ -169,6 +170,8 @@ impl Relay {
             }
             _ => {}
         }
+        // Nobody is told of endpoints that are not theirs.
+        from.standing.permits(Action::Connect, &open.endpoint).map_err(|refused| refused.refusal())?;
         // Whether a service speaks HTTP is its own affair, and its agent's.
         let kind = if open.kind == Kind::Udp { Kind::Udp } else { Kind::Tcp };
         Ok(Open { tenant: None, kind, hop: Hop::Final, ..open })

@@ -5,7 +5,7 @@
 use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
 
 use axum::{
-    Json, Router,
+    Extension, Json, Router,
     extract::{Path, State},
     http::StatusCode,
     response::{IntoResponse, Response},
@@ -13,7 +13,8 @@ use axum::{
 };
 use serde::Serialize;
 
-use super::Source;
+use super::{Operator, Source};
+use crate::protocol::TenantId;
 
 /// A node, with its endpoints or how many they are.
 #[derive(Debug, Serialize)]
@@ -40,11 +41,11 @@ struct Listed {
 
 #[derive(Debug)]
 struct Shown {
-    source: Source,
+    source: Arc<Source>,
     address: SocketAddr,
 }
 
-pub(super) fn router(source: Source, address: SocketAddr) -> Router {
+pub(super) fn router(source: Arc<Source>, address: SocketAddr) -> Router {
     Router::new()
         .route("/status/upstream/endpoints", get(endpoints))
         .route("/status/cluster/nodes", get(nodes))
@@ -54,9 +55,17 @@ pub(super) fn router(source: Source, address: SocketAddr) -> Router {
 }
 
 impl Shown {
+    /// How many agents serve each endpoint at each node, as far as that is for the operator.
+    fn served(&self, operator: &Operator) -> BTreeMap<Option<String>, BTreeMap<String, usize>> {
+        match operator.sees(&TenantId::default()) {
+            true => self.source.upstreams.served_by_node(),
+            false => BTreeMap::new(),
+        }
+    }
+
     /// All nodes, this one first.
-    fn nodes(&self) -> Vec<Node<Listed>> {
-        let mut served = self.source.upstreams.served_by_node();
+    fn nodes(&self, operator: &Operator) -> Vec<Node<Listed>> {
+        let mut served = self.served(operator);
         let mut listed = |node: Option<&str>| {
             let endpoints = served.remove(&node.map(ToOwned::to_owned)).unwrap_or_default();
             Listed { endpoints }
@@ -81,27 +90,40 @@ impl Shown {
     }
 }
 
-async fn endpoints(State(shown): State<Arc<Shown>>) -> impl IntoResponse {
-    Json(shown.source.upstreams.served_by_node().remove(&None).unwrap_or_default())
+async fn endpoints(
+    State(shown): State<Arc<Shown>>,
+    Extension(operator): Extension<Operator>,
+) -> impl IntoResponse {
+    Json(shown.served(&operator).remove(&None).unwrap_or_default())
 }
 
-async fn nodes(State(shown): State<Arc<Shown>>) -> impl IntoResponse {
+async fn nodes(
+    State(shown): State<Arc<Shown>>,
+    Extension(operator): Extension<Operator>,
+) -> impl IntoResponse {
     let counted = |node: Node<Listed>| {
         let Node { id, status, proxy_addr, admin_addr, endpoints: Listed { endpoints } } = node;
         let endpoints = Counted { endpoints: endpoints.len(), upstreams: endpoints.values().sum() };
         Node { id, status, proxy_addr, admin_addr, endpoints }
     };
-    let mut nodes: Vec<_> = shown.nodes().into_iter().map(counted).collect();
+    let mut nodes: Vec<_> = shown.nodes(&operator).into_iter().map(counted).collect();
     nodes.sort_by(|a, b| a.id.cmp(&b.id));
     Json(nodes)
 }
 
-async fn local(State(shown): State<Arc<Shown>>) -> impl IntoResponse {
-    Json(shown.nodes().into_iter().next())
+async fn local(
+    State(shown): State<Arc<Shown>>,
+    Extension(operator): Extension<Operator>,
+) -> impl IntoResponse {
+    Json(shown.nodes(&operator).into_iter().next())
 }
 
-async fn node(State(shown): State<Arc<Shown>>, Path(id): Path<String>) -> Response {
-    match shown.nodes().into_iter().find(|node| node.id == id) {
+async fn node(
+    State(shown): State<Arc<Shown>>,
+    Extension(operator): Extension<Operator>,
+    Path(id): Path<String>,
+) -> Response {
+    match shown.nodes(&operator).into_iter().find(|node| node.id == id) {
         Some(node) => Json(node).into_response(),
         None => StatusCode::NOT_FOUND.into_response(),
     }

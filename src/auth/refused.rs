@@ -13,6 +13,9 @@ pub enum Refused {
     /// There are none.
     #[error("no token was given: send it as `Authorization: Bearer TOKEN`")]
     Missing,
+    /// There is no certificate, where only certificates are taken.
+    #[error("no client certificate was shown")]
+    NoCertificate,
     /// The header field cannot be read.
     #[error("the authorization cannot be read: {0}")]
     Header(&'static str),
@@ -80,6 +83,7 @@ impl Refused {
     pub fn code(&self) -> &'static str {
         match self {
             Self::Missing => "missing_token",
+            Self::NoCertificate => "missing_certificate",
             Self::Header(_) => "invalid_authorization",
             Self::Scheme => "unsupported_authorization",
             Self::TooLong { .. } => "token_too_long",
@@ -114,6 +118,7 @@ impl Refused {
     /// The `WWW-Authenticate` field of the response, when another token could change it (RFC 6750 §3).
     pub fn challenge(&self) -> Option<HeaderValue> {
         let error = match self.status() {
+            _ if matches!(self, Self::NoCertificate) => return None,
             // Whoever sent no token is told of none (RFC 6750 §3.1).
             StatusCode::UNAUTHORIZED if matches!(self, Self::Missing | Self::Scheme) => {
                 return Some(HeaderValue::from_static("Bearer realm=\"adit\""));
@@ -131,7 +136,7 @@ impl Refused {
     /// What Piko says in its place, word for word.
     pub fn piko(&self) -> &'static str {
         match self {
-            Self::Missing => "missing authorization",
+            Self::Missing | Self::NoCertificate => "missing authorization",
             Self::Header(_) => "invalid authorization",
             Self::Scheme => "unsupported auth type",
             Self::Expired => "expired token",
@@ -174,6 +179,7 @@ pub(super) mod tests {
         let endpoint = EndpointId::new("web").unwrap();
         vec![
             Refused::Missing,
+            Refused::NoCertificate,
             Refused::Header("it is there twice"),
             Refused::Scheme,
             Refused::TooLong { len: 9000 },
@@ -206,6 +212,7 @@ pub(super) mod tests {
             all().iter().map(told).collect::<Vec<_>>(),
             [
                 "401 unauthenticated missing_token: missing authorization",
+                "401 unauthenticated missing_certificate: missing authorization",
                 "401 unauthenticated invalid_authorization: invalid authorization",
                 "401 unauthenticated unsupported_authorization: unsupported auth type",
                 "401 unauthenticated token_too_long: invalid token",
@@ -243,6 +250,7 @@ pub(super) mod tests {
             "Bearer realm=\"adit\", error=\"insufficient_scope\", error_description=\"the action `serve` is not \
              permitted (adit.actions)\""
         );
+        assert_eq!(challenge(Refused::NoCertificate), None);
         assert_eq!(challenge(Refused::Revoked), None);
         assert_eq!(challenge(Refused::NoKeys), None);
         for refused in all() {

@@ -4,11 +4,11 @@
 //! the current version can swap it under readers that never wait. What stands behind a name is the owner's business: this
 //! chooses nothing and knows no link.
 
-use std::{borrow::Borrow, hash::Hash, sync::Arc};
+use std::{borrow::Borrow, fmt, hash::Hash, str::FromStr, sync::Arc};
 
 use rpds::HashTrieMapSync;
 
-use crate::protocol::{EndpointId, TenantId};
+use crate::protocol::{EndpointId, InvalidId, TenantId};
 
 /// An endpoint's full name.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -17,6 +17,36 @@ pub struct Name {
     pub tenant: TenantId,
     /// What it is called.
     pub endpoint: EndpointId,
+}
+
+impl From<EndpointId> for Name {
+    /// In the default tenant.
+    fn from(endpoint: EndpointId) -> Self {
+        Self { tenant: TenantId::default(), endpoint }
+    }
+}
+
+impl FromStr for Name {
+    type Err = InvalidId;
+
+    /// Reads `endpoint`, which is of the default tenant, or `tenant/endpoint`.
+    fn from_str(text: &str) -> Result<Self, InvalidId> {
+        match text.split_once('/') {
+            Some((tenant, endpoint)) => {
+                Ok(Self { tenant: TenantId::new(tenant)?, endpoint: EndpointId::new(endpoint)? })
+            }
+            None => EndpointId::new(text).map(Self::from),
+        }
+    }
+}
+
+impl fmt::Display for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.tenant != TenantId::default() {
+            write!(f, "{}/", self.tenant)?;
+        }
+        self.endpoint.fmt(f)
+    }
 }
 
 /// One version of the routing table. Clones share everything.

@@ -15,7 +15,7 @@ use clap::{
 };
 use toml::{Table, Value};
 
-use super::{ConfigError, unknown};
+use super::{ConfigError, line_of, unknown};
 
 /// Why a command line, with its environment and its file, says nothing that can be done.
 #[derive(Debug, thiserror::Error)]
@@ -159,7 +159,7 @@ fn from_file(path: &Path, command: &Command) -> Result<Values, ConfigError> {
         .map_err(|source| ConfigError::Unreadable { path: path.to_owned(), source })?;
     let table: Table = text.parse().map_err(|error: toml::de::Error| ConfigError::Syntax {
         path: path.to_owned(),
-        line: 1 + text[..error.span().map_or(0, |span| span.start)].matches('\n').count(),
+        line: line_of(&text, &error),
         reason: error.message().trim().replace('\n', ", "),
     })?;
     from_table(&table, command).map_err(|fault| match fault {

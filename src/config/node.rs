@@ -6,15 +6,17 @@ use clap::Args;
 use ipnet::IpNet;
 
 use super::{
-    ConfigError, LimitArgs, LinkArgs, LogArgs, UdpArgs, address, both, duration, mapping, network, port,
+    AdminAuthArgs, ConfigError, EdgeAuthArgs, EdgeClientArgs, LimitArgs, LinkArgs, LinkAuthArgs,
+    LinkClientArgs, LogArgs, TenantArgs, UdpArgs, address, both, duration, mapping, network, port,
 };
 use crate::{
-    cluster,
+    auth, cluster,
     edge::{self, udp},
     net::HostPort,
     node,
-    protocol::{EndpointId, HostPattern, NodeId},
+    protocol::{HostPattern, NodeId},
     tls::{self, Identity},
+    upstream::Name,
 };
 
 /// A node.
@@ -66,7 +68,7 @@ pub struct NodeArgs {
     /// Let a whole host name stand for an endpoint, whatever its first label (repeatable): NAME, or *.NAME for all names
     /// below it.
     #[arg(long, value_name = "NAME=ENDPOINT", value_parser = mapping, help_heading = "Clients (the edge)")]
-    host: Vec<(HostPattern, EndpointId)>,
+    host: Vec<(HostPattern, Name)>,
     /// Wait so long for an agent of an endpoint that had one a moment ago.
     #[arg(long, value_name = "DURATION", default_value = "2s", value_parser = duration)]
     #[arg(help_heading = "Clients (the edge)")]
@@ -96,6 +98,20 @@ pub struct NodeArgs {
     link_key: Option<PathBuf>,
     #[command(flatten, next_help_heading = "Agents and forwarders (links)")]
     link: LinkArgs,
+    #[command(flatten, next_help_heading = "Credentials of agents and forwarders")]
+    link_auth: LinkAuthArgs,
+    #[command(flatten, next_help_heading = "Credentials of agents and forwarders")]
+    link_clients: LinkClientArgs,
+    /// Let whoever reaches a port in without credentials, where that is refused otherwise: at a link port that other
+    /// machines reach, and at --edge-sni-bind beside an edge that asks for credentials.
+    #[arg(long, help_heading = "Credentials of agents and forwarders")]
+    allow_anonymous: bool,
+    #[command(flatten, next_help_heading = "Credentials of clients")]
+    edge_auth: EdgeAuthArgs,
+    #[command(flatten, next_help_heading = "Credentials of clients")]
+    edge_clients: EdgeClientArgs,
+    #[command(flatten)]
+    tenants: TenantArgs,
 
     /// Listen for the links of other nodes (UDP, mutual TLS).
     #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:8003", value_parser = address)]
@@ -133,6 +149,8 @@ pub struct NodeArgs {
     #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:8002", value_parser = address)]
     #[arg(help_heading = "Operators (admin)")]
     admin_bind: SocketAddr,
+    #[command(flatten, next_help_heading = "Operators (admin)")]
+    admin_auth: AdminAuthArgs,
 
     /// On leaving, let open flows finish for at most so long.
     #[arg(long, value_name = "DURATION", default_value = "1m", value_parser = duration, help_heading = "Leaving")]
@@ -152,6 +170,8 @@ impl NodeArgs {
     /// See [`ConfigError`].
     pub fn into_config(self) -> Result<node::Config, ConfigError> {
         let settings = self.link.settings()?;
+        let (auth, edge_clients, link_clients) = self.auth()?;
+        self.check_anonymous(&auth)?;
         let own = self.certificates()?;
         let development = || development(&self.certs, &self.names());
         let identity = match own.link {
@@ -169,9 +189,9 @@ impl NodeArgs {
             }
             None => None,
             Some(bind) if own.edge.is_empty() => {
-                Some(edge::TlsConfig { bind, identities: vec![development()?], http3 })
+                Some(edge::TlsConfig { bind, identities: vec![development()?], clients: edge_clients, http3 })
             }
-            Some(bind) => Some(edge::TlsConfig { bind, identities: own.edge, http3 }),
+            Some(bind) => Some(edge::TlsConfig { bind, identities: own.edge, clients: edge_clients, http3 }),
         };
         tracing::info!(pin = %identity.fingerprint(), "agents can pin the link certificate");
         let node = self.node_id.clone().unwrap_or_else(default_id);
@@ -180,6 +200,7 @@ impl NodeArgs {
             node,
             cluster_links,
             hosts: self.hosts()?,
+            auth,
             upstream_wait: self.upstream_wait,
             rebalance: node::Rebalance {
                 threshold: self.rebalance_threshold,
@@ -200,12 +221,65 @@ impl NodeArgs {
                 bind: self.link_bind,
                 advertise: self.advertise_link,
                 identity,
+                clients: link_clients,
                 settings,
             },
             admin: self.admin_bind,
             grace_period: self.grace_period,
             drain_delay: self.drain_delay,
         })
+    }
+
+    /// What the ports ask of their callers, and what the edge and the link port ask for in TLS handshakes.
+    fn auth(&self) -> Result<(node::Auth, tls::ClientAuth, tls::ClientAuth), ConfigError> {
+        let (tenants, asked) = (self.tenants.keys()?, self.tenants.asked());
+        let (edge_clients, edge_certificates) = self.edge_clients.config()?;
+        if edge_certificates.is_some() && self.edge_tls_bind.is_none() {
+            return Err(ConfigError::Half { given: "--edge-client-ca", missing: "--edge-tls-bind" });
+        }
+        let (link_clients, link_certificates) = self.link_clients.config()?;
+        let edge = auth::PortConfig {
+            keys: self.edge_auth.clone().config()?,
+            tenants: tenants.clone(),
+            certificates: edge_certificates,
+            asked: asked.clone(),
+        };
+        let link = auth::PortConfig {
+            keys: self.link_auth.clone().config()?,
+            tenants,
+            certificates: link_certificates,
+            asked,
+        };
+        let admin =
+            auth::PortConfig { keys: self.admin_auth.clone().config()?, ..auth::PortConfig::default() };
+        Ok((node::Auth { edge, link, admin }, edge_clients, link_clients))
+    }
+
+    /// That nobody is let in without credentials whom that was not meant for.
+    fn check_anonymous(&self, auth: &node::Auth) -> Result<(), ConfigError> {
+        if !self.allow_anonymous {
+            if !auth.link.asks() && !self.link_bind.ip().is_loopback() {
+                return Err(ConfigError::AnonymousLink(self.link_bind));
+            }
+            if auth.edge.asks() && self.edge_sni_bind.is_some() {
+                return Err(ConfigError::AnonymousSni);
+            }
+        }
+        if !auth.edge.asks() {
+            let tenants = auth.link.keys.is_some() || auth.link.asks();
+            tracing::info!(
+                "the edge asks for no credentials: whoever reaches it reaches every endpoint{}",
+                if tenants { ", of every tenant: tenants are addresses there, not a boundary" } else { "" }
+            );
+        }
+        if !auth.admin.asks() && !self.admin_bind.ip().is_loopback() {
+            tracing::warn!(
+                bind = %self.admin_bind,
+                "whoever reaches the admin port sees what this node does: give --admin-auth-key-file or --admin-auth-jwks, or \
+                 bind it to 127.0.0.1"
+            );
+        }
+        Ok(())
     }
 
     /// The other nodes. Certificates that are there for nothing else leave a node alone; those that were asked for must do.
@@ -258,7 +332,7 @@ impl NodeArgs {
     }
 
     /// The hosts that are mapped, each to one endpoint.
-    fn hosts(&self) -> Result<Vec<(HostPattern, EndpointId)>, ConfigError> {
+    fn hosts(&self) -> Result<Vec<(HostPattern, Name)>, ConfigError> {
         let mut hosts = BTreeMap::new();
         for (host, endpoint) in &self.host {
             if hosts.insert(host, endpoint).is_some_and(|other| other != endpoint) {

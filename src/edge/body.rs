@@ -11,7 +11,10 @@ use http_body::{Frame, SizeHint};
 use http_body_util::Full;
 use hyper::body::Incoming;
 
-use crate::upstream::{BoxError, ResponseBody};
+use crate::{
+    auth::Lapsed,
+    upstream::{BoxError, ResponseBody},
+};
 
 /// A request's body.
 #[derive(Debug)]
@@ -57,11 +60,29 @@ impl http_body::Body for Received {
 pub(super) enum Body {
     /// From the service.
     Upstream(ResponseBody),
+    /// From the service, for as long as what lets the client have it lasts.
+    Lasting(Box<Lasting>),
     /// From adit.
     Full(Full<Bytes>),
 }
 
+/// A body that breaks off when something is over.
+pub(super) struct Lasting {
+    body: ResponseBody,
+    lapsed: Pin<Box<dyn Future<Output = Lapsed> + Send>>,
+}
+
+impl std::fmt::Debug for Lasting {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Lasting").field("body", &self.body).finish_non_exhaustive()
+    }
+}
+
 impl Body {
+    pub(super) fn lasting(body: ResponseBody, lapsed: impl Future<Output = Lapsed> + Send + 'static) -> Self {
+        Self::Lasting(Box::new(Lasting { body, lapsed: Box::pin(lapsed) }))
+    }
+
     pub(super) fn full(text: String) -> Self {
         Self::Full(Full::new(text.into()))
     }
@@ -81,6 +102,10 @@ impl http_body::Body for Body {
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         match self.get_mut() {
             Self::Upstream(body) => Pin::new(body).poll_frame(cx),
+            Self::Lasting(lasting) => match lasting.lapsed.as_mut().poll(cx) {
+                Poll::Ready(lapsed) => Poll::Ready(Some(Err(lapsed.into()))),
+                Poll::Pending => Pin::new(&mut lasting.body).poll_frame(cx),
+            },
             Self::Full(body) => Pin::new(body).poll_frame(cx).map_err(|never| match never {}),
         }
     }
@@ -88,6 +113,7 @@ impl http_body::Body for Body {
     fn is_end_stream(&self) -> bool {
         match self {
             Self::Upstream(body) => body.is_end_stream(),
+            Self::Lasting(lasting) => lasting.body.is_end_stream(),
             Self::Full(body) => body.is_end_stream(),
         }
     }
@@ -95,6 +121,7 @@ impl http_body::Body for Body {
     fn size_hint(&self) -> SizeHint {
         match self {
             Self::Upstream(body) => body.size_hint(),
+            Self::Lasting(lasting) => lasting.body.size_hint(),
             Self::Full(body) => body.size_hint(),
         }
     }

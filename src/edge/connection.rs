@@ -15,6 +15,7 @@ use hyper_util::{
     rt::{TokioIo, TokioTimer},
     server::conn::auto,
 };
+use rustls::pki_types::CertificateDer;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 
@@ -32,8 +33,7 @@ use super::{
 use crate::{
     drain::Tasks,
     net::{self, Connection},
-    protocol::EndpointId,
-    upstream::{self, BoxError},
+    upstream::{self, BoxError, Name},
 };
 
 /// How long a client has for its TLS handshake.
@@ -56,23 +56,31 @@ pub(super) enum Door {
     /// The endpoint that the client's TLS names.
     Sni,
     /// One endpoint.
-    Tcp(EndpointId),
+    Tcp(Name),
 }
 
 /// A client, as its connection shows it.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(super) struct Client {
     pub(super) address: SocketAddr,
     pub(super) scheme: &'static str,
+    /// The certificate that it has shown, which TLS has verified.
+    pub(super) certificate: Option<Arc<CertificateDer<'static>>>,
     /// As services are told of it.
     pub(super) connection: upstream::Client,
 }
 
 impl Client {
-    pub(super) fn new(ends: Ends, scheme: &'static str, shared: &Shared) -> Self {
+    pub(super) fn new(
+        ends: Ends,
+        scheme: &'static str,
+        certificates: Vec<CertificateDer<'static>>,
+        shared: &Shared,
+    ) -> Self {
         let Ends { client: address, server } = ends;
         let number = shared.clients.fetch_add(1, Relaxed);
-        Self { address, scheme, connection: upstream::Client { number, address, server } }
+        let certificate = certificates.into_iter().next().map(Arc::new);
+        Self { address, scheme, certificate, connection: upstream::Client { number, address, server } }
     }
 }
 
@@ -131,7 +139,7 @@ async fn enter(
     let Some(ends) = proxied::ends(&mut stream, address, &shared).await else { return };
     match door {
         Door::Http => {
-            let client = Client::new(ends, "http", &shared);
+            let client = Client::new(ends, "http", Vec::new(), &shared);
             serve(Connection::Tcp(stream), admission, client, shared).await;
         }
         Door::Https(tls) => secure(stream, ends, admission, tls, shared).await,
@@ -149,7 +157,7 @@ async fn secure(stream: TcpStream, ends: Ends, admission: Admission, tls: TlsAcc
     match tokio::time::timeout(HANDSHAKE, handshake).await {
         Ok(Ok(stream)) => {
             let connection = Connection::Tls(Box::new(stream.into()));
-            let client = Client::new(ends, "https", &shared);
+            let client = Client::new(ends, "https", connection.peer_certificates(), &shared);
             serve(connection, admission, client, shared).await;
         }
         Ok(Err(error)) => tracing::debug!(client = %ends.client, %error, "a TLS handshake failed"),
@@ -176,7 +184,7 @@ async fn serve(connection: Connection, admission: Admission, client: Client, sha
         .enable_connect_protocol()
         .max_header_list_size(u32::try_from(head_bytes).unwrap_or(u32::MAX));
     let service = {
-        let (shared, activity) = (Arc::clone(&shared), Arc::clone(&activity));
+        let (shared, activity, client) = (Arc::clone(&shared), Arc::clone(&activity), client.clone());
         service_fn(move |request: Request<Incoming>| {
             let exchange = if request.version() < Version::HTTP_2 {
                 Exchange::alone(&activity)
@@ -185,7 +193,7 @@ async fn serve(connection: Connection, admission: Admission, client: Client, sha
                 streams.begun(Some(&exchange));
                 exchange
             };
-            let shared = Arc::clone(&shared);
+            let (shared, client) = (Arc::clone(&shared), client.clone());
             async move { Ok::<_, Infallible>(answer(&shared, client, &exchange, Received::new(request)).await) }
         })
     };

@@ -25,12 +25,20 @@ pub(super) enum EndpointError {
     Invalid(#[from] InvalidId),
 }
 
+/// What is asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Target {
+    pub(super) endpoint: EndpointId,
+    /// The tenant, where the host as a whole stands for the endpoint.
+    pub(super) tenant: Option<TenantId>,
+}
+
 /// The endpoint of a request with these headers, to this host (with or without a port); `mapped` looks up whole hosts.
 pub(super) fn endpoint(
     headers: &HeaderMap,
     host: Option<&str>,
     mapped: impl Fn(&str) -> Option<Name>,
-) -> Result<Name, EndpointError> {
+) -> Result<Target, EndpointError> {
     for header in HEADERS {
         if let Some(value) = headers.get(header) {
             // What is no text has characters that no endpoint has.
@@ -41,13 +49,13 @@ pub(super) fn endpoint(
 }
 
 /// The endpoint of a host (with or without a port).
-pub(super) fn of_host(host: &str, mapped: impl Fn(&str) -> Option<Name>) -> Result<Name, EndpointError> {
+pub(super) fn of_host(host: &str, mapped: impl Fn(&str) -> Option<Name>) -> Result<Target, EndpointError> {
     if host.starts_with('[') {
         return Err(EndpointError::Missing);
     }
     let host = host.rsplit_once(':').map_or(host, |(host, _)| host);
-    if let Some(name) = mapped(host) {
-        return Ok(name);
+    if let Some(Name { tenant, endpoint }) = mapped(host) {
+        return Ok(Target { endpoint, tenant: Some(tenant) });
     }
     if host.parse::<IpAddr>().is_ok() {
         return Err(EndpointError::Missing);
@@ -59,8 +67,8 @@ pub(super) fn of_host(host: &str, mapped: impl Fn(&str) -> Option<Name>) -> Resu
 }
 
 /// The endpoint of this name.
-pub(super) fn named(endpoint: &str) -> Result<Name, EndpointError> {
-    Ok(Name { tenant: TenantId::default(), endpoint: EndpointId::new(endpoint)? })
+pub(super) fn named(endpoint: &str) -> Result<Target, EndpointError> {
+    Ok(Target { endpoint: EndpointId::new(endpoint)?, tenant: None })
 }
 
 #[cfg(test)]
@@ -72,8 +80,9 @@ mod tests {
             .iter()
             .map(|(name, value)| (http::HeaderName::from_static(name), http::HeaderValue::from_static(value)))
             .collect();
-        let mapped = |host: &str| (host == "mapped.example.com").then(|| named("whole").unwrap());
-        endpoint(&headers, host, mapped).map(|name| name.endpoint.to_string())
+        let whole = || Name { tenant: TenantId::default(), endpoint: EndpointId::new("whole").unwrap() };
+        let mapped = |host: &str| (host == "mapped.example.com").then(whole);
+        endpoint(&headers, host, mapped).map(|target| target.endpoint.to_string())
     }
 
     #[test]

@@ -5,6 +5,7 @@ use http_body_util::LengthLimitError;
 
 use super::{body::Body, endpoint::EndpointError, headers, piko};
 use crate::{
+    auth::{Lapsed, Refused},
     protocol::Code,
     upstream::{OpenFlowError, SendError},
 };
@@ -64,6 +65,10 @@ pub(super) enum Error {
     NotSwitched,
     #[error(transparent)]
     Piko(#[from] piko::Refusal),
+    #[error(transparent)]
+    Auth(#[from] Refused),
+    #[error(transparent)]
+    Lapsed(Lapsed),
     #[error("{}", crate::telemetry::report(.0))]
     Send(SendError),
 }
@@ -94,6 +99,9 @@ impl Error {
             }
             Self::BodyTooLarge { .. } => (StatusCode::PAYLOAD_TOO_LARGE, "body_too_large"),
             Self::Stalled => (StatusCode::REQUEST_TIMEOUT, "request_stalled"),
+            Self::Auth(refused) => (refused.status(), refused.code()),
+            Self::Lapsed(Lapsed::Expired) => (StatusCode::UNAUTHORIZED, Refused::Expired.code()),
+            Self::Lapsed(Lapsed::Revoked) => (StatusCode::FORBIDDEN, Refused::Revoked.code()),
             Self::Piko(piko::Refusal::Path) => (StatusCode::NOT_FOUND, "not_found"),
             Self::Piko(piko::Refusal::Method(_)) => (StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed"),
             Self::Piko(piko::Refusal::NoWebSocket) => (StatusCode::BAD_REQUEST, "upgrade_required"),
@@ -111,10 +119,16 @@ impl Error {
         }
     }
 
+    /// Whether it is the caller who may not have what was asked for.
+    pub(super) fn is_of_caller(&self) -> bool {
+        matches!(self, Self::Auth(_) | Self::Lapsed(_))
+    }
+
     /// What Piko says in its place, where it has a text.
     fn piko_text(&self) -> Option<&'static str> {
         match self {
             Self::Endpoint(EndpointError::Missing) => Some("missing endpoint id"),
+            Self::Auth(refused) => Some(refused.piko()),
             Self::Send(SendError::Timeout(_)) => Some("upstream timeout"),
             Self::Send(SendError::Open(error)) if error.code() == Code::NoUpstream => {
                 Some("no available upstreams")
@@ -145,6 +159,11 @@ impl Error {
             headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
         match self {
+            Self::Auth(refused) => {
+                if let Some(challenge) = refused.challenge() {
+                    headers.insert(header::WWW_AUTHENTICATE, challenge);
+                }
+            }
             Self::Piko(piko::Refusal::Method(_)) => {
                 headers.insert(header::ALLOW, HeaderValue::from_static("GET"));
             }

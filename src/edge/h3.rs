@@ -52,14 +52,14 @@ pub(super) async fn accept(listener: Listener, shared: Arc<Shared>, accepting: T
 
 async fn connect(incoming: Incoming, _admission: Admission, shared: Arc<Shared>) {
     let ends = Ends { client: incoming.remote_address(), server: None };
-    let client = Client::new(ends, "https", &shared);
     let connection = match incoming.connection(HANDSHAKE).await {
         Ok(connection) => connection,
         Err(error) => {
-            return tracing::debug!(client = %client.address, %error, "an HTTP/3 client did not connect");
+            return tracing::debug!(client = %ends.client, %error, "an HTTP/3 client did not connect");
         }
     };
-    match serve(connection, client, &shared).await {
+    let client = Client::new(ends, "https", quic::peer_certificates(&connection), &shared);
+    match serve(connection, &client, &shared).await {
         Err(error) if !error.is_h3_no_error() => {
             tracing::debug!(client = %client.address, %error, "an HTTP/3 connection ended with an error");
         }
@@ -69,7 +69,7 @@ async fn connect(incoming: Incoming, _admission: Admission, shared: Arc<Shared>)
 
 async fn serve(
     connection: quinn::Connection,
-    client: Client,
+    client: &Client,
     shared: &Arc<Shared>,
 ) -> Result<(), ConnectionError> {
     let (head, _) = shared.limits.head_room();
@@ -93,11 +93,11 @@ async fn serve(
                 let given_up = stream.given_up();
                 let head = connection.create_resolver(FrameStream::new(BufRecvStream::new(stream)));
                 let exchange = Exchange::stream(&activity);
-                let (shared, open) = (Arc::clone(shared), requests.hold());
+                let (shared, client, open) = (Arc::clone(shared), client.clone(), requests.hold());
                 // As many at once as the connection permits streams.
                 shared.connections.clone().spawn(async move {
                     let answered = tokio::select! {
-                        answered = answer(head, client, &exchange, &shared) => answered,
+                        answered = answer(head, &client, &exchange, &shared) => answered,
                         // Dropping the request resets it, and what carries it to the service.
                         () = given_up => Ok(()),
                         overdue = exchange.bodies().overdue(&shared.limits) => {
@@ -134,7 +134,7 @@ type Head = server::RequestResolver<quic::Connection, Bytes>;
 /// Reads a request's head, has it answered, and sends the answer.
 async fn answer(
     head: Head,
-    client: Client,
+    client: &Client,
     exchange: &Arc<Exchange>,
     shared: &Arc<Shared>,
 ) -> Result<(), BoxError> {
@@ -151,7 +151,7 @@ async fn answer(
             return Err(error.into());
         }
     };
-    let response = http::serve(shared, client, exchange, request.map(|()| body)).await;
+    let response = http::serve(shared, client.clone(), exchange, request.map(|()| body)).await;
     let (head, mut body) = response.into_parts();
     to_client.send_response(Response::from_parts(head, ())).await?;
     // Dropping `to_client` before its end resets it: half a response never looks like a whole one.

@@ -10,12 +10,18 @@ use http::{
     },
 };
 
+use crate::auth;
+
 /// The error code of a response that adit made itself; a service's own is not passed on, so that it can be relied upon.
 pub(super) const ERROR: HeaderName = HeaderName::from_static("x-adit-error");
 
 /// How a call of gRPC has ended.
 pub(super) const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 pub(super) const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
+
+/// What clients say to nodes alone: tokens, and Piko's word between nodes, which no client may speak.
+pub(super) const OWN: [HeaderName; 3] =
+    [HeaderName::from_static("x-piko-forward"), auth::PIKO_AUTHORIZATION, auth::ADIT_AUTHORIZATION];
 
 const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");

@@ -22,7 +22,9 @@ use super::{
     connection::Client,
     endpoint::endpoint,
     error::{Error, Tongue},
-    headers, meaning, piko,
+    headers, meaning,
+    permit::{Permit, permit},
+    piko,
     socket::Socket,
     websocket::WebSocket,
 };
@@ -52,13 +54,22 @@ pub(super) async fn serve<B: RequestBody>(
 ) -> Response<Watched<Body>> {
     let started = Instant::now();
     let (version, method, uri) = (request.version(), request.method().clone(), request.uri().clone());
+    let (address, scheme) = (client.address, client.scheme);
     let tongue = Tongue::of(&request);
     let _in_flight = shared.counters.begin();
     let (status, mut response) = match forward(shared, client, exchange, request).await {
         Ok(response) => (response.status(), response),
         Err(error) => {
-            tracing::debug!(client = %client.address, %method, %uri, %error, "a request failed");
             let (status, code) = error.status();
+            if error.is_of_caller() {
+                // Queries hold secrets.
+                tracing::info!(
+                    target: "adit::access", client = %address, %method, host = uri.host(), path = uri.path(),
+                    status = status.as_u16(), code, %error, "a request was refused"
+                );
+            } else {
+                tracing::debug!(client = %address, %method, %uri, %error, "a request failed");
+            }
             if status.is_client_error() {
                 shared.counters.refused(code);
             }
@@ -73,7 +84,7 @@ pub(super) async fn serve<B: RequestBody>(
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
     if let Some(alt_svc) = &shared.alt_svc
-        && client.scheme == "https"
+        && scheme == "https"
         && version < Version::HTTP_3
     {
         // What a service says of itself is about its own ports, which no client can reach.
@@ -91,17 +102,21 @@ async fn forward<B: RequestBody>(
     let websocket = WebSocket::asked(&mut request)?;
     check(shared, &request)?;
     let host = host(&request);
-    if piko::is_tcp(&request) {
-        return piko::serve(shared, client, exchange, request, host, websocket).await;
+    let text = host.as_ref().and_then(|host| host.to_str().ok());
+    let is_piko = piko::is_tcp(&request);
+    let target = match is_piko {
+        true => piko::target(&request),
+        false => endpoint(request.headers(), text, |host| shared.upstreams.of_host(host)),
+    };
+    let permit = permit(shared, &client, &mut request, text, target).await?;
+    if is_piko {
+        return piko::serve(shared, client, exchange, request, host, websocket, permit).await;
     }
-    let name = endpoint(request.headers(), host.as_ref().and_then(|host| host.to_str().ok()), |host| {
-        shared.upstreams.of_host(host)
-    })?;
     let switching = websocket.is_some()
         || (request.version() == Version::HTTP_11 && headers::upgrade(request.headers()).is_some());
     let client_side = switching.then(|| hyper::upgrade::on(&mut request));
 
-    rewrite(&mut request, client, host, switching);
+    rewrite(&mut request, &client, host, switching);
     // A call of gRPC has the deadline that its client gives it and keeps itself, and its response may begin with its first
     // message, whenever that is.
     let limits = &shared.limits;
@@ -113,10 +128,11 @@ async fn forward<B: RequestBody>(
             None => upstream::Body::new(body.map_err(Into::into)),
         }
     });
-    let sent = shared.upstreams.send(&name, request, client.connection, timeout);
+    let sent = shared.upstreams.send(&permit.name, request, client.connection, timeout);
     let mut response = tokio::select! {
         sent = sent => sent.map_err(|error| Error::of_send(error, limits.max_body_bytes))?,
         () = exchange.upload_stalled(limits.stall_timeout.unwrap_or(Duration::MAX)) => return Err(Error::Stalled),
+        lapsed = permit.over() => return Err(Error::Lapsed(lapsed)),
     };
 
     let service_side =
@@ -129,11 +145,14 @@ async fn forward<B: RequestBody>(
     }
     match (client_side, service_side) {
         (Some(client_side), Some(service_side)) => {
-            Ok(switch(shared, exchange, client_side, service_side, response))
+            Ok(switch(shared, exchange, permit, client_side, service_side, response))
         }
         // RFC 9110 §15.2.2: such a client would wait for the response that follows.
         (None, Some(_)) => Err(Error::Switched),
-        (_, None) => Ok(response.map(Body::Upstream)),
+        (_, None) => Ok(response.map(|body| match permit.lapsed() {
+            Some(lapsed) => Body::lasting(body, lapsed),
+            None => Body::Upstream(body),
+        })),
     }
 }
 
@@ -160,7 +179,7 @@ fn host<B>(request: &Request<B>) -> Option<HeaderValue> {
 /// Makes of the client's request the one that the service gets.
 fn rewrite<B: RequestBody>(
     request: &mut Request<B>,
-    client: Client,
+    client: &Client,
     host: Option<HeaderValue>,
     switching: bool,
 ) {
@@ -173,7 +192,7 @@ fn rewrite<B: RequestBody>(
     let (has_body, length) = (!request.body().is_end_stream(), request.body().size_hint().exact());
     let headers = request.headers_mut();
     headers::strip_hop_by_hop(headers);
-    for own in piko::OWN {
+    for own in headers::OWN {
         headers.remove(own);
     }
     if !switching {
@@ -205,6 +224,7 @@ fn rewrite<B: RequestBody>(
 fn switch(
     shared: &Shared,
     exchange: &Arc<Exchange>,
+    permit: Permit,
     client: OnUpgrade,
     service: OnUpgrade,
     response: Response<ResponseBody>,
@@ -216,7 +236,11 @@ fn switch(
     shared.connections.spawn(async move {
         // Their connection is not idle meanwhile.
         let _exchange = exchange;
-        if let Err(error) = join(client, service, upgrade).await {
+        let joined = tokio::select! {
+            joined = join(client, service, upgrade) => joined,
+            lapsed = permit.over() => Err(lapsed.into()),
+        };
+        if let Err(error) = joined {
             tracing::debug!(
                 error = crate::telemetry::report(&*error),
                 "an upgraded connection ended with an error"

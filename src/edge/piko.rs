@@ -12,7 +12,7 @@ use std::sync::Arc;
 use base64::{Engine, engine::general_purpose::STANDARD};
 use bytes::Bytes;
 use http::{
-    HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, Version,
+    HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, Version,
     header::{
         CONNECTION, HOST, ORIGIN, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION, UPGRADE,
     },
@@ -27,10 +27,11 @@ use super::{
     activity::Exchange,
     body::Body,
     connection::Client,
-    endpoint,
+    endpoint::{self, EndpointError, Target},
     error::Error,
     headers,
     http::{NOT_SERVED, RequestBody},
+    permit::Permit,
     proxied::Ends,
     socket::Socket,
     tcp,
@@ -45,10 +46,6 @@ use flow::Ended;
 /// What Piko keeps for itself, and what of it is for TCP.
 const PREFIX: &str = "/_piko/";
 const TCP: &str = "/_piko/v1/tcp/";
-
-/// What Piko's nodes and clients say to nodes alone: a word between nodes that no client may speak, and a token.
-pub(super) const OWN: [HeaderName; 2] =
-    [HeaderName::from_static("x-piko-forward"), HeaderName::from_static("x-piko-authorization")];
 
 /// Why a request for [`TCP`] is not one.
 #[derive(Debug, thiserror::Error)]
@@ -76,6 +73,12 @@ pub(super) fn is_tcp<B>(request: &Request<B>) -> bool {
     request.uri().path().starts_with(TCP)
 }
 
+/// The endpoint that the path names.
+pub(super) fn target<B>(request: &Request<B>) -> Result<Target, EndpointError> {
+    let endpoint = request.uri().path().strip_prefix(TCP).unwrap_or_default();
+    endpoint::named(&percent_decode_str(endpoint).decode_utf8_lossy())
+}
+
 /// Opens a flow to the endpoint that the path names, and answers that it is there. `websocket` is what is made of a request
 /// of HTTP/2.
 pub(super) async fn serve<B: RequestBody>(
@@ -85,6 +88,7 @@ pub(super) async fn serve<B: RequestBody>(
     mut request: Request<B>,
     host: Option<HeaderValue>,
     websocket: Option<WebSocket>,
+    permit: Permit,
 ) -> Result<Response<Body>, Error> {
     let endpoint = request.uri().path().strip_prefix(TCP).unwrap_or_default();
     if endpoint.is_empty() || endpoint.contains('/') {
@@ -98,9 +102,8 @@ pub(super) async fn serve<B: RequestBody>(
     let key = key(request.headers()).filter(|_| may_switch).ok_or(Refusal::NoWebSocket)?;
     let accept = derive_accept_key(key.as_bytes());
     check_origin(request.headers(), host.as_ref())?;
-    let name = endpoint::named(&percent_decode_str(endpoint).decode_utf8_lossy())?;
     let ends = Ends { client: client.address, server: client.connection.server };
-    let flow = match tcp::open(shared, &name, ends).await {
+    let flow = match tcp::open(shared, &permit.name, ends).await {
         Ok(flow) => flow,
         Err(error) => {
             shared.counters.connection("websocket", error.code().name());
@@ -115,7 +118,12 @@ pub(super) async fn serve<B: RequestBody>(
     shared.connections.spawn(async move {
         // Its connection is not idle meanwhile.
         let _exchange = exchange;
-        if let Err(error) = join(upgrade, flow, &edge, client, &name).await {
+        let name = &permit.name;
+        let joined = tokio::select! {
+            joined = join(upgrade, flow, &edge, &client, name) => joined,
+            lapsed = permit.over() => Err(lapsed.into()),
+        };
+        if let Err(error) = joined {
             tracing::debug!(
                 endpoint = %name.endpoint,
                 client = %client.address,
@@ -164,7 +172,7 @@ async fn join(
     upgrade: OnUpgrade,
     flow: OpenFlow,
     shared: &Shared,
-    client: Client,
+    client: &Client,
     name: &Name,
 ) -> Result<(), BoxError> {
     let OpenFlow { stream, in_use: _in_use, .. } = flow;

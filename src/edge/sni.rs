@@ -7,6 +7,7 @@
 use std::{io, time::Duration};
 
 use bytes::{Bytes, BytesMut};
+use http::HeaderMap;
 use rustls::server::Acceptor;
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWriteExt},
@@ -15,7 +16,7 @@ use tokio::{
 
 use super::{
     Shared,
-    endpoint::{self, EndpointError},
+    endpoint::{self, EndpointError, Target},
     postgres,
     proxied::Ends,
     tcp,
@@ -74,7 +75,10 @@ async fn open(
     let (postgres, host, hello) =
         tokio::time::timeout(PATIENCE, asked).await.unwrap_or(Err(Refused::Silent))?;
     let host = host.ok_or(Refused::Nameless)?;
-    let name = endpoint::of_host(&host, |host| shared.upstreams.of_host(host))?;
+    let Target { endpoint, tenant } = endpoint::of_host(&host, |host| shared.upstreams.of_host(host))?;
+    // What a host cannot say as a tenant it does not say at all: there is no field that could.
+    let asked = || shared.guard.asked(&HeaderMap::new(), Some(&host)).ok().flatten();
+    let name = Name { tenant: tenant.or_else(asked).unwrap_or_default(), endpoint };
     let mut flow = tcp::open(shared, &name, ends).await?;
     if postgres {
         let agreed = tokio::time::timeout(PATIENCE, postgres::ask(&mut flow.stream)).await;

@@ -8,7 +8,7 @@ use tokio::net::TcpStream;
 
 use super::{Shared, proxied::Ends};
 use crate::{
-    protocol::{EndpointId, Hop, Kind, Open, TenantId},
+    protocol::{Hop, Kind, Open},
     splice::{Counts, Side, splice},
     telemetry,
     upstream::{Name, OpenFlow, OpenFlowError},
@@ -16,8 +16,7 @@ use crate::{
 
 /// Serves a connection of a port for one endpoint. When that cannot be reached, the connection is reset, as a refused one
 /// would be.
-pub(super) async fn serve(stream: TcpStream, ends: Ends, endpoint: EndpointId, shared: &Shared) {
-    let name = Name { tenant: TenantId::default(), endpoint };
+pub(super) async fn serve(stream: TcpStream, ends: Ends, name: Name, shared: &Shared) {
     let client = ends.client;
     match open(shared, &name, ends).await {
         Ok(flow) => {
@@ -26,7 +25,7 @@ pub(super) async fn serve(stream: TcpStream, ends: Ends, endpoint: EndpointId, s
         }
         Err(error) => {
             shared.counters.connection("tcp", error.code().name());
-            tracing::debug!(endpoint = %name.endpoint, %client, %error, "a connection was refused");
+            tracing::debug!(endpoint = %name, %client, %error, "a connection was refused");
             stream.reset(false);
         }
     }
@@ -53,7 +52,7 @@ pub(super) async fn join(side: impl Side, flow: OpenFlow, name: &Name, client: S
     let end = splice(side, flow.stream, &counts).await;
     drop(flow.in_use);
     tracing::debug!(
-        endpoint = %name.endpoint,
+        endpoint = %name,
         %client,
         to_service = counts.left_to_right(),
         from_service = counts.right_to_left(),

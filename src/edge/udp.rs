@@ -4,7 +4,7 @@ use std::{io, net::SocketAddr, str::FromStr, sync::Arc, time::Duration};
 
 use crate::{
     drain::{Aborted, Tasks},
-    protocol::{EndpointId, Hop, Kind, Open, TenantId},
+    protocol::{Hop, InvalidId, Kind, Open},
     splice::packets::{self, Activity, UdpClient, UdpPort},
     telemetry,
     upstream::{Name, Upstreams},
@@ -13,7 +13,7 @@ use crate::{
 /// The UDP ports of a node.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// The ports and their endpoints, of the default tenant.
+    /// The ports and their endpoints.
     pub ports: Vec<Port>,
     /// After how long without a packet an association ends.
     pub idle: Duration,
@@ -25,7 +25,7 @@ pub struct Port {
     /// Where to listen.
     pub listen: SocketAddr,
     /// The endpoint behind it.
-    pub endpoint: EndpointId,
+    pub endpoint: Name,
 }
 
 impl FromStr for Port {
@@ -35,7 +35,7 @@ impl FromStr for Port {
         let expected = || "expected ADDRESS:PORT=ENDPOINT, the address in numbers, as in 127.0.0.1:53=dns";
         let (listen, endpoint) = text.split_once('=').ok_or_else(expected)?;
         let listen = listen.parse().map_err(|_| expected())?;
-        let endpoint = EndpointId::new(endpoint).map_err(|error| error.to_string())?;
+        let endpoint = endpoint.parse().map_err(|error: InvalidId| error.to_string())?;
         Ok(Self { listen, endpoint })
     }
 }
@@ -45,7 +45,7 @@ impl FromStr for Port {
 #[error("cannot listen on UDP {address} for endpoint {endpoint} (--udp)")]
 pub struct BindError {
     address: SocketAddr,
-    endpoint: EndpointId,
+    endpoint: Name,
     source: io::Error,
 }
 
@@ -71,7 +71,7 @@ impl Ports {
             let listen = port.local_address().map_err(failed)?;
             ports.bound.push(Port { listen, endpoint: endpoint.clone() });
             let door = Door {
-                name: Name { tenant: TenantId::default(), endpoint },
+                name: endpoint,
                 upstreams: upstreams.clone(),
                 idle: config.idle,
                 associations: ports.associations.clone(),
@@ -126,9 +126,9 @@ impl Door {
 
     /// Joins one client to a flow of an agent.
     async fn join(&self, client: UdpClient) {
-        let (address, endpoint) = (client.address(), &self.name.endpoint);
+        let (address, endpoint) = (client.address(), &self.name);
         let open = Open {
-            endpoint: endpoint.clone(),
+            endpoint: endpoint.endpoint.clone(),
             tenant: None,
             kind: Kind::Udp,
             hop: Hop::Final,

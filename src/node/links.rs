@@ -20,6 +20,7 @@ use tokio::{net::TcpListener, sync::watch};
 use tokio_rustls::TlsAcceptor;
 
 use crate::{
+    auth::{self, Action, Guard, Shown, Standing},
     drain::Tasks,
     protocol::{
         Close, Code, Control, Hello, NodeAddress, NodeId, OLDEST_VERSION, Refusal, Role, VERSION, Welcome,
@@ -46,6 +47,7 @@ pub(super) struct Welcomer {
     pub(super) settings: Settings,
     pub(super) upstreams: Upstreams,
     pub(super) relay: Relay,
+    pub(super) guard: Guard,
 }
 
 /// A running link port.
@@ -177,8 +179,12 @@ impl Door {
                 return link.close(Close::Timeout, "no Hello in time");
             }
         };
-        let version = match self.admit(&hello) {
-            Ok(version) => version,
+        let admitted = match self.admit(&hello) {
+            Ok(version) => self.authenticate(&hello, &link).await.map(|standing| (version, standing)),
+            Err(refusal) => Err(refusal),
+        };
+        let (version, standing) = match admitted {
+            Ok(admitted) => admitted,
             Err(refusal) => {
                 if refusal.code == Code::Elsewhere {
                     tracing::debug!(%client, agent = %hello.agent, %refusal, "a link was sent elsewhere");
@@ -197,11 +203,11 @@ impl Door {
             role: hello.role,
             agent: hello.agent,
             name: hello.name,
-            tenant: hello.tenant.unwrap_or_default(),
+            tenant: standing.tenant().clone(),
         };
         let (role, name) = (identity.role, identity.name.clone());
         let datagrams = Datagrams::new(link, welcomer.upstreams.packets().clone());
-        let (session, queue) = Session::new(welcomer.upstreams.next_link(), identity, datagrams);
+        let (session, queue) = Session::new(welcomer.upstreams.next_link(), identity, standing, datagrams);
         if role == Role::Forwarder {
             session.link.set_max_flows(welcomer.settings.max_flows);
         }
@@ -245,6 +251,25 @@ impl Door {
             ));
         }
         Ok(version)
+    }
+
+    /// What a link's opener stands on, by the token of its `Hello` and the certificate of its handshake.
+    async fn authenticate(&self, hello: &Hello, link: &Link) -> Result<Standing, Refusal> {
+        let guard = &self.welcomer.guard;
+        let certificate = link.peer_certificates().into_iter().next().map(Arc::new);
+        let token = hello.token.as_ref().map(|token| token.expose());
+        let shown = Shown { token, certificate: certificate.as_deref() };
+        let action = match hello.role {
+            Role::Agent => Action::Serve,
+            Role::Forwarder => Action::Connect,
+        };
+        let caller = guard.caller(shown, hello.tenant.as_ref()).await.map_err(|refused| refused.refusal())?;
+        if let Err(refused) = caller.grant.may(action) {
+            let refused = auth::Refused::from(refused);
+            guard.count(&refused);
+            return Err(refused.refusal());
+        }
+        Ok(Standing::new(guard, caller, certificate))
     }
 
     async fn welcome(&self, version: u32, writer: &mut ControlWriter) -> Result<(), FrameError> {

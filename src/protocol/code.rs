@@ -167,6 +167,8 @@ pub enum Close {
     Timeout = 4,
     /// The grace period ended before the flows did.
     GraceEnded = 5,
+    /// The credentials that the link was opened with have expired, or are not taken any more.
+    Expired = 6,
 }
 
 /// Why a stream was reset or stopped: the application error code of RESET_STREAM and STOP_SENDING (RFC 9000 §19.4, §19.5).

@@ -7,6 +7,7 @@ use std::{sync::Arc, time::Duration};
 
 use super::{Upstreams, session::Session};
 use crate::{
+    auth::Action,
     protocol::{Close, Code, EndpointId, Kind, Listen, ListenOptions, Refusal},
     transport::Monitor,
 };
@@ -21,6 +22,7 @@ impl Upstreams {
     /// # Errors
     /// When this node serves as many endpoints as one may.
     pub async fn run_bare(&self, session: Arc<Session>, endpoint: EndpointId) -> Result<(), Refusal> {
+        session.standing.permits(Action::Serve, &endpoint).map_err(|refused| refused.refusal())?;
         if self.announcements().is_full() {
             return Err(Refusal::new(Code::Busy, "this node serves as many endpoints as one may"));
         }
@@ -38,11 +40,16 @@ impl Upstreams {
             // Its agent may never do so: those that stop listening leave their connection open.
             link.close(Close::Done, "nothing is under way any more");
         };
-        tokio::pin!(left);
+        let lapsed = bare.session.standing.lapsed();
+        tokio::pin!(left, lapsed);
         let why = loop {
             tokio::select! {
                 number = monitor.ping(link) => link.ping(number),
                 () = &mut left => break link.closed().await,
+                lapsed = &mut lapsed => {
+                    link.close(Close::Expired, &lapsed.to_string());
+                    break link.closed().await;
+                }
                 lost = link.closed() => break lost,
             }
         };

@@ -5,6 +5,8 @@
 
 use std::{
     collections::BTreeMap,
+    future::pending,
+    pin::Pin,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, AtomicU8, Ordering::Relaxed},
@@ -19,6 +21,7 @@ use tokio::{
 
 use super::{registry::Upstreams, service::Upstream, status::LinkStatus};
 use crate::{
+    auth::{Action, Refused, Standing},
     drain::{Aborted, Tasks},
     protocol::{
         AgentId, Close, Code, Control, DecodeError, GoAway, Kind, LinkId, Listen, NodeAddress, Refusal,
@@ -84,6 +87,8 @@ pub struct Session {
     pub flows: Tasks,
     /// It has no control stream, and its streams carry bytes alone: that of a Piko agent.
     pub bare: bool,
+    /// What it may do, and for how long.
+    pub standing: Standing,
     state: AtomicU8,
     superseded: Notify,
     shed: AtomicBool,
@@ -94,18 +99,29 @@ pub struct Session {
 
 impl Session {
     /// A link that is about to be welcomed, and the frames that wait for its control stream.
-    pub fn new(id: LinkId, identity: Identity, datagrams: Datagrams) -> (Arc<Self>, mpsc::Receiver<Control>) {
+    pub fn new(
+        id: LinkId,
+        identity: Identity,
+        standing: Standing,
+        datagrams: Datagrams,
+    ) -> (Arc<Self>, mpsc::Receiver<Control>) {
         let (control, queue) = mpsc::channel(CONTROL_QUEUE);
-        (Arc::new(Self::made(id, identity, datagrams, control)), queue)
+        (Arc::new(Self::made(id, identity, standing, datagrams, control)), queue)
     }
 
     /// A link without a control stream.
-    pub fn bare(id: LinkId, identity: Identity, datagrams: Datagrams) -> Arc<Self> {
+    pub fn bare(id: LinkId, identity: Identity, standing: Standing, datagrams: Datagrams) -> Arc<Self> {
         let (control, _) = mpsc::channel(1);
-        Arc::new(Self { bare: true, ..Self::made(id, identity, datagrams, control) })
+        Arc::new(Self { bare: true, ..Self::made(id, identity, standing, datagrams, control) })
     }
 
-    fn made(id: LinkId, identity: Identity, datagrams: Datagrams, control: mpsc::Sender<Control>) -> Self {
+    fn made(
+        id: LinkId,
+        identity: Identity,
+        standing: Standing,
+        datagrams: Datagrams,
+        control: mpsc::Sender<Control>,
+    ) -> Self {
         Self {
             id,
             identity,
@@ -114,6 +130,7 @@ impl Session {
             vitals: Arc::default(),
             flows: Tasks::new(),
             bare: false,
+            standing,
             state: AtomicU8::new(State::Up as u8),
             superseded: Notify::new(),
             shed: AtomicBool::new(false),
@@ -222,7 +239,7 @@ impl Session {
             name: self.identity.name.clone(),
             address: self.link.remote_address().to_string(),
             transport: self.link.transport(),
-            tenant: self.identity.tenant.to_string(),
+            tenant: self.identity.tenant.clone(),
             rtt_ms: self.link.stats().rtt.as_micros() as f64 / 1000.0,
             flows: if self.identity.role == Role::Agent { in_flight } else { self.flows.len() },
             endpoints,
@@ -299,11 +316,17 @@ impl ControlLoop {
     ) -> String {
         let link = &self.session.link;
         let mut monitor = Monitor::new(link, Arc::clone(&self.session.vitals));
-        let superseded = self.superseded();
-        tokio::pin!(superseded);
+        let (superseded, lapsed) = (self.superseded(), self.session.standing.lapsed());
+        tokio::pin!(superseded, lapsed);
+        // Keys may have to be fetched for it. Of two, the newer counts.
+        let mut renewal: Pin<Box<dyn Future<Output = Result<(), Refused>> + Send>> = Box::pin(pending());
         loop {
             let step = tokio::select! {
                 frame = reader.next() => match frame {
+                    Ok(Control::Token(token)) => {
+                        renewal = Box::pin(async move { self.session.standing.renew(token.expose()).await });
+                        Ok(())
+                    }
                     Ok(frame) => self.heard(frame, &mut writer).await,
                     Err(FrameError::Decode(DecodeError::Unknown { kind })) => {
                         tracing::debug!(link = %self.session.id, kind, "a frame that is not known here");
@@ -316,6 +339,15 @@ impl ControlLoop {
                 Ok(()) = nodes.changed() => {
                     let nodes = nodes.borrow_and_update().to_vec();
                     writer.send(&Control::Nodes(nodes)).await
+                }
+                renewed = &mut renewal => {
+                    renewal = Box::pin(pending());
+                    self.renewed(renewed, &mut writer).await
+                }
+                lapsed = &mut lapsed => {
+                    let why = lapsed.to_string();
+                    link.close(Close::Expired, &why);
+                    return why;
                 }
                 why = &mut superseded => {
                     link.close(Close::Superseded, why);
@@ -349,6 +381,36 @@ impl ControlLoop {
         }
     }
 
+    /// A link whose token has been renewed, or not, goes on; what the new one does not permit ends.
+    async fn renewed(
+        &self,
+        renewed: Result<(), Refused>,
+        writer: &mut ControlWriter,
+    ) -> Result<(), FrameError> {
+        let session = &self.session;
+        if let Err(refused) = renewed {
+            tracing::warn!(link = %session.id, agent = %session.identity.agent, %refused, "a link's new token is refused");
+            return writer.send(&Control::Refused(refused.refusal())).await;
+        }
+        tracing::debug!(link = %session.id, "a link's token is renewed");
+        let mut withdrawn = Vec::new();
+        session.listens().retain(|id, upstream| {
+            match session.standing.permits(Action::Serve, &upstream.name.endpoint) {
+                Ok(()) => true,
+                Err(refused) => {
+                    withdrawn.push((*id, Arc::clone(upstream), refused));
+                    false
+                }
+            }
+        });
+        for (id, upstream, refused) in withdrawn {
+            tracing::warn!(link = %session.id, endpoint = %upstream.name, %refused, "an endpoint is withdrawn");
+            self.upstreams.unlisten(&upstream);
+            writer.send(&Control::ListenRefused(id, refused.refusal())).await?;
+        }
+        Ok(())
+    }
+
     async fn listen(&self, listen: Listen, writer: &mut ControlWriter) -> Result<(), FrameError> {
         let (id, session) = (listen.id, &self.session);
         let refusal = {
@@ -358,6 +420,8 @@ impl ControlLoop {
                     Code::Unsupported,
                     "only a link with the role of an agent serves endpoints",
                 ))
+            } else if let Err(refused) = session.standing.permits(Action::Serve, &listen.endpoint) {
+                Some(refused.refusal())
             } else if let Kind::Other(kind) = listen.kind {
                 Some(Refusal::new(Code::Unsupported, format!("this node knows no endpoints of kind {kind}")))
             } else if listens.contains_key(&id) {
@@ -411,8 +475,8 @@ impl ControlLoop {
             Control::Unsupported(kind) => {
                 tracing::debug!(link = %session.id, kind, "the peer does not know a frame")
             }
-            // Any packet has done what a Pong is for. Tokens are read once there is authentication.
-            Control::Pong(_) | Control::Token(_) => {}
+            // Any packet has done what a Pong is for.
+            Control::Pong(_) => {}
             other => tracing::debug!(link = %session.id, ?other, "a frame that only nodes send"),
         }
         Ok(())

@@ -21,7 +21,8 @@ pub struct LinkStatus {
     /// What it runs over.
     pub transport: &'static str,
     /// Its tenant.
-    pub tenant: String,
+    #[serde(serialize_with = "shown")]
+    pub tenant: TenantId,
     /// Smoothed round-trip time in milliseconds.
     pub rtt_ms: f64,
     /// Flows in use.
@@ -40,7 +41,8 @@ pub struct LinkStatus {
 #[derive(Debug, Clone, serde::Serialize)]
 pub struct EndpointStatus {
     /// Its tenant.
-    pub tenant: String,
+    #[serde(serialize_with = "shown")]
+    pub tenant: TenantId,
     /// Its name.
     pub endpoint: String,
     /// What its services speak.
@@ -51,6 +53,10 @@ pub struct EndpointStatus {
     pub agents: usize,
     /// Flows in use.
     pub flows: usize,
+}
+
+fn shown<S: serde::Serializer>(tenant: &TenantId, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(tenant)
 }
 
 impl Upstreams {
@@ -65,7 +71,7 @@ impl Upstreams {
         let mut all: Vec<_> = routes
             .iter()
             .map(|(name, upstreams)| EndpointStatus {
-                tenant: name.tenant.to_string(),
+                tenant: name.tenant.clone(),
                 endpoint: name.endpoint.to_string(),
                 kind: upstreams.first().map_or("", |upstream| upstream.kind.name()),
                 hosts: upstreams

@@ -3,7 +3,9 @@
 use std::{sync::Arc, time::Duration};
 
 use adit::{
+    auth::{self, PortConfig, Shown, Standing},
     cluster::exchange::MAX_ROUTES,
+    drain::Tasks,
     protocol::{ALPN_LINK, AgentId, Close, Code, Control, Kind, ListenOptions, Role, TenantId},
     telemetry::Metrics,
     tls::{self, Authority},
@@ -132,8 +134,10 @@ async fn a_node_takes_no_more_endpoints_than_its_peers_take_from_it() {
         name: None,
         tenant: TenantId::default(),
     };
-    let (session, queue) =
-        Session::new(upstreams.next_link(), of_agent, Datagrams::new(at_node, upstreams.packets().clone()));
+    let guard = auth::Guards::new(&Metrics::default(), Tasks::new()).guard("link", &PortConfig::default());
+    let standing = Standing::new(&guard, ok(guard.caller(Shown::default(), None).await), None);
+    let datagrams = Datagrams::new(at_node, upstreams.packets().clone());
+    let (session, queue) = Session::new(upstreams.next_link(), of_agent, standing, datagrams);
     let (_nodes, nodes) = watch::channel(Arc::from([]));
     let serve = async {
         let stream = ok(session.link.accept().await);

@@ -30,7 +30,12 @@ const HOST: &str = "web.example.com";
 /// Gives a node an edge with TLS.
 fn with_tls(config: &mut node::Config, authority: &Authority, http3: Http3) {
     let bind = ([127, 0, 0, 1], 0).into();
-    config.edge.tls = Some(TlsConfig { bind, identities: vec![identity(authority, &[HOST])], http3 });
+    config.edge.tls = Some(TlsConfig {
+        bind,
+        identities: vec![identity(authority, &[HOST])],
+        clients: tls::ClientAuth::None,
+        http3,
+    });
 }
 
 /// One connection of a client.

@@ -369,6 +369,7 @@ async fn it_comes_over_tls_and_over_streams_of_http2_too() {
         config.edge.tls = Some(adit::edge::TlsConfig {
             bind: ([127, 0, 0, 1], 0).into(),
             identities: vec![config.link.identity.clone()],
+            clients: tls::ClientAuth::None,
             http3: adit::edge::Http3::Off,
         });
     })

@@ -285,6 +285,7 @@ async fn https_behind_a_balancer_is_the_clients() {
         config.edge.tls = Some(adit::edge::TlsConfig {
             bind: ([127, 0, 0, 1], 0).into(),
             identities: vec![identity(&authority, &["web.example.com"])],
+            clients: adit::tls::ClientAuth::None,
             http3: adit::edge::Http3::Off,
         });
     })

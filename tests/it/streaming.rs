@@ -15,7 +15,7 @@ use hyper::body::Incoming;
 use tokio::{
     io::AsyncWriteExt,
     net::TcpStream,
-    sync::{Notify, mpsc, oneshot},
+    sync::{Notify, mpsc},
 };
 
 use crate::support::{
@@ -301,20 +301,25 @@ async fn a_request_whose_stream_is_reset_is_never_complete_whatever_the_reason()
         let (serve, mut reports) = reporting();
         let service = if http2 { http2::http(serve).await } else { service::http(serve).await };
         let web = Web::of(1, http2, service.address).await;
-        let (client, connection) = ok(h2::client::handshake(ok(TcpStream::connect(web.edge).await)).await);
         let tasks = Tasks::new();
-        let (end, mut ended) = oneshot::channel();
-        tasks.spawn(async move { drop(end.send(connection.await)) });
+        let connect = async || {
+            let (client, connection) =
+                ok(h2::client::handshake(ok(TcpStream::connect(web.edge).await)).await);
+            tasks.spawn(async move { drop(connection.await) });
+            client
+        };
+        let mut client = connect().await;
         // What ends the request and what ends its body race each other.
         let none = std::iter::repeat_n(Reason::NO_ERROR, 300);
-        for reason in [Reason::CANCEL, Reason::INTERNAL_ERROR, Reason::STREAM_CLOSED].into_iter().chain(none)
-        {
+        let reasons = [Reason::CANCEL, Reason::INTERNAL_ERROR, Reason::STREAM_CLOSED].into_iter().chain(none);
+        for (index, reason) in reasons.enumerate() {
+            if index % 100 == 99 {
+                // A connection whose client gives up most of its requests is cut in the end.
+                client = connect().await;
+            }
             let request = ok(Request::post("http://web.test/").body(()));
-            let mut client = match client.clone().ready().await {
-                Ok(client) => client,
-                Err(error) => panic!("the connection ended: {error}, {:?}", (&mut ended).await),
-            };
-            let (_response, mut upload) = ok(client.send_request(request, false));
+            let mut ready = ok(client.clone().ready().await);
+            let (_response, mut upload) = ok(ready.send_request(request, false));
             ok(upload.send_data(Bytes::from_static(b"half"), false));
             soon(reports.begun.notified()).await;
             upload.send_reset(reason);

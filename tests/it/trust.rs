@@ -128,6 +128,7 @@ impl TlsEdge {
         let edge = TlsConfig {
             bind: ([127, 0, 0, 1], 0).into(),
             identities: identities.clone(),
+            clients: tls::ClientAuth::None,
             http3: Http3::Bound,
         };
         let web = Web::through(Fabric::with(|config| config.edge.tls = Some(edge)).await, service).await;

@@ -10,7 +10,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{HeaderValue, Request, Response, StatusCode, header};
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header};
 use http_body_util::Full;
 use hyper::{
     body::Incoming,
@@ -20,6 +20,7 @@ use hyper::{
 };
 use hyper_util::rt::{TokioIo, TokioTimer};
 use percent_encoding::percent_decode_str;
+use rustls::pki_types::CertificateDer;
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::Semaphore,
@@ -32,6 +33,7 @@ use tokio_tungstenite::{
 
 use super::{Door, HANDSHAKE};
 use crate::{
+    auth::{self, Action, Shown, Standing},
     drain::Tasks,
     net::{self, Connection, websocket as limits},
     protocol::{AgentId, Code, EndpointId, InvalidId, Role, TenantId},
@@ -77,7 +79,7 @@ enum Asked {
     /// A link.
     Link,
     /// The link of a Piko agent.
-    Piko { endpoint: EndpointId, tenant: TenantId },
+    Piko { endpoint: EndpointId, standing: Standing },
 }
 
 /// Why there is no upgrade.
@@ -93,6 +95,8 @@ enum Refused {
     Invalid(#[from] InvalidId),
     #[error("this node is leaving; link to another one")]
     Draining,
+    #[error(transparent)]
+    Auth(#[from] auth::Refused),
 }
 
 impl Refused {
@@ -104,17 +108,30 @@ impl Refused {
             Self::Invalid(_) => (StatusCode::BAD_REQUEST, "invalid_endpoint"),
             // Which agents of Piko try again, and balancers elsewhere.
             Self::Draining => (StatusCode::SERVICE_UNAVAILABLE, Code::Draining.name()),
+            Self::Auth(refused) => (refused.status(), refused.code()),
         }
     }
 
     fn response(&self) -> Response<Full<Bytes>> {
         let (status, code) = self.status();
-        let text = serde_json::json!({ "error": self.to_string(), "code": code }).to_string();
+        let json = match self {
+            // Only Piko's agents are asked before they are a link.
+            Self::Auth(refused) => {
+                serde_json::json!({ "error": refused.piko(), "code": code, "detail": refused.to_string() })
+            }
+            other => serde_json::json!({ "error": other.to_string(), "code": code }),
+        };
+        let text = json.to_string();
         let mut response = Response::new(Full::from(text + "\n"));
         *response.status_mut() = status;
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
         headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+        if let Self::Auth(refused) = self
+            && let Some(challenge) = refused.challenge()
+        {
+            headers.insert(header::WWW_AUTHENTICATE, challenge);
+        }
         response
     }
 }
@@ -137,9 +154,10 @@ async fn upgrade(
         },
         _ => Connection::Tcp(stream),
     };
-    let asked = Arc::new(Mutex::new(None));
-    let service = service_fn(|mut request: Request<Incoming>| {
-        let answer = match ask(&request, door) {
+    let certificate = connection.peer_certificates().into_iter().next().map(Arc::new);
+    let asked = Mutex::new(None);
+    let answer = async |mut request: Request<Incoming>| {
+        let answer = match ask(&request, certificate.as_ref(), door).await {
             Ok((what, response)) => {
                 *asked.lock().unwrap_or_else(PoisonError::into_inner) =
                     Some((what, hyper::upgrade::on(&mut request)));
@@ -151,8 +169,9 @@ async fn upgrade(
                 refused.response()
             }
         };
-        async { Ok::<_, Infallible>(answer) }
-    });
+        Ok::<_, Infallible>(answer)
+    };
+    let service = service_fn(answer);
     let served = http1::Builder::new()
         .timer(TokioTimer::new())
         .max_buf_size(MAX_HEAD)
@@ -162,13 +181,16 @@ async fn upgrade(
     if let Err(error) = served {
         tracing::debug!(%client, %error, "a connection to the link port ended with an error");
     }
-    let (asked, upgraded): (Asked, OnUpgrade) =
-        asked.lock().unwrap_or_else(PoisonError::into_inner).take()?;
+    let (asked, upgraded): (Asked, OnUpgrade) = asked.into_inner().unwrap_or_else(PoisonError::into_inner)?;
     Some((asked, upgraded.await.ok()?))
 }
 
 /// What a request asks for, and the answer if it gets that.
-fn ask<B>(request: &Request<B>, door: &Door) -> Result<(Asked, Response<Full<Bytes>>), Refused> {
+async fn ask<B>(
+    request: &Request<B>,
+    certificate: Option<&Arc<CertificateDer<'static>>>,
+    door: &Door,
+) -> Result<(Asked, Response<Full<Bytes>>), Refused> {
     let path = request.uri().path();
     // A balancer may leave what it was told to go by before it.
     let asked = if path.ends_with(websocket::PATH) {
@@ -179,7 +201,12 @@ fn ask<B>(request: &Request<B>, door: &Door) -> Result<(Asked, Response<Full<Byt
             // What is no text has characters that no tenant has.
             TenantId::new(&String::from_utf8_lossy(tenant.as_bytes()))
         });
-        Asked::Piko { endpoint, tenant: tenant.transpose()?.unwrap_or_default() }
+        if door.is_draining() {
+            return Err(Refused::Draining);
+        }
+        let standing = door.authenticate_piko(request.headers(), tenant.transpose()?, certificate).await?;
+        standing.permits(Action::Serve, &endpoint)?;
+        Asked::Piko { endpoint, standing }
     } else {
         return Err(Refused::Path);
     };
@@ -193,10 +220,33 @@ fn ask<B>(request: &Request<B>, door: &Door) -> Result<(Asked, Response<Full<Byt
             response.headers_mut().insert(header::SEC_WEBSOCKET_PROTOCOL, chosen);
         }
         Asked::Link => return Err(Refused::Subprotocol),
-        Asked::Piko { .. } if door.is_draining() => return Err(Refused::Draining),
         Asked::Piko { .. } => {}
     }
     Ok((asked, response))
+}
+
+impl Door {
+    /// What a Piko agent stands on, which shows its token as clients of HTTP do.
+    async fn authenticate_piko(
+        &self,
+        headers: &HeaderMap,
+        tenant: Option<TenantId>,
+        certificate: Option<&Arc<CertificateDer<'static>>>,
+    ) -> Result<Standing, auth::Refused> {
+        let guard = &self.welcomer.guard;
+        let token = match auth::bearer(headers) {
+            _ if !guard.takes_tokens() => None,
+            Ok(bearer) => Some(bearer.token),
+            Err(auth::Refused::Missing) if certificate.is_some() => None,
+            Err(refused) => {
+                guard.count(&refused);
+                return Err(refused);
+            }
+        };
+        let shown = Shown { token, certificate: certificate.map(|certificate| &**certificate) };
+        let caller = guard.caller(shown, tenant.as_ref()).await?;
+        Ok(Standing::new(guard, caller, certificate.cloned()))
+    }
 }
 
 async fn enter(asked: Asked, upgraded: Upgraded, client: SocketAddr, door: &Door, tasks: &Tasks) {
@@ -225,7 +275,7 @@ async fn enter(asked: Asked, upgraded: Upgraded, client: SocketAddr, door: &Door
             tasks.spawn(async move { count.note(client, driver.run().await) });
             door.enter(link, client, tasks).await;
         }
-        Asked::Piko { endpoint, tenant } => {
+        Asked::Piko { endpoint, standing } => {
             tasks.spawn(async move { count.note(client, driver.run_abruptly().await) });
             let upstreams = &door.welcomer.upstreams;
             let identity = Identity {
@@ -233,12 +283,13 @@ async fn enter(asked: Asked, upgraded: Upgraded, client: SocketAddr, door: &Door
                 // It has none of its own; each connection is one.
                 agent: AgentId::from_bits(rand::random()),
                 name: Some("piko".into()),
-                tenant,
+                tenant: standing.tenant().clone(),
             };
             let agent = identity.agent;
             let session = Session::bare(
                 upstreams.next_link(),
                 identity,
+                standing,
                 Datagrams::new(link, upstreams.packets().clone()),
             );
             tracing::info!(link = %session.id, %client, %agent, %endpoint, "a Piko agent serves an endpoint");

@@ -1,0 +1,298 @@
+//! What one port asks of its callers: the policy, which can be exchanged while callers stand, and what is counted of those
+//! that are refused.
+//!
+//! Owns the policy of its port. Asked by the port for each caller, and then for how long what it was granted lasts. It opens
+//! and closes nothing itself, and takes no lock.
+
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use arc_swap::ArcSwap;
+use http::HeaderMap;
+use prometheus_client::{
+    encoding::EncodeLabelSet,
+    metrics::{counter::Counter, family::Family},
+};
+use rustls::pki_types::CertificateDer;
+use tokio::sync::watch;
+
+use super::{
+    Action, Caller, CertificateRules, Config, Grant, JwksCounters, Refused, TenantRules, Tenants, Verifiers,
+};
+use crate::{
+    drain::Tasks,
+    protocol::{EndpointId, TenantId},
+    telemetry::Metrics,
+};
+
+/// The longest that a clock is trusted to run as it should: a machine may have slept meanwhile.
+const LOOK_AGAIN: Duration = Duration::from_secs(60);
+
+/// What one port asks of its callers. Nothing by default, which permits everything in whichever tenant is asked for.
+#[derive(Debug, Clone, Default)]
+pub struct PortConfig {
+    /// The port's own keys, which vouch for whatever tenant a token names.
+    pub keys: Option<Config>,
+    /// Keys of tenants, each of which vouches for that tenant alone.
+    pub tenants: Vec<(TenantId, Config)>,
+    /// What the certificates of clients are for that TLS has verified.
+    pub certificates: Option<CertificateRules>,
+    /// Where a request says which tenant it is for.
+    pub asked: TenantRules,
+}
+
+impl PortConfig {
+    /// Whether callers must show credentials.
+    pub fn asks(&self) -> bool {
+        self.keys.is_some() || !self.tenants.is_empty() || self.certificates.is_some()
+    }
+}
+
+#[derive(Debug)]
+struct Policy {
+    verifiers: Option<Verifiers>,
+    certificates: Option<CertificateRules>,
+    asked: TenantRules,
+    /// Whether what relies on a credential ends with it.
+    ends: bool,
+}
+
+/// What a caller has shown.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Shown<'a> {
+    /// Its token.
+    pub token: Option<&'a str>,
+    /// Its certificate, which TLS has verified.
+    pub certificate: Option<&'a CertificateDer<'static>>,
+}
+
+/// Why what was granted is over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Lapsed {
+    /// Its time has come.
+    #[error("the credentials have expired")]
+    Expired,
+    /// Its certificate is not taken any more.
+    #[error("the client certificate is not taken any more")]
+    Revoked,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Labels {
+    port: &'static str,
+    reason: &'static str,
+}
+
+/// What all ports count, and what keeps their keys up to date.
+#[derive(Debug, Clone)]
+pub struct Guards {
+    refused: Family<Labels, Counter>,
+    jwks: JwksCounters,
+    tasks: Tasks,
+}
+
+impl Guards {
+    /// Counts here; keys that are fetched are kept up to date by tasks of `tasks`.
+    pub fn new(metrics: &Metrics, tasks: Tasks) -> Self {
+        let refused = Family::default();
+        metrics.register(|registry| {
+            let help = "Callers that were refused for their credentials, by port and reason";
+            registry.register("auth_refused", help, refused.clone());
+        });
+        Self { refused, jwks: JwksCounters::new(metrics), tasks }
+    }
+
+    /// The guard of a port of this name.
+    pub fn guard(&self, port: &'static str, config: &PortConfig) -> Guard {
+        let policy = ArcSwap::from_pointee(self.policy(config));
+        Guard(Arc::new(Inner { port, policy, changed: watch::Sender::new(()), guards: self.clone() }))
+    }
+
+    fn policy(&self, config: &PortConfig) -> Policy {
+        let verifier = |config: &Config| config.verifier(&self.jwks, &self.tasks);
+        let tenants: Vec<_> =
+            config.tenants.iter().map(|(tenant, config)| (tenant.clone(), verifier(config))).collect();
+        let own = config.keys.as_ref().map(verifier);
+        let all = config.keys.iter().chain(config.tenants.iter().map(|(_, config)| config));
+        Policy {
+            verifiers: (own.is_some() || !tenants.is_empty()).then(|| Verifiers::new(own, tenants)),
+            certificates: config.certificates.clone(),
+            asked: config.asked.clone(),
+            ends: all.clone().all(|config| config.disconnect_on_expiry),
+        }
+    }
+}
+
+/// What stands at one port. Clones are handles to the same one.
+#[derive(Debug, Clone)]
+pub struct Guard(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    port: &'static str,
+    policy: ArcSwap<Policy>,
+    changed: watch::Sender<()>,
+    guards: Guards,
+}
+
+impl Guard {
+    /// Asks this of callers from now on. What stands goes on, but for what relies on a certificate that is not taken any more.
+    pub fn replace(&self, config: &PortConfig) {
+        self.0.policy.store(Arc::new(self.0.guards.policy(config)));
+        self.0.changed.send_replace(());
+    }
+
+    /// Whether callers must show credentials.
+    pub fn asks(&self) -> bool {
+        let policy = self.0.policy.load();
+        policy.verifiers.is_some() || policy.certificates.is_some()
+    }
+
+    /// Whether a token is looked at here, and so not passed on.
+    pub fn takes_tokens(&self) -> bool {
+        self.0.policy.load().verifiers.is_some()
+    }
+
+    /// The tenant that a request asks for, by a field or its host.
+    ///
+    /// # Errors
+    /// [`Refused::Header`] when what stands in the place of a tenant is no name; it has been counted.
+    pub fn asked(&self, headers: &HeaderMap, host: Option<&str>) -> Result<Option<TenantId>, Refused> {
+        self.0.policy.load().asked.asked(headers, host).inspect_err(|refused| self.count(refused))
+    }
+
+    /// Who shows this, and asks for this tenant. A token waits for newer keys if it must. Cancel safe.
+    ///
+    /// # Errors
+    /// Why the credentials are not taken, or not for that tenant; it has been counted.
+    pub async fn caller(&self, shown: Shown<'_>, asked: Option<&TenantId>) -> Result<Caller, Refused> {
+        let outcome = self.judge(shown, asked).await;
+        if let Err(refused) = &outcome {
+            self.count(refused);
+        }
+        outcome
+    }
+
+    async fn judge(&self, shown: Shown<'_>, asked: Option<&TenantId>) -> Result<Caller, Refused> {
+        let policy = self.0.policy.load_full();
+        let of_certificate = match (&policy.certificates, shown.certificate) {
+            (Some(rules), Some(certificate)) => Some(rules.grant(certificate)?),
+            _ => None,
+        };
+        let grant = match (&policy.verifiers, shown.token, of_certificate) {
+            (Some(verifiers), Some(token), of_certificate) => {
+                let Caller { grant, tenant } = verifiers.caller(token, asked, SystemTime::now()).await?;
+                let Some(of_certificate) = of_certificate else { return Ok(Caller { grant, tenant }) };
+                grant.and(of_certificate)
+            }
+            (_, _, Some(of_certificate)) => of_certificate,
+            (None, _, None) if policy.certificates.is_none() => {
+                Grant { tenants: Tenants::Any, ..Grant::default() }
+            }
+            (None, _, None) => return Err(Refused::NoCertificate),
+            (Some(_), None, None) => return Err(Refused::Missing),
+        };
+        let tenant = grant.tenant(asked)?;
+        Ok(Caller { grant, tenant })
+    }
+
+    /// Counts a refusal that the port itself has come to.
+    pub fn count(&self, refused: &Refused) {
+        let labels = Labels { port: self.0.port, reason: refused.code() };
+        self.0.guards.refused.get_or_create(&labels).inc();
+    }
+
+    async fn lapsed(&self, grant: &Grant, certificate: Option<&CertificateDer<'static>>) -> Lapsed {
+        let mut changed = self.0.changed.subscribe();
+        loop {
+            let policy = self.0.policy.load_full();
+            if let (Some(rules), Some(certificate)) = (&policy.certificates, certificate)
+                && rules.grant(certificate).is_err()
+            {
+                return Lapsed::Revoked;
+            }
+            let left = match grant.expires.filter(|_| policy.ends) {
+                Some(end) => match end.duration_since(SystemTime::now()) {
+                    Ok(left) if left > Duration::ZERO => Some(left.min(LOOK_AGAIN)),
+                    _ => return Lapsed::Expired,
+                },
+                None => None,
+            };
+            drop(policy);
+            let expire = async {
+                match left {
+                    Some(left) => tokio::time::sleep(left).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                // The sender is of `self`.
+                _ = changed.changed() => {}
+                () = expire => {}
+            }
+        }
+    }
+}
+
+/// What somebody stands on who has been let in: credentials that end, or are renewed.
+#[derive(Debug)]
+pub struct Standing {
+    guard: Guard,
+    tenant: TenantId,
+    grant: watch::Sender<Grant>,
+    certificate: Option<Arc<CertificateDer<'static>>>,
+}
+
+impl Standing {
+    /// That of a caller with this certificate, if it has shown one.
+    pub fn new(guard: &Guard, caller: Caller, certificate: Option<Arc<CertificateDer<'static>>>) -> Self {
+        let Caller { grant, tenant } = caller;
+        Self { guard: guard.clone(), tenant, grant: watch::Sender::new(grant), certificate }
+    }
+
+    /// The tenant to act in.
+    pub fn tenant(&self) -> &TenantId {
+        &self.tenant
+    }
+
+    /// Whether something may be done to an endpoint.
+    ///
+    /// # Errors
+    /// Why not; it has been counted.
+    pub fn permits(&self, action: Action, endpoint: &EndpointId) -> Result<(), Refused> {
+        let permitted = self.grant.borrow().permits(action, endpoint).map_err(Refused::from);
+        permitted.inspect_err(|refused| self.guard.count(refused))
+    }
+
+    /// Stands on another token from now on, for the same tenant. Cancel safe.
+    ///
+    /// # Errors
+    /// Why that is not taken; what there was is still good, for as long as it is.
+    pub async fn renew(&self, token: &str) -> Result<(), Refused> {
+        let shown = Shown { token: Some(token), certificate: self.certificate.as_deref() };
+        let Caller { grant, .. } = self.guard.caller(shown, Some(&self.tenant)).await?;
+        self.grant.send_replace(grant);
+        Ok(())
+    }
+
+    /// Whether it ends some time.
+    pub fn ends(&self) -> bool {
+        self.certificate.is_some() || self.grant.borrow().expires.is_some()
+    }
+
+    /// Waits until it has ended, and what relies on it ends with it: it has expired, or its certificate is not taken any more.
+    /// Cancel safe.
+    pub async fn lapsed(&self) -> Lapsed {
+        let mut grant = self.grant.subscribe();
+        loop {
+            let current = grant.borrow_and_update().clone();
+            tokio::select! {
+                lapsed = self.guard.lapsed(&current, self.certificate.as_deref()) => return lapsed,
+                // The sender is of `self`.
+                _ = grant.changed() => {}
+            }
+        }
+    }
+}
