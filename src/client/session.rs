@@ -38,6 +38,9 @@ const FIRST_FRAME: Duration = Duration::from_secs(10);
 /// that is missing, may pass.
 const REFUSED: Duration = Duration::from_secs(15);
 
+/// The same once it has been shown another token. It says nothing when that is good, and may have to fetch a key before.
+const RENEWED: Duration = Duration::from_secs(1);
+
 /// Frames that wait for the control stream. Senders wait when it is full.
 const CONTROL_QUEUE: usize = 16;
 
@@ -319,6 +322,7 @@ impl ControlLoop {
                 }
                 Ok(()) = tokens.changed() => {
                     let token = tokens.borrow_and_update().clone();
+                    again = (self.role == Role::Agent).then(|| Instant::now() + RENEWED);
                     self.renew(token, &mut writer).await
                 }
                 number = monitor.ping(&link) => writer.send(&Control::Ping(number)).await,
@@ -366,12 +370,12 @@ impl ControlLoop {
         Ok(())
     }
 
-    /// Shows the node another token than it has seen, and asks again for what the former one did not permit.
+    /// Shows the node another token than it has seen.
     async fn renew(&mut self, token: Option<Secret>, writer: &mut ControlWriter) -> Result<(), FrameError> {
         let Some(new) = token.filter(|token| self.token.as_ref() != Some(token)) else { return Ok(()) };
         writer.send(&Control::Token(new.clone())).await?;
         self.token = Some(new);
-        if self.role == Role::Agent { self.announce(writer).await } else { Ok(()) }
+        Ok(())
     }
 
     async fn heard(&mut self, frame: Control, writer: &mut ControlWriter) -> Result<(), FrameError> {
