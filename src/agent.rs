@@ -6,6 +6,7 @@
 
 mod access;
 mod connection;
+mod door;
 mod health;
 mod http;
 mod proxied;
@@ -23,12 +24,14 @@ pub use proxied::{InvalidVersion, ProxyVersion};
 pub use rewrite::{Field, FieldName, InvalidField, Rewrite};
 pub use service::{InvalidService, Service, ServiceAddress, ServiceTls};
 
+use door::Clients;
 use health::{Change, Watch};
 
 use crate::{
+    auth::{Access, Denied},
     client::{self, Client, FlowsCut, Incoming, ListenError, Listener},
     drain::Tasks,
-    protocol::{EndpointId, HostPattern, Kind, ListenOptions, Refusal},
+    protocol::{Code, EndpointId, HostPattern, Kind, ListenOptions, Refusal},
     splice::{Counts, splice},
 };
 
@@ -55,12 +58,21 @@ pub struct Endpoint {
     pub hosts: Vec<HostPattern>,
     /// Where the service is.
     pub service: Service,
+    /// What is demanded of clients. Of requests it can be only where the kind is HTTP; any others are refused then.
+    pub door: Access,
     /// How to know that the service is up. Without, it is taken to be.
     pub health: Option<HealthCheck>,
     /// After how long without a packet an association ends, where the kind is UDP.
     pub udp_idle: Duration,
     /// What is done with requests, where the kind is HTTP. Without, flows are passed on unread.
     pub http: Option<HttpOptions>,
+}
+
+impl Endpoint {
+    /// Whether requests are looked at. What has to be done with them is done in HTTP/1.1.
+    fn reads_requests(&self) -> bool {
+        self.kind == Kind::Http && (self.http.is_some() || !self.door.is_open())
+    }
 }
 
 /// Why an agent does not start.
@@ -179,10 +191,10 @@ impl Server {
         Ok(Serving { listener, kind })
     }
 
-    /// Whether the service chooses the version of HTTP. What is to be done with requests is done in the older one.
+    /// Whether the service chooses the version of HTTP.
     fn may_choose(&self) -> bool {
-        let Endpoint { kind, service, http, .. } = &*self.endpoint;
-        *kind == Kind::Http && http.is_none() && service.chooses()
+        let endpoint = &self.endpoint;
+        endpoint.kind == Kind::Http && !endpoint.reads_requests() && endpoint.service.chooses()
     }
 
     /// Takes flows until the listener is closed. Cancel safe.
@@ -270,9 +282,22 @@ async fn down(watch: Option<&mut Watch>) {
     }
 }
 
+/// Refuses a flow at the endpoint's door.
+async fn deny(incoming: Incoming, denied: Denied) {
+    let open = incoming.open();
+    let client = open.client.map(tracing::field::display);
+    tracing::debug!(endpoint = %open.endpoint, client, %denied, "a flow was not let in");
+    incoming.refuse(Refusal::new(Code::Forbidden, denied.to_string())).await;
+}
+
 /// Joins one flow to a new connection of the service.
 async fn join(incoming: Incoming, endpoint: Arc<Endpoint>, doubt: Arc<Notify>) {
-    let client = incoming.open().client;
+    if !endpoint.reads_requests()
+        && let Err(denied) = door::check_flow(&endpoint.door, incoming.open())
+    {
+        return deny(incoming, denied).await;
+    }
+    let (client, clients) = (incoming.open().client, Clients::of(incoming.open()));
     let connection = match endpoint.service.connect(incoming.open().kind, incoming.open().into()).await {
         Ok(connection) => connection,
         Err(error) => {
@@ -289,8 +314,8 @@ async fn join(incoming: Incoming, endpoint: Arc<Endpoint>, doubt: Arc<Notify>) {
             return tracing::debug!(endpoint = %endpoint.name, %error, "a flow went away before it began");
         }
     };
-    if let (Kind::Http, Some(options)) = (endpoint.kind, &endpoint.http) {
-        return http::serve(flow, connection, &endpoint.name, options).await;
+    if endpoint.reads_requests() {
+        return http::serve(flow, clients, connection, &endpoint).await;
     }
     let counts = Counts::default();
     let end = splice(flow, connection, &counts).await;

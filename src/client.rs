@@ -29,6 +29,7 @@ mod nodes;
 mod reach;
 mod session;
 mod slot;
+mod token;
 mod uplink;
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
@@ -41,12 +42,13 @@ pub use dial::DialError;
 pub use flow::Flow;
 pub use listen::{Incoming, ListenError, Listener};
 pub use reach::{Address, InvalidAddress, Transport};
+pub use token::{BoxError, GetTokenError, Token, TokenSource};
 pub use uplink::{ConnectError, LinkedTo, State};
 
 use crate::{
     drain::Tasks,
     net::Proxy,
-    protocol::{ALPN_LINK, AgentId, EndpointId, Hello, Kind, ListenOptions, Role, Secret, TenantId},
+    protocol::{ALPN_LINK, AgentId, EndpointId, Hello, Kind, ListenOptions, Role, TenantId},
     tls,
     transport::{PacketCounters, Settings, Stream, quic},
 };
@@ -54,6 +56,7 @@ use association::Via;
 use listen::Listens;
 use nodes::Nodes;
 use reach::Reach;
+use token::{Keeper, Tokens};
 use uplink::Uplink;
 
 /// How a client reaches its cluster.
@@ -73,12 +76,15 @@ pub struct Config {
     pub name: Option<String>,
     /// The tenant to ask for.
     pub tenant: Option<TenantId>,
-    /// Credentials.
-    pub token: Option<Secret>,
+    /// Credentials, which are renewed on links that stand when their source has others.
+    pub token: Option<Token>,
     /// Timing and sizes of links.
     pub settings: Settings,
     /// How long to wait between attempts to connect.
     pub backoff: Backoff,
+    /// How long to wait between attempts after a node has refused the credentials, beyond the first of these times. With
+    /// another token there is no wait.
+    pub refused: Backoff,
     /// How long to wait between attempts to move from WebSocket to QUIC.
     pub quic_again: Backoff,
     /// To how many nodes listens go, where the cluster has as many; at least one, at most [`Config::MAX_LINKS`]. Dials keep
@@ -89,6 +95,9 @@ pub struct Config {
 impl Config {
     /// How many links carry listens by default: with two, the loss of a node costs no outage.
     pub const LINKS: usize = 2;
+    /// How long to wait between attempts after a node has refused the credentials, by default: 10 to 60 s. It may come to
+    /// take them, and does not because it is asked more often.
+    pub const REFUSED: Backoff = Backoff { first: Duration::from_secs(10), longest: Duration::from_secs(50) };
     /// How long to wait between attempts to move from WebSocket to QUIC, by default: an attempt costs a few packets.
     pub const QUIC_AGAIN: Backoff =
         Backoff { first: Duration::from_secs(5), longest: Duration::from_secs(60) };
@@ -111,6 +120,7 @@ impl Config {
             token: None,
             settings: Settings::default(),
             backoff: Backoff::default(),
+            refused: Self::REFUSED,
             quic_again: Self::QUIC_AGAIN,
             links: Self::LINKS,
         })
@@ -125,6 +135,7 @@ struct Shared {
     reach: Reach,
     listens: Listens,
     nodes: Nodes,
+    tokens: Tokens,
     packets: PacketCounters,
     tasks: Tasks,
 }
@@ -155,22 +166,28 @@ impl Client {
     /// When there is no UDP socket to be had, TLS is not fit for QUIC, or name or token are too long.
     pub fn new(config: Config) -> Result<Self, StartError> {
         let name = config.name.as_deref().unwrap_or_default().len();
-        let token = config.token.as_ref().map_or(0, |token| token.expose().len());
+        let fixed = config.token.as_ref().and_then(Token::as_fixed);
+        let token = fixed.map_or(0, |token| token.expose().len());
         for (what, len, max) in [("name", name, Hello::MAX_NAME), ("token", token, Hello::MAX_TOKEN)] {
             if len > max {
                 return Err(StartError::TooLong { what, len, max });
             }
         }
+        let (tokens, keeper) = Keeper::new(config.token.as_ref());
         let shared = Arc::new(Shared {
             reach: Reach::new(&config)?,
             agent: AgentId::from_bits(rand::random()),
             listens: Listens::default(),
             nodes: Nodes::default(),
+            tokens,
             packets: PacketCounters::default(),
             tasks: Tasks::new(),
             config,
         });
         shared.tasks.spawn(shared.packets.clone().tell());
+        if let Some(keeper) = keeper {
+            shared.tasks.spawn(keeper.run());
+        }
         let links = shared.config.links.clamp(1, Config::MAX_LINKS);
         let agent = Uplink::new(Arc::clone(&shared), Role::Agent, links);
         let forwarder = Uplink::new(Arc::clone(&shared), Role::Forwarder, 1);
@@ -178,10 +195,11 @@ impl Client {
     }
 
     /// Serves an endpoint: returns once a node sends flows for it, however long that takes. From then on it is served over
-    /// every link that stands beside the present one or replaces it.
+    /// every link that stands beside the present one or replaces it. A node that does not permit it is asked again, slowly
+    /// and with each new token.
     ///
     /// # Errors
-    /// When a node refuses, or this client serves the endpoint already.
+    /// When a node refuses for another reason, or this client serves the endpoint already.
     pub async fn listen(&self, endpoint: EndpointId, kind: Kind) -> Result<Listener, ListenError> {
         self.listen_with(endpoint, kind, ListenOptions::default()).await
     }

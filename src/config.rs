@@ -9,6 +9,7 @@ mod agent_http;
 mod auth;
 mod clients;
 mod connect;
+mod door;
 mod forward;
 mod layers;
 mod limits;
@@ -46,7 +47,7 @@ pub use udp::UdpArgs;
 
 use crate::{
     agent::InvalidService,
-    auth::{InvalidSource, LoadKeysError, ReadKeysError},
+    auth::{InvalidAccess, InvalidSource, LoadKeysError, ReadKeysError},
     edge,
     net::HostPort,
     protocol::{EndpointId, HostPattern, InvalidId, NodeId},
@@ -126,6 +127,16 @@ pub enum ConfigError {
         one: &'static str,
         /// The other.
         other: &'static str,
+    },
+    /// A demand on clients that is none. It may be a secret, so it is not shown.
+    #[error("{option} of {endpoint} cannot be used")]
+    Door {
+        /// The option.
+        option: &'static str,
+        /// The endpoint.
+        endpoint: EndpointId,
+        /// What is wrong with it.
+        source: InvalidAccess,
     },
     /// A key that was given cannot verify tokens.
     #[error("{option} cannot be used")]

@@ -1,10 +1,12 @@
-//! A flow of HTTP whose requests are looked at: for rewriting, for the access log, or for a limit on the wait for responses.
+//! A flow of HTTP whose requests are looked at: for the endpoint's door, for rewriting, for the access log, or for a limit
+//! on the wait for responses.
 //!
 //! One flow is served over one connection of the service, so that its keep-alive, its order and its end stay those of the
 //! service's connection. Driven by `agent` in the place of a plain splice, which is all that other flows get. Bodies stream
 //! through it as they are: it neither decodes nor buffers them.
 
 use std::{
+    net::IpAddr,
     pin::{Pin, pin},
     sync::{Mutex, PoisonError},
     task::{Context, Poll, ready},
@@ -26,8 +28,15 @@ use hyper_util::rt::TokioIo;
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
-use super::{access::Access, connection::Dialled, rewrite::Rewrite};
+use super::{
+    Endpoint,
+    access::Access,
+    connection::Dialled,
+    door::{self, Clients},
+    rewrite::Rewrite,
+};
 use crate::{
+    auth::{self, Denied},
     client::Flow,
     net::Connection,
     protocol::EndpointId,
@@ -56,20 +65,30 @@ impl HttpOptions {
     }
 }
 
-/// Why a request gets no response. But for a late one the flow is reset, so that the node tells its client as of any
-/// service that breaks.
+/// What is done with requests that are looked at for the door alone.
+static NOTHING: HttpOptions = HttpOptions {
+    rewrite: Rewrite { strip: Vec::new(), set: Vec::new(), host: None },
+    access_log: false,
+    response_timeout: None,
+};
+
+/// Why a request gets no response of the service. But for one that is late, or not let in, the flow is reset, so that the node
+/// tells its client as of any service that breaks.
 #[derive(Debug, thiserror::Error)]
 enum ExchangeError {
     #[error("the service broke off before it responded")]
     Service(#[from] hyper::Error),
     #[error("the service has not begun to respond within {0:?} of the request's end")]
     Late(Duration),
+    #[error(transparent)]
+    Denied(#[from] Denied),
     #[error("the flow's last request got no response")]
     Over,
 }
 
 /// Serves a flow's requests over a connection of the service, until either has ended.
-pub(super) async fn serve(flow: Flow, connection: Connection, endpoint: &EndpointId, options: &HttpOptions) {
+pub(super) async fn serve(flow: Flow, clients: Clients, connection: Connection, endpoint: &Endpoint) {
+    let Endpoint { name: endpoint, door, http: options, .. } = endpoint;
     let io = TokioIo::new(Dialled::new(connection));
     let (sender, connection) = match client::Builder::new().max_headers(FIELDS).handshake(io).await {
         Ok(ready) => ready,
@@ -79,7 +98,9 @@ pub(super) async fn serve(flow: Flow, connection: Connection, endpoint: &Endpoin
     let switched = Mutex::default();
     let exchanges = Exchanges {
         endpoint,
-        options,
+        door,
+        clients,
+        options: options.as_ref().unwrap_or(&NOTHING),
         sender: Mutex::new(Some(sender)),
         switched: &switched,
         given_up: &given_up,
@@ -131,6 +152,8 @@ pub(super) async fn serve(flow: Flow, connection: Connection, endpoint: &Endpoin
 /// The requests of one flow.
 struct Exchanges<'a> {
     endpoint: &'a EndpointId,
+    door: &'a auth::Access,
+    clients: Clients,
     options: &'a HttpOptions,
     /// Not there while a request waits for its response.
     sender: Mutex<Option<SendRequest<Sent>>>,
@@ -141,11 +164,13 @@ struct Exchanges<'a> {
 
 impl Exchanges<'_> {
     async fn serve(&self, mut request: Request<Incoming>) -> Result<Response<Answer>, ExchangeError> {
-        let mut access = self.options.access_log.then(|| Access::new(self.endpoint, &request));
+        let client = self.clients.client(request.headers());
+        let mut access = self.options.access_log.then(|| Access::new(self.endpoint, client, &request));
         let flow = hyper::upgrade::on(&mut request);
-        self.options.rewrite.apply(request.headers_mut());
-        let mut response = match self.send(request).await {
+        let has_body = !request.body().is_end_stream();
+        let mut response = match self.ask(client, request).await {
             Ok(response) => response.map(Either::Left),
+            Err(ExchangeError::Denied(denied)) => self.deny(denied, has_body),
             Err(error @ ExchangeError::Late(_)) => self.give_up(&error),
             Err(error) => return Err(error),
         };
@@ -161,6 +186,21 @@ impl Exchanges<'_> {
         }
         *response.version_mut() = Version::HTTP_11;
         Ok(response.map(|body| Answer::new(body, access)))
+    }
+
+    /// Passes a request on that the door lets in, without what was for the door.
+    async fn ask(
+        &self,
+        client: Option<IpAddr>,
+        mut request: Request<Incoming>,
+    ) -> Result<Response<Incoming>, ExchangeError> {
+        let headers = request.headers_mut();
+        door::check_request(self.door, client, headers)?;
+        for name in self.door.consumed() {
+            headers.remove(name);
+        }
+        self.options.rewrite.apply(headers);
+        self.send(request).await
     }
 
     /// Sends a request and waits for the response's header.
@@ -192,18 +232,36 @@ impl Exchanges<'_> {
         Ok(response)
     }
 
+    /// Answers a request that is not let in. Nothing of it has gone to the service, whose connection stands; a body that is
+    /// not read ends the flow.
+    fn deny(&self, denied: Denied, has_body: bool) -> Response<Content> {
+        tracing::debug!(endpoint = %self.endpoint, %denied, "a request was not let in");
+        let mut response = own(denied.status(), denied.code(), &denied, has_body);
+        if let Some(challenge) = door::challenge(denied, self.endpoint) {
+            response.headers_mut().insert(header::WWW_AUTHENTICATE, challenge);
+        }
+        response
+    }
+
     /// Answers in the place of the service, in the words of a node whose own time is over.
     fn give_up(&self, error: &ExchangeError) -> Response<Content> {
         self.given_up.cancel();
         tracing::debug!(endpoint = %self.endpoint, %error, "a request was given up");
-        let text = serde_json::json!({ "error": error.to_string(), "code": "response_timeout" }).to_string();
-        let mut response = Response::new(Either::Right(Full::from(text + "\n")));
-        *response.status_mut() = StatusCode::GATEWAY_TIMEOUT;
-        let headers = response.headers_mut();
-        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
-        response
+        own(StatusCode::GATEWAY_TIMEOUT, "response_timeout", error, true)
     }
+}
+
+/// A response of the agent's own, perhaps the last of its flow.
+fn own(status: StatusCode, code: &str, error: &dyn std::error::Error, last: bool) -> Response<Content> {
+    let text = serde_json::json!({ "error": error.to_string(), "code": code }).to_string();
+    let mut response = Response::new(Either::Right(Full::from(text + "\n")));
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    if last {
+        headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
+    response
 }
 
 /// Held for an instant, never across an await.

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::Endpoint;
+use super::{Endpoint, deny, door};
 use crate::{
     client::{Client, Incoming},
     protocol::Refusal,
@@ -12,6 +12,9 @@ use crate::{
 
 /// Joins one association to a new socket.
 pub(super) async fn join(incoming: Incoming, endpoint: Arc<Endpoint>, client: Client) {
+    if let Err(denied) = door::check_flow(&endpoint.door, incoming.open()) {
+        return deny(incoming, denied).await;
+    }
     let service = match endpoint.service.associate(client.packets().clone()).await {
         Ok(service) => service,
         Err(error) => {

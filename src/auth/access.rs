@@ -128,6 +128,14 @@ impl Access {
     /// The first demand that it does not meet: address, header, login.
     pub fn check(&self, client: IpAddr, headers: &HeaderMap) -> Result<(), Denied> {
         self.check_address(client)?;
+        self.check_headers(headers)
+    }
+
+    /// The part of that which is demanded of header fields.
+    ///
+    /// # Errors
+    /// The first demand that it does not meet: header, login.
+    pub fn check_headers(&self, headers: &HeaderMap) -> Result<(), Denied> {
         let meets = |required: &RequiredHeader| {
             let mut values = headers.get_all(&required.name).iter();
             let only = values.next().filter(|_| values.next().is_none());

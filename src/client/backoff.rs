@@ -24,6 +24,11 @@ impl Backoff {
         let longest = self.first.saturating_mul(1 << failures.min(20)).min(self.longest);
         longest.mul_f64(dice.clamp(0.0, 1.0))
     }
+
+    /// The same beyond `first`, for what is not to be asked at once even by chance.
+    pub(super) fn wait_longer(&self, failures: u32, dice: f64) -> Duration {
+        self.first + self.wait(failures, dice)
+    }
 }
 
 #[cfg(test)]
@@ -37,5 +42,7 @@ mod tests {
         assert_eq!([ms(0, 1.0), ms(1, 1.0), ms(2, 1.0), ms(7, 1.0)], [100, 200, 400, 12_800]);
         assert_eq!([ms(8, 1.0), ms(100, 1.0), ms(u32::MAX, 1.0)], [15_000; 3]);
         assert_eq!([ms(3, 0.0), ms(3, 0.5)], [0, 400]);
+        let longer = |failures, dice| backoff.wait_longer(failures, dice).as_millis();
+        assert_eq!([longer(0, 0.0), longer(0, 1.0), longer(100, 1.0)], [100, 200, 15_100]);
     }
 }

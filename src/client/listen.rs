@@ -28,7 +28,7 @@ pub enum ListenError {
     /// This client serves it already.
     #[error("this client serves {0} already")]
     Duplicate(EndpointId),
-    /// A node does not let this client serve it.
+    /// A node refuses it, though not for want of a permission.
     #[error("the node refuses to let this agent serve {endpoint}")]
     Refused {
         /// The endpoint.
@@ -75,8 +75,14 @@ impl Entry {
         self.answer.send_replace(Answer::Listening);
     }
 
-    pub(super) fn refused(&self, refusal: Refusal) {
-        self.answer.send_replace(Answer::Refused(refusal));
+    /// Notes a node's "no"; whether it is another than was last said of this.
+    pub(super) fn refused(&self, refusal: Refusal) -> bool {
+        let refused = Answer::Refused(refusal);
+        self.answer.send_if_modified(|answer| {
+            let changed = *answer != refused;
+            *answer = refused;
+            changed
+        })
     }
 
     /// Notes that it stands on a link, until the answer is dropped.
@@ -232,10 +238,16 @@ pub struct Listener {
 }
 
 impl Listener {
-    /// Waits for a node's first answer.
+    /// Waits for a node's first answer that is final. Whether this client may serve the endpoint is not: its token may be
+    /// renewed, and what a node permits may change.
     pub(super) async fn ready(&mut self) -> Result<(), ListenError> {
+        let is_final = |answer: &Answer| match answer {
+            Answer::None => false,
+            Answer::Refused(refusal) => !matches!(refusal.code, Code::Unauthenticated | Code::Forbidden),
+            Answer::Listening => true,
+        };
         let mut answer = self.entry.answer.subscribe();
-        let answer = answer.wait_for(|answer| *answer != Answer::None).await;
+        let answer = answer.wait_for(is_final).await;
         match answer.as_deref() {
             Ok(Answer::Refused(refusal)) => Err(ListenError::Refused {
                 endpoint: self.entry.listen.endpoint.clone(),

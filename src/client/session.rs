@@ -24,7 +24,7 @@ use crate::{
     drain::Tasks,
     protocol::{
         Close, Code, Control, DecodeError, Flow, GoAway, GoAwayReason, Hello, Kind, NodeId, OLDEST_VERSION,
-        Open, Refusal, Role, VERSION, Welcome,
+        Open, Refusal, Role, Secret, VERSION, Welcome,
     },
     transport::{
         self, ControlReader, ControlWriter, Datagrams, FlowError, FrameError, Link, Monitor, Vitals,
@@ -37,6 +37,9 @@ const FIRST_FRAME: Duration = Duration::from_secs(10);
 /// After how long an endpoint that a node has refused is offered to it again: the cause, a limit that is reached or a right
 /// that is missing, may pass.
 const REFUSED: Duration = Duration::from_secs(15);
+
+/// The same once it has been shown another token. It says nothing when that is good, and may have to fetch a key before.
+const RENEWED: Duration = Duration::from_secs(1);
 
 /// Frames that wait for the control stream. Senders wait when it is full.
 const CONTROL_QUEUE: usize = 16;
@@ -155,6 +158,7 @@ pub(super) async fn open(
     role: Role,
     target: Target<'_>,
     avoid: Vec<NodeId>,
+    token: Option<Secret>,
 ) -> Result<Opened, ConnectError> {
     let config = &shared.config;
     let dialled = shared.reach.dial(target.goal, target.transport);
@@ -181,7 +185,7 @@ pub(super) async fn open(
         agent: shared.agent,
         name: config.name.clone(),
         tenant: config.tenant.clone(),
-        token: config.token.clone(),
+        token: token.clone(),
         listens: announced.values().map(|announced| announced.0.listen.clone()).collect(),
         avoid: avoid.clone(),
     };
@@ -189,7 +193,15 @@ pub(super) async fn open(
     let answer = tokio::time::timeout(FIRST_FRAME, reader.next()).await;
     let welcome = match answer.map_err(|_| ConnectError::NoWelcome(FIRST_FRAME))?? {
         Control::Welcome(welcome) => check(welcome)?,
-        Control::Refused(refusal) => return Err(ConnectError::Refused(refusal)),
+        Control::Refused(refusal) => {
+            let error = ConnectError::Refused(refusal);
+            if error.is_of_credentials()
+                && let Some(token) = &token
+            {
+                shared.tokens.refused(token).await;
+            }
+            return Err(error);
+        }
         other => return Err(ConnectError::Unexpected(format!("{other:?}"))),
     };
     shared.nodes.learn(welcome.nodes);
@@ -217,6 +229,7 @@ pub(super) async fn open(
         unanswered: announced.keys().copied().collect(),
         refused: false,
         announced,
+        token,
     };
     Ok(Opened { session, why, run, reader, writer, queue })
 }
@@ -265,6 +278,8 @@ struct ControlLoop {
     unanswered: BTreeSet<u64>,
     /// One has been refused since this was last looked at.
     refused: bool,
+    /// What the node has been shown last.
+    token: Option<Secret>,
 }
 
 impl ControlLoop {
@@ -278,6 +293,8 @@ impl ControlLoop {
         let mut monitor = Monitor::new(&link, Arc::clone(&self.session.vitals));
         let mut changes = self.shared.listens.changes();
         changes.mark_changed();
+        let mut tokens = self.shared.tokens.changes();
+        tokens.mark_changed();
         // What did not fit into Hello is still to be announced.
         let mut caught_up = self.role != Role::Agent;
         if caught_up {
@@ -303,12 +320,17 @@ impl ControlLoop {
                     caught_up = true;
                     self.announce(&mut writer).await
                 }
+                Ok(()) = tokens.changed() => {
+                    let token = tokens.borrow_and_update().clone();
+                    again = (self.role == Role::Agent).then(|| Instant::now() + RENEWED);
+                    self.renew(token, &mut writer).await
+                }
                 number = monitor.ping(&link) => writer.send(&Control::Ping(number)).await,
                 Some(frame) = queue.recv() => writer.send(&frame).await,
                 lost = link.closed() => break lost.to_string(),
             };
             if std::mem::take(&mut self.refused) {
-                again = Some(Instant::now() + REFUSED);
+                again = Some(Instant::now() + REFUSED.mul_f64(0.75 + 0.5 * rand::random::<f64>()));
             }
             match step {
                 Ok(()) if caught_up && self.unanswered.is_empty() => self.session.settled.cancel(),
@@ -348,6 +370,14 @@ impl ControlLoop {
         Ok(())
     }
 
+    /// Shows the node another token than it has seen.
+    async fn renew(&mut self, token: Option<Secret>, writer: &mut ControlWriter) -> Result<(), FrameError> {
+        let Some(new) = token.filter(|token| self.token.as_ref() != Some(token)) else { return Ok(()) };
+        writer.send(&Control::Token(new.clone())).await?;
+        self.token = Some(new);
+        Ok(())
+    }
+
     async fn heard(&mut self, frame: Control, writer: &mut ControlWriter) -> Result<(), FrameError> {
         match frame {
             Control::Ping(number) => writer.send(&Control::Pong(number)).await?,
@@ -362,13 +392,20 @@ impl ControlLoop {
                 self.refused = true;
                 if let Some(announced) = self.announced.remove(&id) {
                     let endpoint = &announced.0.listen.endpoint;
-                    tracing::error!(%endpoint, node = %self.session.node, %refusal, "the node refuses an endpoint");
-                    announced.0.refused(refusal);
+                    if announced.0.refused(refusal.clone()) {
+                        let node = &self.session.node;
+                        tracing::error!(%endpoint, %node, %refusal, "the node refuses an endpoint; asking on");
+                    }
                 }
             }
             Control::Unlistened(id) => {
                 self.unanswered.remove(&id);
                 drop(self.announced.remove(&id));
+            }
+            Control::Refused(refusal) => {
+                if let Some(token) = &self.token {
+                    self.shared.tokens.refused_by(&self.session.node, token, refusal).await;
+                }
             }
             Control::Nodes(nodes) => self.shared.nodes.learn(nodes),
             Control::GoAway(away) => {

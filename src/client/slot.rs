@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     net::HostPort,
-    protocol::{Code, NodeAddress, NodeId, Role},
+    protocol::{Code, NodeAddress, NodeId, Role, Secret},
     telemetry,
     transport::Link,
 };
@@ -58,12 +58,16 @@ pub(super) struct Slot {
     links: Arc<Links>,
     /// In a row, of attempts and of links that did not last.
     failures: u32,
+    /// In a row, of attempts for want of credentials that the node takes.
+    refusals: u32,
     /// How often the name was tried; the next time begins with the next of its addresses.
     names: usize,
     /// The last attempt was at a listed node and failed, so it is the name's turn.
     name_next: bool,
     /// What was logged last.
     last_error: String,
+    /// The same of credentials, on which the wait for other nodes has no bearing.
+    last_refusal: String,
     /// Links whose flows finish as soon as another stands in their place.
     former: Vec<Arc<Session>>,
 }
@@ -76,9 +80,11 @@ impl Slot {
             role,
             links,
             failures: 0,
+            refusals: 0,
             names: 0,
             name_next: false,
             last_error: String::new(),
+            last_refusal: String::new(),
             former: Vec::new(),
         }
     }
@@ -109,6 +115,7 @@ impl Slot {
                 self.shared.nodes.succeeded(&session.node);
             }
             self.last_error.clear();
+            self.last_refusal.clear();
             let (why, wait) = match left {
                 Left::GoAway(away) => ("the node is leaving".into(), away.smear.mul_f64(rand::random())),
                 Left::Suspect => {
@@ -140,7 +147,13 @@ impl Slot {
                 return session;
             }
             let way = self.choose();
-            let error = match self.dial(&way, self.shared.config.transport).await {
+            let token = self.token().await;
+            let shown = token.as_ref().ok().cloned().flatten();
+            let opened = match token {
+                Ok(token) => self.dial(&way, self.shared.config.transport, token).await,
+                Err(error) => Err(error),
+            };
+            let error = match opened {
                 Ok(opened) => return self.welcomed(opened),
                 Err(error) => error,
             };
@@ -154,12 +167,15 @@ impl Slot {
                 self.former.extend(links.put(self.index, None));
                 self.let_go();
             }
-            let wait = self.failed();
+            let wait = self.wait_after(&error);
             // While there is no link at all, one slot looks for all of them.
             if links.any_up() {
                 turn = None;
             }
-            self.pause(wait).await;
+            tokio::select! {
+                () = self.pause(wait) => {}
+                () = self.other_token(shown), if error.is_of_credentials() => {}
+            }
         }
     }
 
@@ -182,11 +198,29 @@ impl Slot {
         self.shared.nodes.free(|node| avoid.contains(node))
     }
 
-    async fn dial(&self, way: &Way, transport: Transport) -> Result<session::Opened, ConnectError> {
+    /// The token to show. Got before a node is dialled, which does not wait long for its first frame.
+    async fn token(&self) -> Result<Option<Secret>, ConnectError> {
+        self.shared.tokens.for_link().await.map_err(ConnectError::Token)
+    }
+
+    /// Waits until there is another token than this one.
+    async fn other_token(&self, than: Option<Secret>) {
+        if self.shared.tokens.changes().wait_for(|token| *token != than).await.is_err() {
+            // There will be none.
+            std::future::pending().await
+        }
+    }
+
+    async fn dial(
+        &self,
+        way: &Way,
+        transport: Transport,
+        token: Option<Secret>,
+    ) -> Result<session::Opened, ConnectError> {
         let config = &self.shared.config;
         let open = async |address: &Address, names: &[&str], listed| {
-            let goal = Goal { address, names, turn: self.names };
-            session::open(&self.shared, self.role, Target { goal, transport, listed }, self.avoid()).await
+            let target = Target { goal: Goal { address, names, turn: self.names }, transport, listed };
+            session::open(&self.shared, self.role, target, self.avoid(), token.clone()).await
         };
         let host = config.connect.at.host.as_str();
         match way {
@@ -218,7 +252,8 @@ impl Slot {
             // The way by which nodes are told of may be the one that has UDP, or the way in may.
             let way = if tries % 2 == 0 { Way::Name } else { self.choose() };
             // No other slot can look for a node meanwhile, so it has not as long as a link that is needed.
-            match tokio::time::timeout(LISTED, self.dial(&way, Transport::Quic)).await {
+            let dialled = async { self.dial(&way, Transport::Quic, self.token().await?).await };
+            match tokio::time::timeout(LISTED, dialled).await {
                 Ok(Ok(opened)) => {
                     tracing::info!(node = %opened.session.node, "UDP goes through: moving from WebSocket to QUIC");
                     return opened;
@@ -235,8 +270,9 @@ impl Slot {
     /// Puts a new link in its place.
     fn welcomed(&mut self, opened: session::Opened) -> Arc<Session> {
         let session = Arc::clone(&opened.session);
-        self.name_next = false;
+        (self.name_next, self.refusals) = (false, 0);
         self.last_error.clear();
+        self.last_refusal.clear();
         let (node, address, transport) =
             (&session.node, session.link.remote_address(), session.link.transport());
         match &opened.why {
@@ -281,6 +317,16 @@ impl Slot {
         Backoff { first, longest }.wait(self.failures - 1, rand::random())
     }
 
+    /// The same for a certain failure. A node that does not take the credentials is not asked often.
+    fn wait_after(&mut self, error: &ConnectError) -> Duration {
+        let wait = self.failed();
+        if !error.is_of_credentials() {
+            return wait;
+        }
+        self.refusals += 1;
+        self.shared.config.refused.wait_longer(self.refusals - 1, rand::random())
+    }
+
     fn tell(&mut self, error: &ConnectError) {
         let text = telemetry::report(error);
         let elsewhere = match error {
@@ -288,8 +334,12 @@ impl Slot {
             ConnectError::Refused(refusal) => refusal.code == Code::Elsewhere,
             _ => false,
         };
-        if elsewhere || text == self.last_error {
+        if elsewhere || text == self.last_error || text == self.last_refusal {
             tracing::debug!(error = text, failures = self.failures, "still no link to another node");
+        } else if error.is_of_credentials() {
+            let connect = &self.shared.config.connect;
+            tracing::warn!(error = text, %connect, "no link; trying on slowly, and at once with another token");
+            self.last_refusal.clone_from(&text);
         } else {
             tracing::warn!(error = text, connect = %self.shared.config.connect, "no link; trying on");
             self.last_error.clone_from(&text);

@@ -10,10 +10,10 @@ use std::{
 
 use tokio::sync::{MutexGuard, watch};
 
-use super::{Shared, session::Session, slot::Slot};
+use super::{GetTokenError, Shared, session::Session, slot::Slot};
 use crate::{
     net,
-    protocol::{Hello, NodeId, Refusal, Role},
+    protocol::{Code, Hello, NodeId, Refusal, Role},
     telemetry,
     transport::{FrameError, OpenError, quic, websocket},
 };
@@ -21,6 +21,9 @@ use crate::{
 /// Why no link could be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectError {
+    /// There is no token to show.
+    #[error("there is no token for the link")]
+    Token(#[source] Arc<GetTokenError>),
     /// The name has no address.
     #[error(transparent)]
     Resolve(#[from] net::ResolveError),
@@ -72,6 +75,17 @@ pub enum ConnectError {
     /// The control stream broke.
     #[error("the control stream failed: {0}")]
     Frame(#[from] FrameError),
+}
+
+impl ConnectError {
+    /// Whether only other credentials, or a change at the node, will help.
+    pub(super) fn is_of_credentials(&self) -> bool {
+        match self {
+            Self::Token(_) => true,
+            Self::Refused(refusal) => matches!(refusal.code, Code::Unauthenticated | Code::Forbidden),
+            _ => false,
+        }
+    }
 }
 
 /// How a client stands with its cluster.

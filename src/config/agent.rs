@@ -4,7 +4,13 @@ use std::{collections::BTreeSet, path::PathBuf, sync::Arc, time::Duration};
 
 use clap::{Args, ValueEnum};
 
-use super::{ConfigError, ConnectArgs, LogArgs, UdpArgs, agent_http::HttpArgs, duration, layers::table};
+use super::{
+    ConfigError, ConnectArgs, LogArgs, UdpArgs,
+    agent_http::HttpArgs,
+    door::{DoorArgs, HttpDoorArgs},
+    duration,
+    layers::table,
+};
 use crate::{
     agent::{self, HealthCheck, Probe, ProxyVersion, Service, ServiceAddress},
     client,
@@ -37,6 +43,8 @@ pub struct ServeArgs {
     /// The service: a port of this machine, host:port, or a URL (http, https, tcp, tls).
     #[arg(value_name = "ADDR")]
     address: ServiceAddress,
+    #[command(flatten)]
+    door: DoorArgs,
     #[command(flatten, next_help_heading = "Clients of the endpoint")]
     clients: ClientArgs,
     #[command(flatten, next_help_heading = "TLS towards the service")]
@@ -53,6 +61,8 @@ pub struct ServeHttpArgs {
     #[command(flatten)]
     version: VersionArgs,
     #[command(flatten)]
+    door: HttpDoorArgs,
+    #[command(flatten)]
     http: HttpArgs,
     #[command(flatten)]
     pub serve: ServeArgs,
@@ -67,6 +77,8 @@ pub struct ServeUdpArgs {
     /// The service: a port of this machine, or host:port.
     #[arg(value_name = "ADDR")]
     address: ServiceAddress,
+    #[command(flatten)]
+    door: DoorArgs,
     #[command(flatten)]
     udp: UdpArgs,
     #[command(flatten)]
@@ -94,6 +106,10 @@ pub struct EndpointArgs {
     kind: EndpointKind,
     #[arg(long)]
     address: ServiceAddress,
+    #[command(flatten)]
+    door: DoorArgs,
+    #[command(flatten)]
+    http_door: HttpDoorArgs,
     #[command(flatten)]
     clients: ClientArgs,
     #[command(flatten)]
@@ -193,19 +209,22 @@ impl ServeArgs {
     /// # Errors
     /// See [`ConfigError`].
     pub fn into_config(self, kind: EndpointKind) -> Result<agent::Config, ConfigError> {
-        self.with_http(kind, VersionArgs::default(), HttpArgs::default())
+        self.with_http(kind, VersionArgs::default(), HttpDoorArgs::default(), HttpArgs::default())
     }
 
     fn with_http(
         self,
         kind: EndpointKind,
         version: VersionArgs,
+        http_door: HttpDoorArgs,
         http: HttpArgs,
     ) -> Result<agent::Config, ConfigError> {
         let endpoint = EndpointArgs {
             name: self.endpoint,
             kind,
             address: self.address,
+            door: self.door,
+            http_door,
             clients: self.clients,
             version,
             http,
@@ -227,6 +246,8 @@ impl ServeUdpArgs {
             name: self.endpoint,
             kind: EndpointKind::Udp,
             address: self.address,
+            door: self.door,
+            http_door: HttpDoorArgs::default(),
             clients: ClientArgs::default(),
             version: VersionArgs::default(),
             http: HttpArgs::default(),
@@ -244,7 +265,7 @@ impl ServeHttpArgs {
     /// # Errors
     /// See [`ConfigError`].
     pub fn into_config(self) -> Result<agent::Config, ConfigError> {
-        self.serve.with_http(EndpointKind::Http, self.version, self.http)
+        self.serve.with_http(EndpointKind::Http, self.version, self.door, self.http)
     }
 }
 
@@ -287,12 +308,14 @@ impl EndpointArgs {
         let trust = self.upstream.trust(&self.name, self.address.is_tls())?;
         let tls = Arc::new(tls::client_config(&trust, None, &[])?);
         let service = Service::new(self.address, &tls)?.with_proxy_protocol(self.clients.proxy_protocol);
+        let door = self.door.into_access(self.http_door, &self.name, kind)?;
         let http = self.http.into_options(&self.name, kind, &service)?;
         Ok(agent::Endpoint {
             name: self.name,
             kind,
             hosts: self.clients.host,
             service,
+            door,
             health: self.health.into_config(),
             http,
             udp_idle: self.udp.udp_idle,

@@ -7,7 +7,7 @@ use rustls::pki_types::ServerName;
 
 use super::{ConfigError, LinkArgs, both};
 use crate::{
-    client::{self, Address, Backoff, Transport},
+    client::{self, Address, Backoff, Token, Transport},
     net::{InvalidProxy, Proxy},
     protocol::{ALPN_LINK, Secret, TenantId},
     tls::{self, Fingerprint, Identity, Trust},
@@ -56,6 +56,13 @@ pub struct ConnectArgs {
     /// Token to show to the node. In ADIT_TOKEN it stays out of the list of processes.
     #[arg(long, value_name = "TOKEN", hide_default_value = true)]
     token: Option<Secret>,
+    /// Show the token in this file, and another one as soon as the file has one: links are renewed in place.
+    #[arg(long, value_name = "FILE")]
+    token_file: Option<PathBuf>,
+    /// Show the token that this command prints, and run it again ahead of that token's end. It is run by the shell.
+    // Its words may be secrets.
+    #[arg(long, value_name = "COMMAND", hide_default_value = true)]
+    token_command: Option<Secret>,
     /// A label of this process for people, shown by `adit status`.
     #[arg(long, value_name = "LABEL")]
     name: Option<String>,
@@ -86,6 +93,7 @@ impl ConnectArgs {
             (None, _) => proxy_of(&self.connect.at.host, |name| std::env::var(name).ok())?,
         };
         let trust = self.trust()?;
+        let token = token(self.token, self.token_file, self.token_command)?;
         let identity = both(("--cert", self.cert), ("--key", self.key))?
             .map(|(cert, key)| Identity::load(&cert, &key))
             .transpose()?;
@@ -101,9 +109,10 @@ impl ConnectArgs {
             server_name: self.server_name,
             name: self.name,
             tenant: self.tenant,
-            token: self.token,
+            token,
             settings: self.link.settings()?,
             backoff: Backoff::default(),
+            refused: client::Config::REFUSED,
             quic_again: client::Config::QUIC_AGAIN,
             links: client::Config::LINKS,
         })
@@ -125,6 +134,24 @@ impl ConnectArgs {
             (Some(ca), [], false) => Ok(Trust::Roots(Trust::roots_from_file(ca)?)),
             (None, [], false) => Ok(Trust::PlatformAnd(self.certs.join("ca.pem"))),
         }
+    }
+}
+
+/// Where tokens come from, which is one place.
+fn token(
+    fixed: Option<Secret>,
+    file: Option<PathBuf>,
+    command: Option<Secret>,
+) -> Result<Option<Token>, ConfigError> {
+    let excluded = |one, other| Err(ConfigError::Conflict { one, other });
+    match (fixed, file, command) {
+        (Some(_), Some(_), _) => excluded("--token", "--token-file"),
+        (Some(_), _, Some(_)) => excluded("--token", "--token-command"),
+        (_, Some(_), Some(_)) => excluded("--token-file", "--token-command"),
+        (Some(token), None, None) => Ok(Some(Token::fixed(token))),
+        (None, Some(file), None) => Ok(Some(Token::file(file))),
+        (None, None, Some(command)) => Ok(Some(Token::command(command.expose()))),
+        (None, None, None) => Ok(None),
     }
 }
 
@@ -174,6 +201,29 @@ fn server_name(text: &str) -> Result<String, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_token_comes_from_one_place() {
+        let (secret, file) = (Some(Secret::new("hunter2")), Some(PathBuf::from("token")));
+        let of = |fixed: &Option<Secret>, file: &Option<PathBuf>, command: &Option<Secret>| {
+            token(fixed.clone(), file.clone(), command.clone()).map(|token| token.is_some())
+        };
+        assert!(matches!(of(&None, &None, &None), Ok(false)));
+        for (fixed, file, command) in
+            [(&secret, &None, &None), (&None, &file, &None), (&None, &None, &secret)]
+        {
+            assert!(matches!(of(fixed, file, command), Ok(true)));
+        }
+        for (fixed, file, command) in [
+            (&secret, &file, &None),
+            (&secret, &None, &secret),
+            (&None, &file, &secret),
+            (&secret, &file, &secret),
+        ] {
+            let told = of(fixed, file, command).unwrap_err().to_string();
+            assert!(told.contains("exclude each other") && !told.contains("hunter2"), "{told}");
+        }
+    }
 
     #[test]
     fn the_environment_names_a_proxy_and_hosts_without_one() {

@@ -4,6 +4,7 @@ use std::{any::Any, net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
 use adit::{
     agent::{self, Agent, Service},
+    auth::Access,
     client::{self, Transport},
     edge,
     forward::{self, PortKind},
@@ -204,6 +205,7 @@ impl Fabric {
             kind,
             hosts: Vec::new(),
             service: ok(Service::new(ok(service.to_string().parse()), &tls)),
+            door: Access::default(),
             health: None,
             http: None,
             udp_idle: UDP_IDLE,
