@@ -47,7 +47,7 @@ pub use udp::UdpArgs;
 
 use crate::{
     agent::InvalidService,
-    auth::{InvalidAccess, InvalidSource, LoadKeysError, ReadKeysError},
+    auth::{InvalidAccess, InvalidSource, LoadKeysError, Pattern, ReadKeysError},
     edge,
     net::HostPort,
     protocol::{EndpointId, HostPattern, InvalidId, NodeId},
@@ -133,11 +133,16 @@ pub enum ConfigError {
     Door {
         /// The option.
         option: &'static str,
-        /// The endpoint.
-        endpoint: EndpointId,
+        /// The endpoint, or the pattern of a node's door.
+        endpoint: String,
         /// What is wrong with it.
         source: InvalidAccess,
     },
+    /// A door that demands nothing.
+    #[error(
+        "the [[door]] of {0} demands nothing: give allow, deny, basic-auth or require-header, or leave it out"
+    )]
+    OpenDoor(Pattern),
     /// A key that was given cannot verify tokens.
     #[error("{option} cannot be used")]
     AuthKey {

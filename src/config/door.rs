@@ -1,12 +1,12 @@
-//! The flags of an endpoint's door, which are keys of an `[[endpoint]]` too.
+//! The flags of an endpoint's door, which are keys of an `[[endpoint]]` too, and those of a node's `[[door]]`.
 
 use clap::Args;
 use ipnet::IpNet;
 
 use super::{ConfigError, network};
 use crate::{
-    auth::Access,
-    protocol::{EndpointId, Kind, Secret},
+    auth::{Access, Door, InvalidAccess, Pattern},
+    protocol::{EndpointId, Kind, Secret, TenantId},
 };
 
 /// Named in each, since it would otherwise go on for whatever arguments follow.
@@ -43,21 +43,29 @@ impl DoorArgs {
         endpoint: &EndpointId,
         kind: Kind,
     ) -> Result<Access, ConfigError> {
-        let Self { allow, deny } = self;
-        let HttpDoorArgs { basic_auth, require_header } = requests;
         // Of requests that are not read, nothing is known; not even, over HTTP/2, whose they are.
         let read = kind == Kind::Http;
         let by_address = read || !kind.is_http();
         let needless = [
-            ("--basic-auth", !read && !basic_auth.is_empty()),
-            ("--require-header", !read && !require_header.is_empty()),
-            ("--allow", !by_address && !allow.is_empty()),
-            ("--deny", !by_address && !deny.is_empty()),
+            ("--basic-auth", !read && !requests.basic_auth.is_empty()),
+            ("--require-header", !read && !requests.require_header.is_empty()),
+            ("--allow", !by_address && !self.allow.is_empty()),
+            ("--deny", !by_address && !self.deny.is_empty()),
         ];
         if let Some((option, _)) = needless.into_iter().find(|(_, needless)| *needless) {
             return Err(ConfigError::NotHttp { option, endpoint: endpoint.clone() });
         }
-        let wrong = |option| move |source| ConfigError::Door { option, endpoint: endpoint.clone(), source };
+        self.read(&requests).map_err(|(option, source)| ConfigError::Door {
+            option,
+            endpoint: endpoint.to_string(),
+            source,
+        })
+    }
+
+    fn read(self, requests: &HttpDoorArgs) -> Result<Access, (&'static str, InvalidAccess)> {
+        let Self { allow, deny } = self;
+        let HttpDoorArgs { basic_auth, require_header } = requests;
+        let wrong = |option| move |source| (option, source);
         let logins = basic_auth.iter().map(|login| login.expose().parse());
         let headers = require_header.iter().map(|field| field.expose().parse());
         Ok(Access {
@@ -66,6 +74,35 @@ impl DoorArgs {
             logins: logins.collect::<Result<_, _>>().map_err(wrong("--basic-auth"))?,
             headers: headers.collect::<Result<_, _>>().map_err(wrong("--require-header"))?,
         })
+    }
+}
+
+/// A table `[[door]]` of a node's file. Its keys are these flags.
+#[derive(Debug, Clone, Args)]
+pub(super) struct NodeDoorArgs {
+    /// Which endpoints it is before: a name, the beginning of names and `*`, or `*`.
+    #[arg(long)]
+    endpoint: Pattern,
+    #[arg(long, default_value_t)]
+    tenant: TenantId,
+    #[command(flatten)]
+    addresses: DoorArgs,
+    #[command(flatten)]
+    requests: HttpDoorArgs,
+}
+
+impl NodeDoorArgs {
+    pub(super) fn into_door(self) -> Result<Door, ConfigError> {
+        let Self { endpoint, tenant, addresses, requests } = self;
+        let access = addresses.read(&requests).map_err(|(option, source)| ConfigError::Door {
+            option,
+            endpoint: endpoint.to_string(),
+            source,
+        })?;
+        if access.is_open() {
+            return Err(ConfigError::OpenDoor(endpoint));
+        }
+        Ok(Door { tenant, endpoints: endpoint, access })
     }
 }
 
@@ -121,5 +158,27 @@ mod tests {
             require_header: vec![Secret::new("x=hunter2")],
         };
         assert!(!format!("{args:?}").contains("hunter2"));
+    }
+
+    #[test]
+    fn a_door_of_a_node_is_a_table_that_demands_something() {
+        let read = |text: &str| super::super::layers::table::<NodeDoorArgs>(text);
+        let door = read("{endpoint = 'web-*', allow = ['10.0.0.0/8'], basic-auth = 'ann:hunter2'}").unwrap();
+        let door = door.into_door().unwrap();
+        assert_eq!((door.tenant, door.endpoints.to_string()), (TenantId::default(), "web-*".into()));
+        assert_eq!((door.access.allow.len(), door.access.logins.len()), (1, 1));
+        let wrong = |text: &str| match read(text) {
+            Err(reason) => reason,
+            Ok(door) => door.into_door().unwrap_err().to_string(),
+        };
+        for (text, expected) in [
+            ("{endpoint = 'web'}", "the [[door]] of web demands nothing"),
+            ("{allow = '10.0.0.0/8'}", "`endpoint` is missing"),
+            ("{endpoint = 'web', basic-auth = 'hunter2'}", "--basic-auth of web cannot be used"),
+            ("{endpoint = 'web', alow = '10.0.0.0/8'}", "unknown key `alow`"),
+        ] {
+            let told = wrong(text);
+            assert!(told.starts_with(expected) && !told.contains("hunter2"), "{told}");
+        }
     }
 }

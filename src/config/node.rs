@@ -7,7 +7,8 @@ use ipnet::IpNet;
 
 use super::{
     AdminAuthArgs, ConfigError, EdgeAuthArgs, EdgeClientArgs, LimitArgs, LinkArgs, LinkAuthArgs,
-    LinkClientArgs, LogArgs, TenantArgs, UdpArgs, address, both, duration, mapping, network, port,
+    LinkClientArgs, LogArgs, TenantArgs, UdpArgs, address, both, door::NodeDoorArgs, duration, layers::table,
+    mapping, network, port,
 };
 use crate::{
     auth, cluster,
@@ -22,7 +23,8 @@ use crate::{
 /// A node.
 #[derive(Debug, Clone, Args)]
 pub struct NodeArgs {
-    /// TOML file with any flag below by its name.
+    /// TOML file with any flag below by its name, and a [[door]] for what is demanded of clients before endpoints:
+    /// `endpoint` (a name, `web-*` or `*`) and perhaps `tenant`, and `allow`, `deny`, `basic-auth`, `require-header`.
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
     /// Name of this node, unique in its cluster. By default, the host's name.
@@ -110,6 +112,8 @@ pub struct NodeArgs {
     edge_auth: EdgeAuthArgs,
     #[command(flatten, next_help_heading = "Credentials of clients")]
     edge_clients: EdgeClientArgs,
+    #[arg(long, hide = true, value_parser = table::<NodeDoorArgs>, hide_default_value = true)]
+    door: Vec<NodeDoorArgs>,
     #[command(flatten)]
     tenants: TenantArgs,
 
@@ -233,6 +237,8 @@ impl NodeArgs {
     /// What the ports ask of their callers, and what the edge and the link port ask for in TLS handshakes.
     fn auth(&self) -> Result<(node::Auth, tls::ClientAuth, tls::ClientAuth), ConfigError> {
         let (tenants, asked) = (self.tenants.keys()?, self.tenants.asked());
+        let doors: Vec<_> =
+            self.door.iter().cloned().map(NodeDoorArgs::into_door).collect::<Result<_, _>>()?;
         let (edge_clients, edge_certificates) = self.edge_clients.config()?;
         if edge_certificates.is_some() && self.edge_tls_bind.is_none() {
             return Err(ConfigError::Half { given: "--edge-client-ca", missing: "--edge-tls-bind" });
@@ -243,7 +249,7 @@ impl NodeArgs {
             tenants: tenants.clone(),
             certificates: edge_certificates,
             asked: asked.clone(),
-            doors: auth::Doors::default(),
+            doors: doors.into(),
         };
         let link = auth::PortConfig {
             keys: self.link_auth.clone().config()?,

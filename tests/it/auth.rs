@@ -147,7 +147,7 @@ async fn each_port_judges_each_credential_logs_it_and_counts_it() {
         claims[name] = value;
         issuer.token(&claims)
     };
-    let agent_token = Some(Secret::new(issuer.token(&good)));
+    let agent_token = Some(adit::client::Token::fixed(Secret::new(issuer.token(&good))));
     let service = service::mirror().await;
     let config = adit::client::Config { token: agent_token, ..fabric.client() };
     let agent = fabric.start_agent(config, &[("web", Kind::Http, service.address.to_string())]);

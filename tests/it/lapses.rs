@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use adit::{
-    client::{self, Transport},
+    client::{self, Token, Transport},
     forward::PortKind,
     protocol::{Close, Code, Control, Kind, Role, Secret},
     transport::Lost,
@@ -143,7 +143,7 @@ async fn links_and_flows_of_forwarders_end_with_their_token() {
             let issuer = Issuer::new();
             let fabric = Fabric::with(|config| config.auth.link = issuer.port()).await;
             let echo = service::echo().await;
-            let token = |claims| Some(Secret::new(issuer.token(&claims)));
+            let token = |claims| Some(Token::fixed(Secret::new(issuer.token(&claims))));
             let config = client::Config { token: token(json!({})), ..fabric.client() };
             let agent = fabric.start_agent(config, &[("tcp", Kind::Tcp, echo.address.to_string())]);
             ok(soon(agent.serve()).await);

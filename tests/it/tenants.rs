@@ -2,7 +2,7 @@
 
 use adit::{
     agent::Agent,
-    client,
+    client::{self, Token},
     forward::PortKind,
     protocol::{Code, Control, Kind, Role, Secret, TenantId},
 };
@@ -117,8 +117,11 @@ async fn saying(what: String) -> Running {
 async fn serve(node: &Fabric, issuer: &Issuer, tenant: &str, endpoint: &str) -> (Agent, Running) {
     let service = saying(format!("{tenant}/{endpoint}")).await;
     let claims = json!({ "adit": { "tenant": tenant, "endpoints": [endpoint], "actions": ["serve"] } });
-    let config =
-        client::Config { token: Some(Secret::new(issuer.token(&claims))), links: 1, ..node.client() };
+    let config = client::Config {
+        token: Some(Token::fixed(Secret::new(issuer.token(&claims)))),
+        links: 1,
+        ..node.client()
+    };
     let agent = node.start_agent(config, &[(endpoint, Kind::Http, service.address.to_string())]);
     ok(soon(agent.serve()).await);
     (agent, service)
@@ -219,14 +222,14 @@ async fn the_tenant_of_a_link_is_that_of_its_token_and_no_other() {
             ok(tokio::io::AsyncWriteExt::write_all(&mut stream, &[says]).await);
         })
         .await;
-        let config = client::Config { token: token(tenant), links: 1, ..first.client() };
+        let config = client::Config { token: token(tenant).map(Token::fixed), links: 1, ..first.client() };
         let agent = first.start_agent(config, &[("tcp", Kind::Tcp, service.address.to_string())]);
         ok(soon(agent.serve()).await);
         agents.push((agent, service));
     }
     for node in [first, second] {
         for tenant in ["a", "b", "default"] {
-            let config = client::Config { token: token(tenant), ..node.client() };
+            let config = client::Config { token: token(tenant).map(Token::fixed), ..node.client() };
             let (_forwarder, port) = forwarder_of(config, "tcp", PortKind::Tcp).await;
             let mut said = Vec::new();
             let expected = if tenant == "default" { "" } else { tenant };
