@@ -4,7 +4,9 @@
 
 mod across;
 mod admin;
+mod agent_doors;
 mod agent_http;
+mod agent_tokens;
 mod balancers;
 mod bench;
 mod cli;
