@@ -253,11 +253,13 @@ impl Exchanges<'_> {
 
 /// A response of the agent's own, perhaps the last of its flow.
 fn own(status: StatusCode, code: &str, error: &dyn std::error::Error, last: bool) -> Response<Content> {
-    let text = serde_json::json!({ "error": error.to_string(), "code": code }).to_string();
-    let mut response = Response::new(Either::Right(Full::from(text + "\n")));
+    let text = serde_json::json!({ "error": error.to_string(), "code": code }).to_string() + "\n";
+    let length = text.len().into();
+    let mut response = Response::new(Either::Right(Full::from(text)));
     *response.status_mut() = status;
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    headers.insert(header::CONTENT_LENGTH, length);
     if last {
         headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
     }

@@ -27,7 +27,7 @@ use crate::{
         Open, Refusal, Role, Secret, VERSION, Welcome,
     },
     transport::{
-        self, ControlReader, ControlWriter, Datagrams, FlowError, FrameError, Link, Monitor, Vitals,
+        self, ControlReader, ControlWriter, Datagrams, FlowError, FrameError, Link, Lost, Monitor, Vitals,
     },
 };
 
@@ -321,9 +321,16 @@ impl ControlLoop {
                     self.announce(&mut writer).await
                 }
                 Ok(()) = tokens.changed() => {
-                    let token = tokens.borrow_and_update().clone();
-                    again = (self.role == Role::Agent).then(|| Instant::now() + RENEWED);
-                    self.renew(token, &mut writer).await
+                    let token = tokens.borrow_and_update().clone().filter(|token| self.token.as_ref() != Some(token));
+                    match token {
+                        Some(token) => {
+                            again = (self.role == Role::Agent).then(|| Instant::now() + RENEWED);
+                            self.token = Some(token.clone());
+                            writer.send(&Control::Token(token)).await
+                        }
+                        // It went with Hello.
+                        None => Ok(()),
+                    }
                 }
                 number = monitor.ping(&link) => writer.send(&Control::Ping(number)).await,
                 Some(frame) = queue.recv() => writer.send(&frame).await,
@@ -343,6 +350,12 @@ impl ControlLoop {
                 Err(error) => break link.lost().map_or_else(|| error.to_string(), |lost| lost.to_string()),
             }
         };
+        if let (Some(Lost::Peer { code, .. }), Some(token)) = (link.lost(), &self.token)
+            && code == Close::Expired as u64
+        {
+            // By the node's clock, or for another reason that it has; the next link is not to begin with it.
+            self.shared.tokens.refused(token).await;
+        }
         link.close(Close::Done, "the control stream ended");
         self.session.flows.abort();
         self.session.phase.send_replace(Phase::Ended(why));
@@ -367,14 +380,6 @@ impl ControlLoop {
                 self.unanswered.insert(id);
             }
         }
-        Ok(())
-    }
-
-    /// Shows the node another token than it has seen.
-    async fn renew(&mut self, token: Option<Secret>, writer: &mut ControlWriter) -> Result<(), FrameError> {
-        let Some(new) = token.filter(|token| self.token.as_ref() != Some(token)) else { return Ok(()) };
-        writer.send(&Control::Token(new.clone())).await?;
-        self.token = Some(new);
         Ok(())
     }
 

@@ -4,8 +4,10 @@
 
 mod across;
 mod admin;
+mod agent_doors;
 mod agent_http;
 mod auth;
+mod agent_tokens;
 mod balancers;
 mod bench;
 mod cli;
