@@ -240,7 +240,7 @@ impl State {
 fn checked(token: Secret) -> Result<Secret, GetTokenError> {
     match token.expose().len() {
         0 => Err(GetTokenError::Empty),
-        ..=Hello::MAX_TOKEN => Ok(token),
+        1..=Hello::MAX_TOKEN => Ok(token),
         _ => Err(GetTokenError::TooLong),
     }
 }
