@@ -14,7 +14,7 @@ use std::{
 use axum::{
     Extension, Json, Router,
     extract::{Request, State},
-    http::{StatusCode, header},
+    http::{HeaderMap, StatusCode, header},
     middleware::{self, Next},
     response::{IntoResponse, Response},
     routing::get,
@@ -22,7 +22,7 @@ use axum::{
 use tokio::{net::TcpListener, sync::watch};
 
 use crate::{
-    auth::{self, Action, Caller, Guard, Refused, Shown, Tenants},
+    auth::{Action, Caller, Guard, Refused, Shown, Tenants},
     cluster::{Cluster, PeerStatus},
     drain::{Aborted, Tasks},
     protocol::{NodeId, Phase, TenantId},
@@ -144,23 +144,7 @@ impl Operator {
 
 /// Lets in who may do what operators do.
 async fn permit(State(guard): State<Guard>, mut request: Request, next: Next) -> Response {
-    let caller = match auth::bearer(request.headers()) {
-        _ if !guard.asks() => guard.caller(Shown::default(), None).await,
-        Ok(bearer) => guard.caller(Shown { token: Some(bearer.token), certificate: None }, None).await,
-        Err(refused) => {
-            guard.count(&refused);
-            Err(refused)
-        }
-    };
-    let permitted = caller.and_then(|Caller { grant, .. }| match grant.may(Action::Admin) {
-        Ok(()) => Ok(Operator { tenants: grant.tenants }),
-        Err(refused) => {
-            let refused = Refused::from(refused);
-            guard.count(&refused);
-            Err(refused)
-        }
-    });
-    match permitted {
+    match operator(&guard, request.headers()).await {
         Ok(operator) => {
             request.extensions_mut().insert(operator);
             next.run(request).await
@@ -171,6 +155,13 @@ async fn permit(State(guard): State<Guard>, mut request: Request, next: Next) ->
             refuse(&refused)
         }
     }
+}
+
+async fn operator(guard: &Guard, headers: &HeaderMap) -> Result<Operator, Refused> {
+    let token = guard.bearer(headers, |_| false)?.map(|bearer| bearer.token);
+    let Caller { grant, .. } = guard.caller(Shown { token, certificate: None }, None).await?;
+    guard.may(&grant, Action::Admin)?;
+    Ok(Operator { tenants: grant.tenants })
 }
 
 fn refuse(refused: &Refused) -> Response {

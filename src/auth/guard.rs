@@ -20,8 +20,8 @@ use rustls::pki_types::CertificateDer;
 use tokio::sync::watch;
 
 use super::{
-    Action, Caller, CertificateRules, Config, Denied, Doors, Grant, JwksCounters, Refused, TenantRules,
-    Tenants, Verifiers,
+    Action, Bearer, Caller, CertificateRules, Config, Denied, Doors, Grant, JwksCounters, Refused,
+    TenantRules, Tenants, Verifiers, bearer,
 };
 use crate::{
     drain::Tasks,
@@ -120,13 +120,13 @@ impl Guards {
         let tenants: Vec<_> =
             config.tenants.iter().map(|(tenant, config)| (tenant.clone(), verifier(config))).collect();
         let own = config.keys.as_ref().map(verifier);
-        let all = config.keys.iter().chain(config.tenants.iter().map(|(_, config)| config));
+        let mut all = config.keys.iter().chain(config.tenants.iter().map(|(_, config)| config));
         Policy {
             verifiers: (own.is_some() || !tenants.is_empty()).then(|| Verifiers::new(own, tenants)),
             certificates: config.certificates.clone(),
             asked: config.asked.clone(),
             doors: config.doors.clone(),
-            ends: all.clone().all(|config| config.disconnect_on_expiry),
+            ends: all.all(|config| config.disconnect_on_expiry),
         }
     }
 }
@@ -156,9 +156,23 @@ impl Guard {
         policy.verifiers.is_some() || policy.certificates.is_some()
     }
 
-    /// Whether a token is looked at here, and so not passed on.
-    pub fn takes_tokens(&self) -> bool {
-        self.0.policy.load().verifiers.is_some()
+    /// The token of a request, where the port takes any; it is not passed on. What is wrong with it may not matter to a caller
+    /// whose certificate is good alone: that is `needless`.
+    ///
+    /// # Errors
+    /// Those of [`bearer`]; they have been counted.
+    pub fn bearer<'a>(
+        &self,
+        headers: &'a HeaderMap,
+        needless: impl FnOnce(&Refused) -> bool,
+    ) -> Result<Option<Bearer<'a>>, Refused> {
+        if self.0.policy.load().verifiers.is_none() {
+            return Ok(None);
+        }
+        match bearer(headers) {
+            Err(refused) if needless(&refused) => Ok(None),
+            outcome => self.counted(outcome).map(Some),
+        }
     }
 
     /// The tenant that a request asks for, by a field or its host.
@@ -166,7 +180,7 @@ impl Guard {
     /// # Errors
     /// [`Refused::InvalidTenant`] when what stands in the place of a tenant is no name; it has been counted.
     pub fn asked(&self, headers: &HeaderMap, host: Option<&str>) -> Result<Option<TenantId>, Refused> {
-        self.0.policy.load().asked.asked(headers, host).inspect_err(|refused| self.count(refused))
+        self.counted(self.0.policy.load().asked.asked(headers, host))
     }
 
     /// Who shows this, and asks for this tenant. A token waits for newer keys if it must. Cancel safe.
@@ -174,11 +188,15 @@ impl Guard {
     /// # Errors
     /// Why the credentials are not taken, or not for that tenant; it has been counted.
     pub async fn caller(&self, shown: Shown<'_>, asked: Option<&TenantId>) -> Result<Caller, Refused> {
-        let outcome = self.judge(shown, asked).await;
-        if let Err(refused) = &outcome {
-            self.count(refused);
-        }
-        outcome
+        self.counted(self.judge(shown, asked).await)
+    }
+
+    /// Whether a caller may do this at all.
+    ///
+    /// # Errors
+    /// When not; it has been counted.
+    pub fn may(&self, grant: &Grant, action: Action) -> Result<(), Refused> {
+        self.counted(grant.may(action).map_err(Refused::from))
     }
 
     async fn judge(&self, shown: Shown<'_>, asked: Option<&TenantId>) -> Result<Caller, Refused> {
@@ -215,7 +233,7 @@ impl Guard {
         client: IpAddr,
     ) -> Result<(), Denied> {
         let checked = self.0.policy.load().doors.check_address(tenant, endpoint, client);
-        checked.inspect_err(|denied| self.count_denied(*denied))
+        checked.inspect_err(|denied| self.count(denied.code()))
     }
 
     /// Whether the doors before an endpoint let a request in, and the fields that were for them.
@@ -230,18 +248,15 @@ impl Guard {
         headers: &HeaderMap,
     ) -> Result<Vec<HeaderName>, Denied> {
         let checked = self.0.policy.load().doors.check(tenant, endpoint, client, headers);
-        checked.inspect_err(|denied| self.count_denied(*denied))
+        checked.inspect_err(|denied| self.count(denied.code()))
     }
 
-    fn count_denied(&self, denied: Denied) {
-        let labels = Labels { port: self.0.port, reason: denied.code() };
-        self.0.guards.refused.get_or_create(&labels).inc();
+    fn counted<T>(&self, outcome: Result<T, Refused>) -> Result<T, Refused> {
+        outcome.inspect_err(|refused| self.count(refused.code()))
     }
 
-    /// Counts a refusal that the port itself has come to.
-    pub fn count(&self, refused: &Refused) {
-        let labels = Labels { port: self.0.port, reason: refused.code() };
-        self.0.guards.refused.get_or_create(&labels).inc();
+    fn count(&self, reason: &'static str) {
+        self.0.guards.refused.get_or_create(&Labels { port: self.0.port, reason }).inc();
     }
 
     async fn lapsed(&self, grant: &Grant, certificate: Option<&CertificateDer<'static>>) -> Lapsed {
@@ -302,8 +317,7 @@ impl Standing {
     /// # Errors
     /// Why not; it has been counted.
     pub fn permits(&self, action: Action, endpoint: &EndpointId) -> Result<(), Refused> {
-        let permitted = self.grant.borrow().permits(action, endpoint).map_err(Refused::from);
-        permitted.inspect_err(|refused| self.guard.count(refused))
+        self.guard.counted(self.grant.borrow().permits(action, endpoint).map_err(Refused::from))
     }
 
     /// Stands on another token from now on, for the same tenant. Cancel safe.

@@ -9,7 +9,7 @@ use http::Request;
 
 use super::{Shared, connection::Client, endpoint::Target, error::Error};
 use crate::{
-    auth::{self, Action, Lapsed, Refused, Shown, Standing},
+    auth::{Action, Lapsed, Refused, Shown, Standing},
     upstream::Name,
 };
 
@@ -58,16 +58,10 @@ pub(super) async fn permit<B>(
         return Ok(Permit { name, standing: None });
     }
     let certificate = client.certificate.as_deref();
-    let bearer = match auth::bearer(request.headers()) {
-        _ if !guard.takes_tokens() => None,
-        Ok(bearer) => Some(bearer),
-        // What there is may be for the service: the certificate is good alone.
-        Err(Refused::Missing | Refused::Scheme) if certificate.is_some() => None,
-        Err(refused) => {
-            guard.count(&refused);
-            return Err(refused.into());
-        }
-    };
+    // What there is of another scheme may be for the service.
+    let needless =
+        |refused: &Refused| certificate.is_some() && matches!(refused, Refused::Missing | Refused::Scheme);
+    let bearer = guard.bearer(request.headers(), needless)?;
     let shown = Shown { token: bearer.as_ref().map(|bearer| bearer.token), certificate };
     let caller = guard.caller(shown, asked.as_ref()).await?;
     let consumed = bearer.map(|bearer| bearer.field);

@@ -180,7 +180,10 @@ impl Door {
             }
         };
         let admitted = match self.admit(&hello) {
-            Ok(version) => self.authenticate(&hello, &link).await.map(|standing| (version, standing)),
+            Ok(version) => match self.authenticate(&hello, &link).await {
+                Ok(standing) => Ok((version, standing)),
+                Err(refused) => Err(refused.refusal()),
+            },
             Err(refusal) => Err(refusal),
         };
         let (version, standing) = match admitted {
@@ -254,7 +257,7 @@ impl Door {
     }
 
     /// What a link's opener stands on, by the token of its `Hello` and the certificate of its handshake.
-    async fn authenticate(&self, hello: &Hello, link: &Link) -> Result<Standing, Refusal> {
+    async fn authenticate(&self, hello: &Hello, link: &Link) -> Result<Standing, auth::Refused> {
         let guard = &self.welcomer.guard;
         let certificate = link.peer_certificates().into_iter().next().map(Arc::new);
         let token = hello.token.as_ref().map(|token| token.expose());
@@ -263,12 +266,8 @@ impl Door {
             Role::Agent => Action::Serve,
             Role::Forwarder => Action::Connect,
         };
-        let caller = guard.caller(shown, hello.tenant.as_ref()).await.map_err(|refused| refused.refusal())?;
-        if let Err(refused) = caller.grant.may(action) {
-            let refused = auth::Refused::from(refused);
-            guard.count(&refused);
-            return Err(refused.refusal());
-        }
+        let caller = guard.caller(shown, hello.tenant.as_ref()).await?;
+        guard.may(&caller.grant, action)?;
         Ok(Standing::new(guard, caller, certificate))
     }
 

@@ -234,15 +234,9 @@ impl Door {
         certificate: Option<&Arc<CertificateDer<'static>>>,
     ) -> Result<Standing, auth::Refused> {
         let guard = &self.welcomer.guard;
-        let token = match auth::bearer(headers) {
-            _ if !guard.takes_tokens() => None,
-            Ok(bearer) => Some(bearer.token),
-            Err(auth::Refused::Missing) if certificate.is_some() => None,
-            Err(refused) => {
-                guard.count(&refused);
-                return Err(refused);
-            }
-        };
+        let needless =
+            |refused: &auth::Refused| certificate.is_some() && matches!(refused, auth::Refused::Missing);
+        let token = guard.bearer(headers, needless)?.map(|bearer| bearer.token);
         let shown = Shown { token, certificate: certificate.map(|certificate| &**certificate) };
         let caller = guard.caller(shown, tenant.as_ref()).await?;
         Ok(Standing::new(guard, caller, certificate.cloned()))
