@@ -29,7 +29,7 @@ use super::{
 };
 use crate::{
     drain::Tasks,
-    transport::quic::{Incoming, Listener},
+    transport::quic::{Incoming, Listener, peer_certificates},
     upstream::BoxError,
 };
 use body::RequestBody;
@@ -58,7 +58,7 @@ async fn connect(incoming: Incoming, _admission: Admission, shared: Arc<Shared>)
             return tracing::debug!(client = %ends.client, %error, "an HTTP/3 client did not connect");
         }
     };
-    let client = Client::new(ends, "https", quic::peer_certificates(&connection), &shared);
+    let client = Client::new(ends, "https", peer_certificates(&connection), &shared);
     match serve(connection, &client, &shared).await {
         Err(error) if !error.is_h3_no_error() => {
             tracing::debug!(client = %client.address, %error, "an HTTP/3 connection ended with an error");

@@ -22,6 +22,14 @@ pub struct QuicLink {
     connection: quinn::Connection,
 }
 
+/// The certificates that the peer has shown, its own first.
+pub(crate) fn peer_certificates(
+    connection: &quinn::Connection,
+) -> Vec<rustls::pki_types::CertificateDer<'static>> {
+    let shown = connection.peer_identity().and_then(|identity| identity.downcast().ok());
+    shown.map_or_else(Vec::new, |certificates: Box<Vec<_>>| *certificates)
+}
+
 impl QuicLink {
     pub(super) async fn open(&self, patience: Duration) -> Result<Stream, OpenError> {
         match tokio::time::timeout(patience, self.connection.open_bi()).await {
@@ -55,8 +63,7 @@ impl QuicLink {
     }
 
     pub(super) fn peer_certificates(&self) -> Vec<rustls::pki_types::CertificateDer<'static>> {
-        let shown = self.connection.peer_identity().and_then(|identity| identity.downcast().ok());
-        shown.map_or_else(Vec::new, |certificates: Box<Vec<_>>| *certificates)
+        peer_certificates(&self.connection)
     }
 
     pub(super) fn set_max_flows(&self, flows: u32) {

@@ -18,7 +18,6 @@ use h3::{
     quic::{self, ConnectionErrorIncoming, StreamErrorIncoming, StreamId, WriteBuf},
 };
 use quinn::VarInt;
-use rustls::pki_types::CertificateDer;
 
 use super::frames::Frames;
 
@@ -35,12 +34,6 @@ pub(super) struct Connection {
     requests: Streams<(quinn::SendStream, quinn::RecvStream)>,
     unidirectional: Streams<quinn::RecvStream>,
     max_frame: u64,
-}
-
-/// The certificates that the client has shown, its own first.
-pub(super) fn peer_certificates(connection: &quinn::Connection) -> Vec<CertificateDer<'static>> {
-    let shown = connection.peer_identity().and_then(|identity| identity.downcast().ok());
-    shown.map_or_else(Vec::new, |certificates: Box<Vec<_>>| *certificates)
 }
 
 impl Connection {
