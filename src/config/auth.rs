@@ -1,6 +1,9 @@
 //! The flags that say whose tokens a port takes: the same for each port, behind the port's name.
 
-use std::{path::PathBuf, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use clap::Args;
 
@@ -38,6 +41,14 @@ struct Names {
     skew: &'static str,
 }
 
+/// By whom the server of a set is judged: the authorities of a file, or those of the system.
+pub(super) fn trust_in_source(ca: Option<&Path>) -> Result<Trust, ConfigError> {
+    Ok(match ca {
+        Some(path) => Trust::Roots(Trust::roots_from_file(path)?),
+        None => Trust::Platform { extra: Vec::new() },
+    })
+}
+
 impl Given {
     fn config(self) -> Result<Option<auth::Config>, ConfigError> {
         let names = &self.names;
@@ -68,10 +79,7 @@ impl Given {
     }
 
     fn source(&self, url: &str) -> Result<JwksSource, ConfigError> {
-        let trust = match &self.jwks_ca {
-            Some(path) => Trust::Roots(Trust::roots_from_file(path)?),
-            None => Trust::Platform { extra: Vec::new() },
-        };
+        let trust = trust_in_source(self.jwks_ca.as_deref())?;
         JwksSource::new(url, &trust)
             .map_err(|source| ConfigError::AuthSource { option: self.names.jwks, source })
     }

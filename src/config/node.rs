@@ -277,10 +277,13 @@ impl NodeArgs {
             }
         }
         if !auth.edge.asks() {
-            let tenants = auth.link.keys.is_some() || auth.link.asks();
             tracing::info!(
                 "the edge asks for no credentials: whoever reaches it reaches every endpoint{}",
-                if tenants { ", of every tenant: tenants are addresses there, not a boundary" } else { "" }
+                if auth.link.asks() {
+                    ", of every tenant: tenants are addresses there, not a boundary"
+                } else {
+                    ""
+                }
             );
         }
         if !auth.admin.asks() && !self.admin_bind.ip().is_loopback() {

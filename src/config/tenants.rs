@@ -9,11 +9,10 @@ use clap::Args;
 use http::HeaderName;
 use serde::Deserialize;
 
-use super::{ConfigError, read_file};
+use super::{ConfigError, auth::trust_in_source, read_file};
 use crate::{
     auth::{self, JwksSettings, JwksSource, KeysConfig, Rules, TenantRules, load_keys},
     protocol::TenantId,
-    tls::Trust,
 };
 
 /// Who the tenants are.
@@ -82,10 +81,7 @@ impl Tenant {
         let keys = match (&self.key_file, &self.jwks) {
             (Some(file), None) if self.jwks_ca.is_none() => KeysConfig::Fixed(load_keys(&folder.join(file))?),
             (None, Some(url)) => {
-                let trust = match &self.jwks_ca {
-                    Some(file) => Trust::Roots(Trust::roots_from_file(&folder.join(file))?),
-                    None => Trust::Platform { extra: Vec::new() },
-                };
+                let trust = trust_in_source(self.jwks_ca.map(|file| folder.join(file)).as_deref())?;
                 let source = JwksSource::new(url, &trust).map_err(|error| wrong(format!("jwks: {error}")))?;
                 KeysConfig::Jwks(source, JwksSettings::default())
             }
