@@ -58,7 +58,7 @@ pub(super) async fn serve<B: RequestBody>(
     let host = host(&request);
     let tongue = Tongue::of(&request);
     let _in_flight = shared.counters.begin();
-    let (status, mut response) = match forward(shared, client, exchange, request).await {
+    let (status, mut response) = match forward(shared, client, exchange, request, host.clone()).await {
         Ok(response) => (response.status(), response),
         Err(error) => {
             let (status, code) = error.status();
@@ -100,10 +100,10 @@ async fn forward<B: RequestBody>(
     client: Client,
     exchange: &Arc<Exchange>,
     mut request: Request<B>,
+    host: Option<HeaderValue>,
 ) -> Result<Response<Body>, Error> {
     let websocket = WebSocket::asked(&mut request)?;
     check(shared, &request)?;
-    let host = host(&request);
     let text = host.as_ref().and_then(|host| host.to_str().ok());
     let is_piko = piko::is_tcp(&request);
     let target = match is_piko {
