@@ -7,7 +7,6 @@ use std::{sync::Arc, time::Duration};
 
 use super::{Upstreams, session::Session};
 use crate::{
-    auth::Action,
     protocol::{Close, Code, EndpointId, Kind, Listen, ListenOptions, Refusal},
     transport::Monitor,
 };
@@ -22,7 +21,6 @@ impl Upstreams {
     /// # Errors
     /// When this node serves as many endpoints as one may.
     pub async fn run_bare(&self, session: Arc<Session>, endpoint: EndpointId) -> Result<(), Refusal> {
-        session.standing.permits(Action::Serve, &endpoint).map_err(|refused| refused.refusal())?;
         if self.announcements().is_full() {
             return Err(Refusal::new(Code::Busy, "this node serves as many endpoints as one may"));
         }
