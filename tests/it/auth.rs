@@ -17,7 +17,7 @@ use crate::support::{
     ok,
     raw::{Raw, hello},
     service,
-    tokens::{Issuer, forged, in_seconds},
+    tokens::{Issuer, bearer, forged, in_seconds},
 };
 
 /// What a port says to a caller: a status, and the code in its body; those of links have the code of their refusal.
@@ -99,7 +99,7 @@ impl Port {
 async fn http(at: SocketAddr, mut request: Request<Body>, token: Option<&str>, tenant: Option<&str>) -> Told {
     let headers = request.headers_mut();
     if let Some(token) = token {
-        headers.insert(header::AUTHORIZATION, ok(format!("Bearer {token}").parse()));
+        headers.insert(header::AUTHORIZATION, bearer(token));
     }
     if let Some(tenant) = tenant {
         headers.insert("x-adit-tenant", ok(tenant.parse()));
@@ -125,7 +125,7 @@ async fn ask(at: SocketAddr, request: Request<Body>) -> Answer {
 
 async fn refused(fabric: &Fabric, admin: &str, port: &str, reason: &str) -> u64 {
     let mut request = request("GET", "", "/metrics", "");
-    request.headers_mut().insert(header::AUTHORIZATION, ok(format!("Bearer {admin}").parse()));
+    request.headers_mut().insert(header::AUTHORIZATION, bearer(admin));
     let metrics = ask(fabric.addresses.admin, request).await;
     let name = format!("adit_auth_refused_total{{port=\"{port}\",reason=\"{reason}\"}} ");
     metrics.text().lines().find_map(|line| line.strip_prefix(&name)).map_or(0, |count| ok(count.parse()))
@@ -287,7 +287,7 @@ async fn nobody_is_told_whether_an_endpoint_exists_that_is_not_theirs() {
     let mut told = Vec::new();
     for endpoint in ["there", "absent"] {
         let mut request = request("GET", endpoint, "/", "");
-        request.headers_mut().insert(header::AUTHORIZATION, ok(format!("Bearer {token}").parse()));
+        request.headers_mut().insert(header::AUTHORIZATION, bearer(&token));
         let answer = ask(fabric.addresses.edge, request).await;
         told.push((answer.status, answer.text().replace(endpoint, "ENDPOINT")));
     }

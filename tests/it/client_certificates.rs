@@ -25,7 +25,7 @@ use crate::support::{
     ok,
     raw::hello,
     service, soon,
-    tokens::Issuer,
+    tokens::{Issuer, bearer},
 };
 
 fn rules() -> CertificateRules {
@@ -161,7 +161,7 @@ async fn ask(
     let stream = ok(soon(TlsConnector::from(Arc::new(tls)).connect(name, stream)).await);
     let mut request = request("GET", "web-1", "/", "");
     if let Some(token) = token {
-        request.headers_mut().insert(header::AUTHORIZATION, ok(format!("Bearer {token}").parse()));
+        request.headers_mut().insert(header::AUTHORIZATION, bearer(token));
     }
     soon(Http1::over(stream).await.ask(request)).await
 }

@@ -31,7 +31,7 @@ use crate::support::{
     raw::{Raw, hello, listen},
     service, soon,
     streams::breaking,
-    tokens::{Issuer, in_seconds},
+    tokens::{Issuer, bearer, in_seconds},
     websocket,
 };
 
@@ -42,7 +42,7 @@ const LIFE: f64 = 3.0;
 const LATER: Duration = Duration::from_secs(10);
 
 fn with_token(mut request: Request<Body>, token: &str) -> Request<Body> {
-    request.headers_mut().insert(header::AUTHORIZATION, ok(format!("Bearer {token}").parse()));
+    request.headers_mut().insert(header::AUTHORIZATION, bearer(token));
     request
 }
 
@@ -50,7 +50,7 @@ async fn socket(edge: std::net::SocketAddr, path: &str, token: &str) -> WebSocke
     let mut request = ok(format!("ws://127.0.0.1{path}").into_client_request());
     let headers = request.headers_mut();
     headers.insert("x-adit-endpoint", ok("socket".parse()));
-    headers.insert(header::AUTHORIZATION, ok(format!("Bearer {token}").parse()));
+    headers.insert(header::AUTHORIZATION, bearer(token));
     let stream = ok(TcpStream::connect(edge).await);
     ok(soon(tokio_tungstenite::client_async(request, stream)).await).0
 }

@@ -6,7 +6,7 @@ use adit::{
     forward::PortKind,
     protocol::{Code, Control, Kind, Role, Secret, TenantId},
 };
-use http::{StatusCode, header};
+use http::{HeaderValue, StatusCode, header};
 use rand::{RngExt, SeedableRng, rngs::StdRng, seq::IndexedRandom};
 use serde_json::{Value, json};
 use tokio::{io::AsyncReadExt, net::TcpStream};
@@ -21,7 +21,7 @@ use crate::support::{
     raw::{Raw, hello},
     service::{self, Running},
     soon,
-    tokens::Issuer,
+    tokens::{Issuer, bearer},
 };
 
 const TENANTS: [&str; 3] = ["default", "a", "b"];
@@ -90,7 +90,7 @@ impl Caller {
     async fn ask(&self, edge: std::net::SocketAddr, token: &str) -> (StatusCode, String) {
         let mut request = request("GET", self.endpoint, "/", "");
         let headers = request.headers_mut();
-        headers.insert(header::AUTHORIZATION, ok(format!("Bearer {token}").parse()));
+        headers.insert(header::AUTHORIZATION, bearer(token));
         match self.by {
             By::Nothing => {}
             By::Field(tenant) => drop(headers.insert("x-adit-tenant", ok(tenant.parse()))),
@@ -148,10 +148,10 @@ async fn nobody_reaches_or_sees_what_is_not_theirs_on_one_node_and_across_two() 
             }
         }
     }
-    let operator = |claims: Value| format!("Bearer {}", issuer.token(&claims));
-    let listed = async |node: usize, bearer: &str, what: &str| {
+    let operator = |claims: Value| bearer(&issuer.token(&claims));
+    let listed = async |node: usize, operator: &HeaderValue, what: &str| {
         let mut request = request("GET", "", "/api/v1/status", "");
-        request.headers_mut().insert(header::AUTHORIZATION, ok(bearer.parse()));
+        request.headers_mut().insert(header::AUTHORIZATION, operator.clone());
         let answer = soon(Http1::connect(nodes.all[node].addresses.admin).await.ask(request)).await;
         let status: Value = ok(serde_json::from_str(answer.text()));
         let list = status[what].as_array().expect("it is a list").clone();

@@ -4,6 +4,7 @@ use std::time::{Duration, SystemTime};
 
 use adit::auth::{self, Algorithm, KeysConfig, PortConfig, Rules, SigningKey, read_keys};
 use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD};
+use http::HeaderValue;
 use serde_json::{Value, json};
 
 use super::ok;
@@ -52,6 +53,11 @@ impl Issuer {
         port.asked.domains = vec!["tunnel.example.com".into()];
         port
     }
+}
+
+/// The field that shows a token.
+pub(crate) fn bearer(token: &str) -> HeaderValue {
+    ok(HeaderValue::try_from(format!("Bearer {token}")))
 }
 
 /// A token that is put together by hand.
