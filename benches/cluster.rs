@@ -11,6 +11,7 @@ use std::{
 };
 
 use adit::{
+    auth::Limits,
     cluster::{self, BoxFuture, Cluster, Handler, Own},
     net::HostPort,
     protocol::{AgentId, EndpointId, Kind, ListenOptions, Load, NodeId, PeerRoute, Phase, TenantId},
@@ -135,7 +136,7 @@ impl Mesh {
         let mut nodes: Vec<(Cluster, Arc<Keeper>)> = Vec::new();
         for (number, identity) in identities.into_iter().enumerate() {
             let metrics = Metrics::default();
-            let upstreams = Upstreams::new(&metrics, Duration::ZERO, []);
+            let upstreams = Upstreams::new(&metrics, Duration::ZERO, [], Limits::default());
             let announcements = upstreams.announcements();
             (0..ENDPOINTS)
                 .for_each(|endpoint| announcements.add(route(&format!("service-{number}-{endpoint}"))));

@@ -42,7 +42,9 @@ pub use jwk::{InvalidJwks, read_jwks};
 pub use jwks::{InvalidSource, Jwks, JwksCounters, Settings as JwksSettings, Source as JwksSource};
 pub use jws::MAX_TOKEN;
 pub use key::{InvalidKey, InvalidKeySet, Key, KeySet, MIN_SECRET};
-pub use limits::{ByteRate, Count, Held, MAX_KEYS, Rate, TooMany, TooOften, client_key};
+pub use limits::{
+    Limit, Limited, Limits, LinkPass, ListenPass, Pace, Pass, Scope, Served, UnknownLimit, What,
+};
 pub use read::{LoadKeysError, ReadKeysError, load_keys, read_keys};
 pub use refused::Refused;
 pub use signer::{SignError, SigningKey};

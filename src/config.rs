@@ -12,6 +12,7 @@ mod connect;
 mod door;
 mod forward;
 mod layers;
+mod limit;
 mod limits;
 mod link;
 mod log;
@@ -38,6 +39,7 @@ pub use clients::{EdgeClientArgs, LinkClientArgs};
 pub use connect::{ConnectArgs, UnusableProxy};
 pub use forward::{ForwardArgs, ForwardTcpArgs, ForwardUdpArgs, PortArgs, PortKind, RunForwardArgs};
 pub use layers::{ParseError, from_words, parse};
+pub use limit::CallerLimitArgs;
 pub use limits::LimitArgs;
 pub use link::LinkArgs;
 pub use log::LogArgs;
@@ -47,7 +49,7 @@ pub use udp::UdpArgs;
 
 use crate::{
     agent::InvalidService,
-    auth::{InvalidAccess, InvalidSource, LoadKeysError, Pattern, ReadKeysError},
+    auth::{InvalidAccess, InvalidSource, LoadKeysError, Pattern, ReadKeysError, Scope, What},
     edge,
     net::HostPort,
     protocol::{EndpointId, HostPattern, InvalidId, NodeId},
@@ -265,6 +267,14 @@ pub enum ConfigError {
     /// A host is mapped to two endpoints.
     #[error("--host maps {0} to two endpoints: leave one of them out")]
     HostTwice(HostPattern),
+    /// A limit on callers has two numbers.
+    #[error("--limit {scope}.{what} is given twice: leave one of them out")]
+    LimitTwice {
+        /// Whose share it bounds.
+        scope: Scope,
+        /// What it bounds.
+        what: What,
+    },
     /// A name to listen on has no address.
     #[error(
         "{listen} cannot be resolved, so there is nothing to listen on for {endpoint}: use an address of this host"
@@ -336,9 +346,24 @@ fn duration(text: &str) -> Result<Duration, humantime::DurationError> {
     humantime::parse_duration(text)
 }
 
-/// A number of bytes.
+/// A number of bytes, as it is or in larger units.
 fn bytes(text: &str) -> Result<u64, &'static str> {
-    text.parse().map_err(|_| "expected a number of bytes, such as 1048576")
+    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let unit: Option<u64> = match &text[digits.len()..] {
+        "" => Some(1),
+        "kB" => Some(1_000),
+        "MB" => Some(1_000_000),
+        "GB" => Some(1_000_000_000),
+        "KiB" => Some(1 << 10),
+        "MiB" => Some(1 << 20),
+        "GiB" => Some(1 << 30),
+        _ => None,
+    };
+    let number: Option<u64> = digits.parse().ok();
+    number
+        .zip(unit)
+        .and_then(|(number, unit)| number.checked_mul(unit))
+        .ok_or("expected a number of bytes, such as 1048576, 10MB or 1MiB")
 }
 
 /// A port and the endpoint behind it, as in 5432=db or 0.0.0.0:5432=acme/db.

@@ -9,6 +9,7 @@ mod admission;
 mod body;
 mod connection;
 mod endpoint;
+mod entry;
 mod error;
 mod h3;
 mod headers;
@@ -46,7 +47,7 @@ use admission::Admissions;
 pub use limits::Limits;
 
 use crate::{
-    auth::Guard,
+    auth::{self, Guard},
     drain::{Aborted, Tasks},
     telemetry::Metrics,
     tls,
@@ -131,6 +132,8 @@ pub enum BindError {
 struct Shared {
     upstreams: Upstreams,
     guard: Guard,
+    /// What clients may have, whichever they are.
+    callers: auth::Limits,
     balancers: Vec<IpNet>,
     limits: Limits,
     admissions: Admissions,
@@ -169,6 +172,7 @@ impl Edge {
         config: Config,
         upstreams: Upstreams,
         guard: Guard,
+        callers: auth::Limits,
         metrics: &Metrics,
     ) -> Result<Self, BindError> {
         let (plain, address) = bind(config.bind, "--edge-bind").await?;
@@ -198,6 +202,7 @@ impl Edge {
         let shared = Arc::new(Shared {
             upstreams,
             guard,
+            callers,
             alt_svc: http3.as_ref().map(|(_, alt_svc)| alt_svc.clone()),
             admissions: Admissions::new(config.limits.max_connections, counters.clone()),
             balancers: config.balancers,

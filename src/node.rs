@@ -56,6 +56,8 @@ pub struct Config {
     pub hosts: Vec<(HostPattern, Name)>,
     /// What the ports ask of their callers.
     pub auth: Auth,
+    /// What each caller may have, whichever port it comes by.
+    pub limits: Vec<auth::Limit>,
     /// How long a request waits at most for an agent of an endpoint that had one a moment ago.
     pub upstream_wait: Duration,
     /// The operators' port.
@@ -192,6 +194,7 @@ pub struct Node {
     _alone: watch::Sender<Arc<[NodeAddress]>>,
     admin: Admin,
     guards: Guards,
+    limits: auth::Limits,
     tasks: Tasks,
     grace_period: Duration,
     drain_delay: Duration,
@@ -213,6 +216,7 @@ impl Node {
             rebalance,
             hosts,
             auth,
+            limits,
             upstream_wait,
             admin,
             grace_period,
@@ -223,8 +227,9 @@ impl Node {
         let phase = watch::Sender::new(Phase::Starting);
         let tasks = Tasks::new();
         let guards = Guards::new(&auth, &metrics, &tasks);
-        let upstreams = Upstreams::new(&metrics, upstream_wait, hosts);
-        let relay = Relay::new(upstreams.clone());
+        let limits = auth::Limits::new(&limits, &metrics);
+        let upstreams = Upstreams::new(&metrics, upstream_wait, hosts, limits.clone());
+        let relay = Relay::new(upstreams.clone(), limits.clone());
         let peers = Arc::new(OnceLock::new());
         let edge_address = Arc::new(OnceLock::new());
         let admin = Admin::start(
@@ -241,9 +246,10 @@ impl Node {
             },
         )
         .await?;
-        let edge = Edge::start(edge, upstreams.clone(), guards.edge.clone(), &metrics).await?;
+        let edge =
+            Edge::start(edge, upstreams.clone(), guards.edge.clone(), limits.clone(), &metrics).await?;
         edge_address.get_or_init(|| edge.address());
-        let udp = udp::Ports::start(udp, &upstreams, &guards.edge)?;
+        let udp = udp::Ports::start(udp, &upstreams, &guards.edge, &limits)?;
         let identities = std::slice::from_ref(&identity);
         let tls = tls::server_config(identities, clients.clone(), &[ALPN_LINK])?;
         let https = tls::server_config(identities, clients, &[b"http/1.1"])?;
@@ -290,6 +296,7 @@ impl Node {
             upstreams: upstreams.clone(),
             relay: relay.clone(),
             guard: guards.link.clone(),
+            callers: limits.clone(),
         };
         let links = Links::start(listener, (http, TlsAcceptor::from(Arc::new(https))), welcomer, &metrics);
         if let Some(cluster) = &cluster_view {
@@ -322,6 +329,7 @@ impl Node {
             _alone: alone,
             admin,
             guards,
+            limits,
             tasks,
             grace_period,
             drain_delay,
@@ -338,6 +346,11 @@ impl Node {
         self.guards.edge.replace(&auth.edge);
         self.guards.link.replace(&auth.link);
         self.guards.admin.replace(&auth.admin);
+    }
+
+    /// Has these limits on callers from now on. What stands goes on, and is not counted by them.
+    pub fn replace_limits(&self, limits: &[auth::Limit]) {
+        self.limits.replace(limits);
     }
 
     /// The plain UDP ports, as they were bound.

@@ -14,7 +14,7 @@ use std::{
 };
 
 use crate::{
-    auth::Action,
+    auth::{Action, Limited, Limits, Pace, Pass},
     cluster,
     protocol::{Code, DecodeError, Flow, Hop, Kind, Open, Refusal},
     splice::{
@@ -24,7 +24,7 @@ use crate::{
     },
     telemetry,
     transport::{self, Datagrams, FlowError, Stream},
-    upstream::{Name, OpenFlow, OpenFlowError, Session, Upstreams},
+    upstream::{Identity, Name, OpenFlow, OpenFlowError, Session, Upstreams},
 };
 
 /// How long a flow has to say what it is for.
@@ -34,13 +34,14 @@ const FIRST_FRAME: Duration = Duration::from_secs(10);
 #[derive(Debug, Clone)]
 pub struct Relay {
     upstreams: Upstreams,
+    callers: Limits,
     draining: Arc<AtomicBool>,
 }
 
 impl Relay {
-    /// Joins to these agents.
-    pub fn new(upstreams: Upstreams) -> Self {
-        Self { upstreams, draining: Arc::default() }
+    /// Joins to these agents, for forwarders within these limits.
+    pub fn new(upstreams: Upstreams, callers: Limits) -> Self {
+        Self { upstreams, callers, draining: Arc::default() }
     }
 
     /// Refuses new flows from now on, so that their openers ask another node; those that are open go on.
@@ -76,22 +77,26 @@ impl Relay {
         };
         let name = Name { tenant: open.tenant.clone().unwrap_or_default(), endpoint: open.endpoint.clone() };
         let opening = self.upstreams.open_local(&name, agent, &open);
-        self.join(stream, &from.datagrams, Some(from), &name, open.kind, opening).await;
+        self.join(stream, &from.datagrams, Some(from), &name, open.kind, (opening, &Pace::default())).await;
     }
 
     async fn flow(&self, mut stream: Stream, from: &Session) {
         let open = match first_frame(&mut stream).await {
-            Ok(open) => self.check(open, from),
+            Ok(open) => self.enter(open, from),
             Err(Some(refusal)) => Err(refusal),
             Err(None) => return,
         };
-        let open = match open {
-            Ok(open) => open,
-            Err(refusal) => return transport::refuse(stream, refusal).await,
+        let (open, pass) = match open {
+            Ok(entered) => entered,
+            Err(refusal) => {
+                let Identity { agent, tenant, .. } = &from.identity;
+                tracing::info!(target: "adit::access", link = %from.id, %agent, %tenant, %refusal, "a flow was refused");
+                return transport::refuse(stream, refusal).await;
+            }
         };
         let name = Name { tenant: from.identity.tenant.clone(), endpoint: open.endpoint.clone() };
-        let opening = self.upstreams.open(&name, &open);
-        self.join(stream, &from.datagrams, None, &name, open.kind, opening).await;
+        let opening = self.upstreams.open(&name, &open, pass.pace());
+        self.join(stream, &from.datagrams, None, &name, open.kind, (opening, pass.pace())).await;
     }
 
     /// Joins a flow, of a node or of a forwarder, to one of an agent, once that has been opened.
@@ -102,7 +107,7 @@ impl Relay {
         node: Option<&cluster::Node>,
         name: &Name,
         kind: Kind,
-        opening: impl Future<Output = Result<OpenFlow, OpenFlowError>>,
+        (opening, pace): (impl Future<Output = Result<OpenFlow, OpenFlowError>>, &Pace),
     ) {
         let opened = tokio::select! {
             opened = opening => opened,
@@ -125,12 +130,12 @@ impl Relay {
         let (to_service, from_service, end) = if kind == Kind::Udp {
             let _open = self.upstreams.packets().associate();
             let (left, right) = (datagrams.associate(stream), flow.datagrams.associate(flow.stream));
-            let activity = Activity::default();
+            let activity = Activity::at(pace.waits());
             let deserted = self.upstreams.deserted(&flow.in_use, &activity);
             let end = packets::join(left, right, &activity, deserted).await;
             (activity.left_to_right(), activity.right_to_left(), end)
         } else {
-            let (counts, number) = (Counts::default(), stream.id());
+            let (counts, number) = (Counts::at(pace.waits()), stream.id());
             // Only the node that puts requests on it knows when it is idle, and so when to close it.
             let pass_on = async {
                 flow.in_use.retired().await;
@@ -156,7 +161,17 @@ impl Relay {
         );
     }
 
-    /// The flow to ask an agent for, if this one may be joined at all.
+    /// The flow to ask an agent for, if this one may be joined at all: limits, permission, and then what is asked for.
+    fn enter(&self, open: Open, from: &Session) -> Result<(Open, Pass), Refusal> {
+        let limited = |limited: Limited| Refusal::new(Code::Busy, limited.to_string());
+        let Identity { agent, tenant, .. } = &from.identity;
+        let mut pass = self.callers.client(from.link.remote_address().ip()).map_err(limited)?;
+        self.callers.forwarder(&mut pass, tenant, *agent).map_err(limited)?;
+        let open = self.check(open, from)?;
+        self.callers.endpoint(&mut pass, tenant, &open.endpoint).map_err(limited)?;
+        Ok((open, pass))
+    }
+
     fn check(&self, open: Open, from: &Session) -> Result<Open, Refusal> {
         if self.draining.load(Relaxed) {
             return Err(draining());

@@ -5,11 +5,13 @@
 //! silent join lives as long as both sides do. Driven by its caller's task; dropping the future resets both sides. [`packets`]
 //! is the same for UDP.
 
+mod pace;
 pub mod packets;
 
 use std::{
     io::{self, Cursor},
     sync::atomic::{AtomicU64, Ordering::Relaxed},
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -19,6 +21,7 @@ use tokio::{
 };
 
 use crate::net::Connection;
+use pace::Pace;
 
 /// What is read at once, in bytes: the per-chunk cost of a hop is paid per read.
 const CHUNK: usize = 64 * 1024;
@@ -53,7 +56,7 @@ impl Side for TcpStream {
     fn reset(self, written: bool) {
         if !written {
             // Closing with a zero linger sends RST instead of FIN.
-            if let Err(error) = socket2::SockRef::from(&self).set_linger(Some(std::time::Duration::ZERO)) {
+            if let Err(error) = socket2::SockRef::from(&self).set_linger(Some(Duration::ZERO)) {
                 tracing::debug!(%error, "cannot reset a TCP connection; it ends with FIN");
             }
         }
@@ -102,14 +105,21 @@ impl<S: Side> Side for Prefixed<S> {
     }
 }
 
-/// Bytes carried so far, readable while the join runs.
+/// Bytes carried so far, readable while the join runs, and the pace that it keeps to.
 #[derive(Debug, Default)]
 pub struct Counts {
     left_to_right: AtomicU64,
     right_to_left: AtomicU64,
+    pace: Pace,
 }
 
 impl Counts {
+    /// None yet, of a join that keeps to a pace, if there is one: told of bytes that were passed on either way, it says how
+    /// long to wait before the next are, and of none how long before the first.
+    pub fn at(pace: Option<impl Fn(usize) -> Duration + Send + Sync + 'static>) -> Self {
+        Self { pace: Pace::new(pace), ..Self::default() }
+    }
+
     /// Bytes written to the right side.
     pub fn left_to_right(&self) -> u64 {
         self.left_to_right.load(Relaxed)
@@ -159,12 +169,12 @@ pub async fn splice<L: Side, R: Side>(left: L, right: R, counts: &Counts) -> Res
     let (left_read, left_write) = left_side.halves();
     let (right_read, right_write) = right_side.halves();
     let to_right = async {
-        let end = pump(left_read, right_write, &counts.left_to_right).await;
+        let end = pump(left_read, right_write, &counts.left_to_right, &counts.pace).await;
         right.written = end.is_ok();
         refused(end).map_err(|broken| broken.name(Broken::Left, Broken::Right))
     };
     let to_left = async {
-        let end = pump(right_read, left_write, &counts.right_to_left).await;
+        let end = pump(right_read, left_write, &counts.right_to_left, &counts.pace).await;
         left.written = end.is_ok();
         refused(end).map_err(|broken| broken.name(Broken::Right, Broken::Left))
     };
@@ -209,8 +219,10 @@ async fn pump(
     mut from: impl AsyncRead + Unpin,
     mut to: impl AsyncWrite + Unpin,
     count: &AtomicU64,
+    pace: &Pace,
 ) -> Result<(), PumpError> {
     let mut chunk = vec![0; FIRST_CHUNK];
+    pace.passed(0).await;
     loop {
         let len = from.read(&mut chunk).await.map_err(PumpError::Read)?;
         if len == 0 {
@@ -219,6 +231,7 @@ async fn pump(
         to.write_all(&chunk[..len]).await.map_err(PumpError::Write)?;
         to.flush().await.map_err(PumpError::Write)?;
         count.fetch_add(len as u64, Relaxed);
+        pace.passed(len).await;
         if len == chunk.len() && len < CHUNK {
             chunk = vec![0; CHUNK];
         }
@@ -328,6 +341,48 @@ mod tests {
     #[tokio::test]
     async fn what_a_closed_side_has_sent_arrives_though_it_takes_no_more() {
         assert_eq!(send_in_vain(io::ErrorKind::BrokenPipe).await, (100_000, Some(true)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn both_directions_keep_to_the_pace_and_read_nothing_meanwhile() {
+        let reset = || Arc::new(std::sync::Mutex::new(None));
+        let ((mut client, left), (mut service, right)) = (tokio::io::duplex(1000), tokio::io::duplex(1000));
+        let side = |stream| {
+            let (read, write) = tokio::io::split(stream);
+            Made { read, write, reset: reset() }
+        };
+        let passed = Arc::new(AtomicU64::new(0));
+        let pace = {
+            let passed = Arc::clone(&passed);
+            // The first waits for what others have passed; then a second for each kB.
+            move |bytes| {
+                passed.fetch_add(bytes as u64, Relaxed);
+                Duration::from_secs(if bytes == 0 { 5 } else { bytes as u64 / 1000 })
+            }
+        };
+        let (counts, began) = (Counts::at(Some(pace)), tokio::time::Instant::now());
+        let talk = async {
+            let (mut all, mut answer) = (Vec::new(), Vec::new());
+            let sent = async {
+                client.write_all(&[1; 10_000]).await.unwrap();
+                client.shutdown().await.unwrap();
+                let sent = began.elapsed().as_secs();
+                client.read_to_end(&mut answer).await.unwrap();
+                sent
+            };
+            let service = async {
+                service.read_to_end(&mut all).await.unwrap();
+                service.write_all(&[2; 2000]).await.unwrap();
+                service.shutdown().await.unwrap();
+            };
+            let (sent, ()) = tokio::join!(sent, service);
+            (sent, all.len(), answer.len())
+        };
+        let (end, (sent, received, answered)) = tokio::join!(splice(side(left), side(right), &counts), talk);
+        end.unwrap();
+        assert_eq!((received, answered, passed.load(Relaxed)), (10_000, 2000, 12_000));
+        // The last kB is in the client's buffer, and the one before it on its way.
+        assert_eq!((sent, began.elapsed().as_secs()), (5 + 8, 5 + 10 + 2));
     }
 
     #[tokio::test]

@@ -4,8 +4,12 @@
 
 mod bytes;
 mod count;
+mod distinct;
+mod limit;
+mod callers;
+mod pace;
 mod rate;
 
-pub use bytes::ByteRate;
-pub use count::{Count, Held, TooMany};
-pub use rate::{MAX_KEYS, Rate, TooOften, client_key};
+pub use callers::{Limits, LinkPass, ListenPass, Pass, Served};
+pub use limit::{Limit, Limited, Scope, UnknownLimit, What};
+pub use pace::Pace;

@@ -6,9 +6,9 @@ use clap::Args;
 use ipnet::IpNet;
 
 use super::{
-    AdminAuthArgs, ConfigError, EdgeAuthArgs, EdgeClientArgs, LimitArgs, LinkArgs, LinkAuthArgs,
-    LinkClientArgs, LogArgs, TenantArgs, UdpArgs, address, both, door::NodeDoorArgs, duration, layers::table,
-    mapping, network, port,
+    AdminAuthArgs, CallerLimitArgs, ConfigError, EdgeAuthArgs, EdgeClientArgs, LimitArgs, LinkArgs,
+    LinkAuthArgs, LinkClientArgs, LogArgs, TenantArgs, UdpArgs, address, both, door::NodeDoorArgs, duration,
+    layers::table, mapping, network, port,
 };
 use crate::{
     auth, cluster,
@@ -119,6 +119,8 @@ pub struct NodeArgs {
     door: Vec<NodeDoorArgs>,
     #[command(flatten)]
     tenants: TenantArgs,
+    #[command(flatten, next_help_heading = "Limits on callers")]
+    callers: CallerLimitArgs,
 
     /// Listen for the links of other nodes (UDP, mutual TLS).
     #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:8003", value_parser = address)]
@@ -208,6 +210,7 @@ impl NodeArgs {
             cluster_links,
             hosts: self.hosts()?,
             auth,
+            limits: self.callers.limits()?,
             upstream_wait: self.upstream_wait,
             rebalance: node::Rebalance {
                 threshold: self.rebalance_threshold,

@@ -1,22 +1,28 @@
 //! What a client's connection is doing and since when, which is all that the edge's time-outs need to know.
 //!
 //! Told by the connection's socket about bytes, by the service about requests, by bodies about their progress; asked by the
-//! task that serves the connection, or the stream, which ends what takes too long. It ends nothing itself.
+//! task that serves the connection, or the stream, which ends what takes too long. It ends nothing itself. Bodies also keep to
+//! their exchange's pace here, since what is held back for that has not stalled.
 
 use std::{
     pin::Pin,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicBool, Ordering::Relaxed},
     },
     task::{Context, Poll, ready},
     time::Duration,
 };
 
+use bytes::Buf;
 use http_body::{Body, Frame, SizeHint};
-use tokio::{sync::Notify, time::Instant};
+use tokio::{
+    sync::Notify,
+    time::{Instant, Sleep},
+};
 
 use super::{heads::Seen, limits::Limits};
+use crate::auth::{Pace, Pass};
 
 /// A client that gives up more than half of its requests before they are answered may do so this often in one connection:
 /// each costs the nodes, the agent and the service a request, and the client next to nothing (CVE-2023-44487).
@@ -112,7 +118,7 @@ impl Activity {
         let mut state = self.state();
         // What HTTP/2 writes on its own account while nothing is asked moves nothing.
         if !blocked && (state.blocked || state.downloads > 0) {
-            state.last = Instant::now();
+            state.moved(Instant::now());
         }
         state.blocked = blocked;
     }
@@ -139,6 +145,11 @@ impl Activity {
 }
 
 impl State {
+    /// A byte moves, or the next one may only move later.
+    fn moved(&mut self, at: Instant) {
+        self.last = self.last.max(at);
+    }
+
     /// For how long nothing can become overdue.
     fn left(&self, limits: &Limits, now: Instant) -> Result<Duration, Overdue> {
         let stall = limits.stall_timeout.unwrap_or(Duration::MAX);
@@ -160,13 +171,14 @@ impl State {
     }
 }
 
-/// A request and its response, until both are over.
+/// A request and its response, until both are over, and what they have of their callers' shares.
 #[derive(Debug)]
 pub(super) struct Exchange {
     connection: Arc<Activity>,
     /// Where its bodies are watched: one stream of HTTP/2 must not end the others with it.
     bodies: Arc<Activity>,
     answered: AtomicBool,
+    pass: OnceLock<Pass>,
 }
 
 impl Exchange {
@@ -186,7 +198,22 @@ impl Exchange {
 
     fn new(connection: &Arc<Activity>, bodies: Arc<Activity>) -> Arc<Self> {
         connection.state().requests += 1;
-        Arc::new(Self { connection: Arc::clone(connection), bodies, answered: AtomicBool::new(false) })
+        Arc::new(Self {
+            connection: Arc::clone(connection),
+            bodies,
+            answered: AtomicBool::new(false),
+            pass: OnceLock::new(),
+        })
+    }
+
+    /// It may go on with this, at this pace.
+    pub(super) fn admit(&self, pass: Pass) -> &Pace {
+        self.pass.get_or_init(|| pass).pace()
+    }
+
+    /// Its pace, once it has been admitted.
+    pub(super) fn pace(&self) -> Option<&Pace> {
+        self.pass.get().map(Pass::pace)
     }
 
     /// Where its bodies are watched.
@@ -257,6 +284,17 @@ pub(super) struct Watched<B> {
     body: B,
     direction: Direction,
     exchange: Option<Arc<Exchange>>,
+    wait: Wait,
+}
+
+/// What a body's next frame waits for.
+#[derive(Debug)]
+enum Wait {
+    /// It is the first: others may have used up what there is.
+    First,
+    /// Its pace.
+    Until(Pin<Box<Sleep>>),
+    Nothing,
 }
 
 impl<B: Body> Watched<B> {
@@ -265,9 +303,9 @@ impl<B: Body> Watched<B> {
         if let Some(exchange) = &exchange {
             let mut state = exchange.bodies.state();
             *state.open(direction) += 1;
-            state.last = Instant::now();
+            state.moved(Instant::now());
         }
-        Self { body, direction, exchange }
+        Self { body, direction, exchange, wait: Wait::First }
     }
 }
 
@@ -278,6 +316,17 @@ impl<B> Watched<B> {
             *state.open(self.direction) -= 1;
             state.broken |= self.direction == Direction::Down && !complete;
         }
+    }
+}
+
+impl<B> Watched<B> {
+    /// So many bytes of it have moved: the next wait for its pace.
+    fn passed(&mut self, bytes: usize) {
+        let Some(exchange) = &self.exchange else { return };
+        let wait = exchange.pace().map_or(Duration::ZERO, |pace| pace.passed(bytes));
+        exchange.bodies.state().moved(Instant::now() + wait);
+        self.wait =
+            if wait.is_zero() { Wait::Nothing } else { Wait::Until(Box::pin(tokio::time::sleep(wait))) };
     }
 }
 
@@ -295,10 +344,16 @@ impl<B: Body + Unpin> Body for Watched<B> {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
-        let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
-        if let Some(exchange) = &self.exchange {
-            exchange.bodies.state().last = Instant::now();
+        if matches!(self.wait, Wait::First) {
+            self.passed(0);
         }
+        if let Wait::Until(sleep) = &mut self.wait {
+            ready!(sleep.as_mut().poll(cx));
+            self.wait = Wait::Nothing;
+        }
+        let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
+        let data = frame.as_ref().and_then(|frame| frame.as_ref().ok()?.data_ref());
+        self.passed(data.map_or(0, Buf::remaining));
         if frame.is_none() || self.body.is_end_stream() {
             self.over(true);
         }

@@ -5,7 +5,7 @@ use http_body_util::LengthLimitError;
 
 use super::{body::Body, endpoint::EndpointError, headers, piko};
 use crate::{
-    auth::{Denied, Lapsed, Refused},
+    auth::{Denied, Lapsed, Limited, Refused},
     protocol::Code,
     upstream::{OpenFlowError, SendError},
 };
@@ -66,6 +66,8 @@ pub(super) enum Error {
     #[error(transparent)]
     Piko(#[from] piko::Refusal),
     #[error(transparent)]
+    Limited(#[from] Limited),
+    #[error(transparent)]
     Auth(#[from] Refused),
     #[error(transparent)]
     Denied(#[from] Denied),
@@ -79,6 +81,7 @@ impl Error {
     /// What sending a request failed with; `max_body` is the limit that its body had.
     pub(super) fn of_send(error: SendError, max_body: Option<u64>) -> Self {
         match (&error, max_body) {
+            (SendError::Open(OpenFlowError::Limited(limited)), _) => Self::Limited(*limited),
             (SendError::Body(source), Some(max)) if is_length_limit(&**source) => Self::BodyTooLarge { max },
             _ => Self::Send(error),
         }
@@ -101,6 +104,7 @@ impl Error {
             }
             Self::BodyTooLarge { .. } => (StatusCode::PAYLOAD_TOO_LARGE, "body_too_large"),
             Self::Stalled => (StatusCode::REQUEST_TIMEOUT, "request_stalled"),
+            Self::Limited(limited) => (StatusCode::TOO_MANY_REQUESTS, limited.code()),
             Self::Auth(refused) => (refused.status(), refused.code()),
             Self::Denied(denied) => (denied.status(), denied.code()),
             Self::Lapsed(Lapsed::Expired) => (StatusCode::UNAUTHORIZED, Refused::Expired.code()),
@@ -124,7 +128,7 @@ impl Error {
 
     /// Whether it is the caller who may not have what was asked for.
     pub(super) fn is_of_caller(&self) -> bool {
-        matches!(self, Self::Auth(_) | Self::Denied(_) | Self::Lapsed(_))
+        matches!(self, Self::Limited(_) | Self::Auth(_) | Self::Denied(_) | Self::Lapsed(_))
     }
 
     /// What Piko says in its place, where it has a text.
@@ -170,6 +174,9 @@ impl Error {
             headers.insert(header::WWW_AUTHENTICATE, challenge);
         }
         match self {
+            Self::Limited(limited) => {
+                headers.insert(header::RETRY_AFTER, limited.retry_after().into());
+            }
             Self::Piko(piko::Refusal::Method(_)) => {
                 headers.insert(header::ALLOW, HeaderValue::from_static("GET"));
             }

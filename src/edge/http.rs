@@ -29,6 +29,7 @@ use super::{
     websocket::WebSocket,
 };
 use crate::{
+    auth::Pace,
     splice::{Counts, Prefixed, Side, splice},
     transport::Stream,
     upstream::{self, ResponseBody, Upgrade},
@@ -102,6 +103,7 @@ async fn forward<B: RequestBody>(
     mut request: Request<B>,
     host: Option<HeaderValue>,
 ) -> Result<Response<Body>, Error> {
+    let mut pass = shared.callers.client(client.address.ip())?;
     let websocket = WebSocket::asked(&mut request)?;
     check(shared, &request)?;
     let text = host.as_ref().and_then(|host| host.to_str().ok());
@@ -113,6 +115,8 @@ async fn forward<B: RequestBody>(
         }
     };
     let permit = permit(shared, &client, &mut request, text, target).await?;
+    shared.callers.endpoint(&mut pass, &permit.name.tenant, &permit.name.endpoint)?;
+    let pace = exchange.admit(pass);
     if is_piko {
         return piko::serve(shared, client, exchange, request, host, websocket, permit).await;
     }
@@ -132,7 +136,7 @@ async fn forward<B: RequestBody>(
             None => upstream::Body::new(body.map_err(Into::into)),
         }
     });
-    let sent = shared.upstreams.send(&permit.name, request, client.connection, timeout);
+    let sent = shared.upstreams.send(&permit.name, request, client.connection, timeout, pace);
     let mut response = tokio::select! {
         sent = sent => sent.map_err(|error| Error::of_send(error, limits.max_body_bytes))?,
         () = exchange.upload_stalled(limits.stall_timeout.unwrap_or(Duration::MAX)) => return Err(Error::Stalled),
@@ -239,9 +243,9 @@ fn switch(
     // A connection of its own kind by now, which the edge waits for as for any other.
     shared.connections.spawn(async move {
         // Their connection is not idle meanwhile.
-        let _exchange = exchange;
+        let counts = Counts::at(exchange.pace().and_then(Pace::waits));
         let joined = tokio::select! {
-            joined = join(client, service, upgrade) => joined,
+            joined = join(client, service, upgrade, &counts) => joined,
             lapsed = permit.over() => Err(lapsed.into()),
         };
         if let Err(error) = joined {
@@ -258,18 +262,18 @@ async fn join(
     client: OnUpgrade,
     service: OnUpgrade,
     _in_use: Option<Upgrade>,
+    counts: &Counts,
 ) -> Result<(), upstream::BoxError> {
     let (client, service) = tokio::try_join!(client, service)?;
     let service = service.downcast::<TokioIo<Stream>>().map_err(unexpected)?;
     let service = Prefixed { prefix: service.read_buf, side: service.io.into_inner() };
-    let counts = Counts::default();
     match auto::upgrade::downcast::<TokioIo<Socket>>(client) {
         Ok(client) => {
             let (side, _admission) = client.io.into_inner().into_inner().ok_or(NOT_SERVED)?;
             let client = Prefixed { prefix: client.read_buf, side };
-            Ok(splice(client, service, &counts).await?)
+            Ok(splice(client, service, counts).await?)
         }
-        Err(client) => Ok(splice(TokioIo::new(client), service, &counts).await?),
+        Err(client) => Ok(splice(TokioIo::new(client), service, counts).await?),
     }
 }
 

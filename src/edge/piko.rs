@@ -39,7 +39,7 @@ use super::{
 };
 use crate::{
     splice::Counts,
-    upstream::{BoxError, Name, OpenFlow, SendError},
+    upstream::{BoxError, OpenFlow, SendError},
 };
 use flow::Ended;
 
@@ -102,11 +102,12 @@ pub(super) async fn serve<B: RequestBody>(
     let accept = derive_accept_key(key.as_bytes());
     check_origin(request.headers(), host.as_ref())?;
     let ends = Ends { client: client.address, server: client.connection.server };
-    let flow = match tcp::open(shared, &permit.name, ends).await {
+    let pace = exchange.pace().cloned().unwrap_or_default();
+    let flow = match tcp::open(shared, &permit.name, ends, &pace).await {
         Ok(flow) => flow,
         Err(error) => {
-            shared.counters.connection("websocket", error.code().name());
-            return Err(Error::Send(SendError::Open(error)));
+            shared.counters.connection("websocket", error.name());
+            return Err(Error::of_send(SendError::Open(error), None));
         }
     };
     shared.counters.connection("websocket", "joined");
@@ -117,9 +118,9 @@ pub(super) async fn serve<B: RequestBody>(
     shared.connections.spawn(async move {
         // Its connection is not idle meanwhile.
         let _exchange = exchange;
-        let name = &permit.name;
+        let (name, counts) = (&permit.name, Counts::at(pace.waits()));
         let joined = tokio::select! {
-            joined = join(upgrade, flow, &edge, &client, name) => joined,
+            joined = join(upgrade, flow, &edge, &counts) => joined,
             lapsed = permit.over() => Err(lapsed.into()),
         };
         if let Err(error) = joined {
@@ -130,6 +131,13 @@ pub(super) async fn serve<B: RequestBody>(
                 "a WebSocket ended with an error"
             );
         }
+        tracing::debug!(
+            endpoint = %name.endpoint,
+            client = %client.address,
+            to_service = counts.left_to_right(),
+            from_service = counts.right_to_left(),
+            "a WebSocket has ended"
+        );
     });
 
     let mut response = Response::new(Body::empty());
@@ -167,31 +175,17 @@ fn check_origin(headers: &HeaderMap, host: Option<&HeaderValue>) -> Result<(), R
 }
 
 /// Carries a flow once the client has switched protocols.
-async fn join(
-    upgrade: OnUpgrade,
-    flow: OpenFlow,
-    shared: &Shared,
-    client: &Client,
-    name: &Name,
-) -> Result<(), BoxError> {
+async fn join(upgrade: OnUpgrade, flow: OpenFlow, shared: &Shared, counts: &Counts) -> Result<(), BoxError> {
     let OpenFlow { stream, in_use: _in_use, .. } = flow;
-    let counts = Counts::default();
     let ended = match auto::upgrade::downcast::<TokioIo<Socket>>(upgrade.await?) {
         Ok(parts) => {
             let (connection, _admission) = parts.io.into_inner().into_inner().ok_or(NOT_SERVED)?;
-            flow::carry(connection, parts.read_buf, stream, &counts).await
+            flow::carry(connection, parts.read_buf, stream, counts).await
         }
-        Err(upgraded) => flow::carry(TokioIo::new(upgraded), Bytes::new(), stream, &counts).await,
+        Err(upgraded) => flow::carry(TokioIo::new(upgraded), Bytes::new(), stream, counts).await,
     };
     if let Some(code) = ended.as_ref().err().and_then(Ended::code) {
         shared.counters.refused(code);
     }
-    tracing::debug!(
-        endpoint = %name.endpoint,
-        client = %client.address,
-        to_service = counts.left_to_right(),
-        from_service = counts.right_to_left(),
-        "a WebSocket has ended"
-    );
     Ok(ended?)
 }

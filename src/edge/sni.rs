@@ -17,15 +17,15 @@ use tokio::{
 use super::{
     Shared,
     endpoint::{self, EndpointError, Target},
-    postgres,
+    entry, postgres,
     proxied::Ends,
     tcp,
 };
 use crate::{
-    auth::Denied,
+    auth::Pass,
     protocol::Code,
     splice::{Prefixed, Side},
-    upstream::{Name, OpenFlow, OpenFlowError},
+    upstream::{Name, OpenFlow},
 };
 
 /// How long a client has to say which name it asks for, and a service that speaks PostgreSQL to agree to TLS.
@@ -41,16 +41,16 @@ const UNRECOGNIZED_NAME: [u8; 7] = [21, 3, 3, 0, 2, 2, 112];
 pub(super) async fn serve(mut stream: TcpStream, ends: Ends, shared: &Shared) {
     let client = ends.client;
     match open(&mut stream, ends, shared).await {
-        Ok((name, flow, hello)) => {
+        Ok(Opened { name, flow, hello, pass }) => {
             shared.counters.connection("sni", "joined");
-            tcp::join(Prefixed { prefix: hello, side: stream }, flow, &name, client).await;
+            tcp::join(Prefixed { prefix: hello, side: stream }, flow, &name, client, &pass).await;
         }
         Err(refused) => {
             shared.counters.connection("sni", refused.outcome());
-            if let Refused::Denied(denied) = &refused {
-                tracing::info!(target: "adit::access", %client, code = denied.code(), "a connection was refused");
+            match &refused {
+                Refused::Entry(refused) => refused.log(client, None),
+                other => tracing::debug!(%client, error = %other, "a TLS connection was refused"),
             }
-            tracing::debug!(%client, error = %refused, "a TLS connection was refused");
             if !refused.is_of_name() {
                 return stream.reset(false);
             }
@@ -65,12 +65,17 @@ pub(super) async fn serve(mut stream: TcpStream, ends: Ends, shared: &Shared) {
     }
 }
 
-/// Opens a flow to the endpoint that a client asks for. What was read of the client is for the service.
-async fn open(
-    stream: &mut TcpStream,
-    ends: Ends,
-    shared: &Shared,
-) -> Result<(Name, OpenFlow, Bytes), Refused> {
+/// A flow to the endpoint that a client asks for.
+struct Opened {
+    name: Name,
+    flow: OpenFlow,
+    /// What was read of the client, which is for the service.
+    hello: Bytes,
+    pass: Pass,
+}
+
+async fn open(stream: &mut TcpStream, ends: Ends, shared: &Shared) -> Result<Opened, Refused> {
+    let pass = shared.callers.client(ends.client.ip()).map_err(entry::Refused::from)?;
     let asked = async {
         let postgres = postgres::answer(stream).await?;
         let (host, hello) = read(stream).await?;
@@ -83,13 +88,13 @@ async fn open(
     // What a host cannot say as a tenant it does not say at all: there is no field that could.
     let asked = || shared.guard.asked(&HeaderMap::new(), Some(&host)).ok().flatten();
     let name = Name { tenant: tenant.or_else(asked).unwrap_or_default(), endpoint };
-    shared.guard.check_address(&name.tenant, &name.endpoint, ends.client.ip())?;
-    let mut flow = tcp::open(shared, &name, ends).await?;
+    let pass = entry::admit(&shared.guard, &shared.callers, pass, &name, ends.client)?;
+    let mut flow = tcp::open(shared, &name, ends, pass.pace()).await.map_err(entry::Refused::from)?;
     if postgres {
         let agreed = tokio::time::timeout(PATIENCE, postgres::ask(&mut flow.stream)).await;
         agreed.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())).map_err(Refused::Service)?;
     }
-    Ok((name, flow, hello))
+    Ok(Opened { name, flow, hello, pass })
 }
 
 /// The name that a client asks for, and all that was read of it meanwhile.
@@ -134,9 +139,7 @@ enum Refused {
     #[error("the name that it asks for is of no endpoint: {0}")]
     Endpoint(#[from] EndpointError),
     #[error(transparent)]
-    Denied(#[from] Denied),
-    #[error(transparent)]
-    Open(#[from] OpenFlowError),
+    Entry(#[from] entry::Refused),
     #[error("the service does not agree to TLS as PostgreSQL does: {0}")]
     Service(io::Error),
 }
@@ -146,7 +149,7 @@ impl Refused {
     fn is_of_name(&self) -> bool {
         match self {
             Self::Nameless | Self::Endpoint(_) => true,
-            Self::Open(error) => error.code() == Code::NoUpstream,
+            Self::Entry(entry::Refused::Open(error)) => error.code() == Code::NoUpstream,
             _ => false,
         }
     }
@@ -159,8 +162,7 @@ impl Refused {
             Self::Broken(_) => "broken",
             Self::NotTls(_) => "not_tls",
             Self::Nameless | Self::Endpoint(_) => "no_name",
-            Self::Denied(denied) => denied.code(),
-            Self::Open(error) => error.code().name(),
+            Self::Entry(refused) => refused.name(),
             Self::Service(_) => "upstream_tls",
         }
     }

@@ -6,8 +6,9 @@ use std::net::SocketAddr;
 
 use tokio::net::TcpStream;
 
-use super::{Shared, proxied::Ends};
+use super::{Shared, entry, proxied::Ends};
 use crate::{
+    auth::{Pace, Pass},
     protocol::{Hop, Kind, Open},
     splice::{Counts, Side, splice},
     telemetry,
@@ -18,26 +19,31 @@ use crate::{
 /// would be.
 pub(super) async fn serve(stream: TcpStream, ends: Ends, name: Name, shared: &Shared) {
     let client = ends.client;
-    if let Err(denied) = shared.guard.check_address(&name.tenant, &name.endpoint, client.ip()) {
-        shared.counters.connection("tcp", denied.code());
-        tracing::info!(target: "adit::access", endpoint = %name, %client, code = denied.code(), "a connection was refused");
-        return stream.reset(false);
-    }
-    match open(shared, &name, ends).await {
-        Ok(flow) => {
+    let opened = async {
+        let pass = entry::enter(&shared.guard, &shared.callers, &name, client)?;
+        let flow = open(shared, &name, ends, pass.pace()).await?;
+        Ok::<_, entry::Refused>((flow, pass))
+    };
+    match opened.await {
+        Ok((flow, pass)) => {
             shared.counters.connection("tcp", "joined");
-            join(stream, flow, &name, client).await;
+            join(stream, flow, &name, client, &pass).await;
         }
-        Err(error) => {
-            shared.counters.connection("tcp", error.code().name());
-            tracing::debug!(endpoint = %name, %client, %error, "a connection was refused");
+        Err(refused) => {
+            shared.counters.connection("tcp", refused.name());
+            refused.log(client, Some(&name));
             stream.reset(false);
         }
     }
 }
 
 /// Opens a flow for a client's connection.
-pub(super) async fn open(shared: &Shared, name: &Name, ends: Ends) -> Result<OpenFlow, OpenFlowError> {
+pub(super) async fn open(
+    shared: &Shared,
+    name: &Name,
+    ends: Ends,
+    pace: &Pace,
+) -> Result<OpenFlow, OpenFlowError> {
     let open = Open {
         endpoint: name.endpoint.clone(),
         tenant: None,
@@ -48,12 +54,12 @@ pub(super) async fn open(shared: &Shared, name: &Name, ends: Ends) -> Result<Ope
         server: ends.server,
         trace: None,
     };
-    shared.upstreams.open(name, &open).await
+    shared.upstreams.open(name, &open, pace).await
 }
 
 /// Joins a connection to its flow until both have ended.
-pub(super) async fn join(side: impl Side, flow: OpenFlow, name: &Name, client: SocketAddr) {
-    let counts = Counts::default();
+pub(super) async fn join(side: impl Side, flow: OpenFlow, name: &Name, client: SocketAddr, pass: &Pass) {
+    let counts = Counts::at(pass.pace().waits());
     let end = splice(side, flow.stream, &counts).await;
     drop(flow.in_use);
     tracing::debug!(

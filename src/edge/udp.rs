@@ -2,8 +2,9 @@
 
 use std::{io, net::SocketAddr, str::FromStr, sync::Arc, time::Duration};
 
+use super::entry;
 use crate::{
-    auth::Guard,
+    auth::{Guard, Limits},
     drain::{Aborted, Tasks},
     protocol::{Hop, InvalidId, Kind, Open},
     splice::packets::{self, Activity, UdpClient, UdpPort},
@@ -63,7 +64,12 @@ impl Ports {
     ///
     /// # Errors
     /// When one is taken.
-    pub fn start(config: Config, upstreams: &Upstreams, guard: &Guard) -> Result<Self, BindError> {
+    pub fn start(
+        config: Config,
+        upstreams: &Upstreams,
+        guard: &Guard,
+        callers: &Limits,
+    ) -> Result<Self, BindError> {
         let (accepting, associations) = (Tasks::new(), Tasks::new());
         let mut ports = Self { bound: Vec::new(), accepting, associations };
         for Port { listen, endpoint } in config.ports {
@@ -75,6 +81,7 @@ impl Ports {
                 name: endpoint,
                 upstreams: upstreams.clone(),
                 guard: guard.clone(),
+                callers: callers.clone(),
                 idle: config.idle,
                 associations: ports.associations.clone(),
             };
@@ -113,6 +120,7 @@ struct Door {
     name: Name,
     upstreams: Upstreams,
     guard: Guard,
+    callers: Limits,
     idle: Duration,
     associations: Tasks,
 }
@@ -130,10 +138,6 @@ impl Door {
     /// Joins one client to a flow of an agent.
     async fn join(&self, client: UdpClient) {
         let (address, endpoint) = (client.address(), &self.name);
-        if let Err(denied) = self.guard.check_address(&endpoint.tenant, &endpoint.endpoint, address.ip()) {
-            tracing::info!(target: "adit::access", %endpoint, client = %address, code = denied.code(), "packets are refused");
-            return client.discard().await;
-        }
         let open = Open {
             endpoint: endpoint.endpoint.clone(),
             tenant: None,
@@ -144,15 +148,20 @@ impl Door {
             server: None,
             trace: None,
         };
-        let flow = match self.upstreams.open(&self.name, &open).await {
-            Ok(flow) => flow,
-            Err(error) => {
-                tracing::debug!(%endpoint, client = %address, %error, "packets are dropped");
+        let opened = async {
+            let pass = entry::enter(&self.guard, &self.callers, endpoint, address)?;
+            let flow = self.upstreams.open(endpoint, &open, pass.pace()).await?;
+            Ok::<_, entry::Refused>((flow, pass))
+        };
+        let (flow, pass) = match opened.await {
+            Ok(opened) => opened,
+            Err(refused) => {
+                refused.log(address, Some(endpoint));
                 return client.discard().await;
             }
         };
         let _open = self.upstreams.packets().associate();
-        let activity = Activity::default();
+        let activity = Activity::at(pass.pace().waits());
         let association = flow.datagrams.associate(flow.stream);
         let over = async {
             tokio::select! {

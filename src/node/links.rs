@@ -48,6 +48,7 @@ pub(super) struct Welcomer {
     pub(super) upstreams: Upstreams,
     pub(super) relay: Relay,
     pub(super) guard: Guard,
+    pub(super) callers: auth::Limits,
 }
 
 /// A running link port.
@@ -141,6 +142,10 @@ impl Violations {
     }
 }
 
+fn limited(limited: auth::Limited) -> Refusal {
+    Refusal::new(Code::Busy, limited.to_string())
+}
+
 #[derive(Debug)]
 struct Door {
     welcomer: Welcomer,
@@ -179,14 +184,14 @@ impl Door {
                 return link.close(Close::Timeout, "no Hello in time");
             }
         };
-        let admitted = match self.admit(&hello) {
-            Ok(version) => match self.authenticate(&hello, &link).await {
-                Ok(standing) => Ok((version, standing)),
-                Err(refused) => Err(refused.refusal()),
-            },
-            Err(refusal) => Err(refusal),
+        let admitted = async {
+            let version = self.admit(&hello)?;
+            let mut pass = self.welcomer.callers.link(client.ip()).map_err(limited)?;
+            let standing = self.authenticate(&hello, &link).await.map_err(|refused| refused.refusal())?;
+            self.welcomer.callers.link_of(&mut pass, standing.tenant()).map_err(limited)?;
+            Ok::<_, Refusal>((version, standing, pass))
         };
-        let (version, standing) = match admitted {
+        let (version, standing, _pass) = match admitted.await {
             Ok(admitted) => admitted,
             Err(refusal) => {
                 if refusal.code == Code::Elsewhere {

@@ -24,7 +24,7 @@ pub use port::{UdpClient, UdpPort};
 pub use queue::{Budget, Full, Receiver, Sender};
 pub use service::UdpService;
 
-use super::Broken;
+use super::{Broken, pace::Pace};
 
 /// Where packets come from.
 pub trait Source: Send {
@@ -48,7 +48,7 @@ pub trait Side: Send {
     fn end(self) -> impl Future<Output = ()> + Send;
 }
 
-/// Packets carried so far and when the last was, readable while the join runs.
+/// Packets carried so far and when the last was, readable while the join runs, and the pace that it keeps to.
 #[derive(Debug)]
 pub struct Activity {
     began: Instant,
@@ -57,6 +57,7 @@ pub struct Activity {
     left_to_right: AtomicU64,
     right_to_left: AtomicU64,
     passed: Notify,
+    pace: Pace,
 }
 
 impl Default for Activity {
@@ -67,11 +68,18 @@ impl Default for Activity {
             left_to_right: AtomicU64::new(0),
             right_to_left: AtomicU64::new(0),
             passed: Notify::new(),
+            pace: Pace::default(),
         }
     }
 }
 
 impl Activity {
+    /// Nothing yet, of a join that keeps to a pace, if there is one, as [`Counts::at`](super::Counts::at) has it. Packets that
+    /// come faster wait in the queue of their source, and are dropped and counted once that is full.
+    pub fn at(pace: Option<impl Fn(usize) -> Duration + Send + Sync + 'static>) -> Self {
+        Self { pace: Pace::new(pace), ..Self::default() }
+    }
+
     /// Packets taken from the left side.
     pub fn left_to_right(&self) -> u64 {
         self.left_to_right.load(Relaxed)
@@ -134,10 +142,10 @@ pub async fn join<L: Side, R: Side>(
         let (left_source, left_sink) = left.halves();
         let (right_source, right_sink) = right.halves();
         tokio::select! {
-            ended = pump(left_source, right_sink, || activity.count(&activity.left_to_right)) => {
+            ended = pump(left_source, right_sink, activity, &activity.left_to_right) => {
                 ended.map_err(|error| error.name(Broken::Left, Broken::Right))?;
             }
-            ended = pump(right_source, left_sink, || activity.count(&activity.right_to_left)) => {
+            ended = pump(right_source, left_sink, activity, &activity.right_to_left) => {
                 ended.map_err(|error| error.name(Broken::Right, Broken::Left))?;
             }
             () = until => {}
@@ -147,10 +155,18 @@ pub async fn join<L: Side, R: Side>(
     Ok(())
 }
 
-async fn pump(mut from: impl Source, mut to: impl Sink, count: impl Fn()) -> Result<(), super::PumpError> {
+async fn pump(
+    mut from: impl Source,
+    mut to: impl Sink,
+    activity: &Activity,
+    direction: &AtomicU64,
+) -> Result<(), super::PumpError> {
+    activity.pace.passed(0).await;
     while let Some(packet) = from.recv().await.map_err(super::PumpError::Read)? {
-        count();
+        activity.count(direction);
+        let len = packet.len();
         to.send(packet).await.map_err(super::PumpError::Write)?;
+        activity.pace.passed(len).await;
     }
     Ok(())
 }
@@ -240,6 +256,26 @@ mod tests {
             assert_eq!(matches!(joined, Err(Broken::Left(_))), breaks);
             assert_eq!(right_gets.recv().await.as_deref(), Some(&b"a"[..]));
             assert_eq!((Arc::strong_count(&left_held), Arc::strong_count(&right_held)), (1, 1));
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn packets_keep_to_the_pace_and_none_is_lost_for_it() {
+        let ((left, feed, _gets, _), (right, _feed, mut right_gets, _)) = (made(), made());
+        let activity = Activity::at(Some(|bytes| Duration::from_secs(bytes as u64)));
+        let began = Instant::now();
+        let talk = async {
+            for _ in 0..3 {
+                feed.send("xx".into()).await.unwrap();
+            }
+            for waited in [0, 2, 4] {
+                right_gets.recv().await.unwrap();
+                assert_eq!(began.elapsed().as_secs(), waited);
+            }
+        };
+        tokio::select! {
+            _ = join(left, right, &activity, pending()) => panic!("nobody has ended it"),
+            () = talk => {}
         }
     }
 

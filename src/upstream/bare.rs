@@ -28,7 +28,8 @@ impl Upstreams {
         let bare = Bare { upstreams: self.clone(), session };
         // Services of any kind are behind it; HTTP is what most requests are.
         let listen = Listen { id: 0, endpoint, kind: Kind::Http, options: ListenOptions::default() };
-        bare.session.serve(0, self.listen(&bare.session, listen)?);
+        let (upstream, pass) = self.listen(&bare.session, listen)?;
+        bare.session.serve(0, upstream, pass);
         let link = &bare.session.link;
         let mut monitor = Monitor::new(link, Arc::clone(&bare.session.vitals));
         let left = async {

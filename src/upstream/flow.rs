@@ -11,6 +11,7 @@ use super::{
     service::{InFlight, Tried, Upstream, Via},
 };
 use crate::{
+    auth::{Limited, Pace, Served},
     protocol::{AgentId, Code, Hop, Kind, Open, Refusal},
     transport::{self, Activity, AskError, Datagrams, FlowError, OpenError, Stream, Waiting},
 };
@@ -90,6 +91,9 @@ pub enum OpenFlowError {
     /// The agent's link has no room.
     #[error("the agent's link carries as many flows as it permits")]
     Busy,
+    /// The agent, or whoever asked, has as many as the node permits.
+    #[error(transparent)]
+    Limited(#[from] Limited),
     /// The agent did not answer.
     #[error("the agent did not answer within {0:?}")]
     Unanswered(Duration),
@@ -102,7 +106,7 @@ impl OpenFlowError {
     /// Whether the agent itself has failed, so that another way to it would be in vain.
     pub(super) fn is_of_agent(&self) -> bool {
         match self {
-            Self::Unanswered(_) => true,
+            Self::Unanswered(_) | Self::Limited(_) => true,
             Self::Refused(refusal) => {
                 !matches!(refusal.code, Code::Draining | Code::NotListening | Code::Busy)
             }
@@ -115,7 +119,7 @@ impl OpenFlowError {
         match self {
             Self::NoUpstream(_) | Self::Lost(_) => true,
             Self::Refused(refusal) => matches!(refusal.code, Code::Draining | Code::NotListening),
-            Self::Busy | Self::Unanswered(_) => false,
+            Self::Busy | Self::Limited(_) | Self::Unanswered(_) => false,
         }
     }
 
@@ -124,20 +128,29 @@ impl OpenFlowError {
         match self {
             Self::NoUpstream(_) => Code::NoUpstream,
             Self::Refused(refusal) => refusal.code,
-            Self::Busy => Code::Busy,
+            Self::Busy | Self::Limited(_) => Code::Busy,
             Self::Unanswered(_) => Code::UpstreamTimeout,
             Self::Lost(_) => Code::UpstreamUnreachable,
+        }
+    }
+
+    /// The name that logs and metrics have for it.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Limited(limited) => limited.code(),
+            other => other.code().name(),
         }
     }
 }
 
 impl Upstreams {
     /// Opens a flow to an agent of the endpoint. Until one has answered that it is joined, nothing has been passed on, so
-    /// every failure is tried at the next agent; and while there is a gap, the next agent is waited for.
+    /// every failure is tried at the next agent; and while there is a gap, the next agent is waited for. The agent's rate of
+    /// bytes becomes part of the pace.
     ///
     /// # Errors
     /// That of the last agent that was tried. Cancel safe.
-    pub async fn open(&self, name: &Name, open: &Open) -> Result<OpenFlow, OpenFlowError> {
+    pub async fn open(&self, name: &Name, open: &Open, pace: &Pace) -> Result<OpenFlow, OpenFlowError> {
         let began = Instant::now();
         let mut until = None;
         let mut tried = Tried::default();
@@ -149,7 +162,10 @@ impl Upstreams {
                 }
                 tried.way(&upstream);
                 let opened = tokio::select! {
-                    opened = self.join(&upstream, open) => opened,
+                    opened = async {
+                        let in_flight = self.begin(&upstream, pace)?;
+                        self.join(&upstream, open, in_flight).await
+                    } => opened,
                     () = self.elsewhere(&upstream, name, &tried) => {
                         Err(OpenFlowError::Lost("it does not answer".into()))
                     }
@@ -170,7 +186,8 @@ impl Upstreams {
         }
     }
 
-    /// Opens a flow to one agent that is linked to this node, for a peer that has chosen it.
+    /// Opens a flow to one agent that is linked to this node, for a peer that has chosen it. Limits are the peer's affair: it
+    /// has let the flow in.
     ///
     /// # Errors
     /// When it is not linked here any more, or gives no flow.
@@ -187,11 +204,21 @@ impl Upstreams {
             )
         };
         let upstream = self.local(name, agent).ok_or_else(gone)?;
-        self.join(&upstream, open).await
+        self.join(&upstream, open, upstream.begin(Served::default())).await
     }
 
-    async fn join(&self, upstream: &Arc<Upstream>, open: &Open) -> Result<OpenFlow, OpenFlowError> {
-        let in_flight = upstream.begin();
+    /// Counts a request or flow with this pace for an agent, if it may have one more.
+    pub(super) fn begin(&self, upstream: &Arc<Upstream>, pace: &Pace) -> Result<InFlight, Limited> {
+        let served = self.inner.limits.serve(pace, &upstream.name.tenant, upstream.agent)?;
+        Ok(upstream.begin(served))
+    }
+
+    async fn join(
+        &self,
+        upstream: &Arc<Upstream>,
+        open: &Open,
+        in_flight: InFlight,
+    ) -> Result<OpenFlow, OpenFlowError> {
         let (stream, hold) = self.open_at(upstream, open.clone()).await?;
         let http = open.kind.is_http().then(|| Http {
             flow: stream.id(),

@@ -25,7 +25,10 @@ use super::{
     registry::{Name, Upstreams},
     service::{Tried, Upstream},
 };
-use crate::protocol::{Hop, Kind, Open};
+use crate::{
+    auth::Pace,
+    protocol::{Hop, Kind, Open},
+};
 
 /// Why there is no response.
 #[derive(Debug, thiserror::Error)]
@@ -58,7 +61,8 @@ impl SendError {
 
 impl Upstreams {
     /// Sends a request to the endpoint's service and waits for the response's headers, at most `timeout` from the last byte
-    /// of the request's body on, where there is one. The body of the response may take as long as it likes.
+    /// of the request's body on, where there is one. The body of the response may take as long as it likes. The agent's rate of
+    /// bytes becomes part of the pace.
     ///
     /// # Errors
     /// See [`SendError`]. Cancel safe: a request that is dropped resets its flow or its stream.
@@ -68,6 +72,7 @@ impl Upstreams {
         request: Request<Body>,
         client: Client,
         timeout: Option<Duration>,
+        pace: &Pace,
     ) -> Result<Response<ResponseBody>, SendError> {
         let replay = can_replay(&request);
         let (request, track) = track(request);
@@ -78,7 +83,7 @@ impl Upstreams {
             timeout
         };
         tokio::select! {
-            response = self.attempts(name, request, client, replay, &track.broken) => response,
+            response = self.attempts(name, request, (client, pace), replay, &track.broken) => response,
             timeout = deadline => Err(SendError::Timeout(timeout)),
         }
     }
@@ -87,7 +92,7 @@ impl Upstreams {
         &self,
         name: &Name,
         mut request: Request<Body>,
-        client: Client,
+        (client, pace): (Client, &Pace),
         mut replay: bool,
         broken: &AtomicBool,
     ) -> Result<Response<ResponseBody>, SendError> {
@@ -121,7 +126,7 @@ impl Upstreams {
             let switching = request.headers().contains_key(header::UPGRADE);
             let age = if request.method().is_idempotent() { MAX_IDLE } else { FRESH };
             let lease = tokio::select! {
-                lease = self.lease(&upstream, client, switching, age, after) => lease,
+                lease = self.lease(&upstream, (client, pace), switching, age, after) => lease,
                 () = self.elsewhere(&upstream, name, &tried) => Err(OpenFlowError::Lost("it does not answer".into())),
             };
             let (lease, reused) = match lease {
@@ -177,12 +182,12 @@ impl Upstreams {
     async fn lease(
         &self,
         upstream: &Arc<Upstream>,
-        client: Client,
+        (client, pace): (Client, &Pace),
         switching: bool,
         age: Duration,
         after: Option<Instant>,
     ) -> Result<(Lease, bool), OpenFlowError> {
-        let in_flight = upstream.begin();
+        let in_flight = self.begin(upstream, pace)?;
         // Most services that speak HTTP/2 switch protocols over HTTP/1.1 alone.
         if upstream.speaks_http2() && !switching {
             let place = self.place(upstream, client, in_flight, after).await?;

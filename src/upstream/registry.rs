@@ -23,8 +23,9 @@ use super::{
 };
 pub use crate::cluster::table::Name;
 use crate::{
+    auth::{Limits, ListenPass},
     cluster::{self, Announcements},
-    protocol::{AgentId, GoAway, HostPattern, LinkId, Listen, Load, PeerRoute, Refusal, Role},
+    protocol::{AgentId, Code, GoAway, HostPattern, LinkId, Listen, Load, PeerRoute, Refusal, Role},
     telemetry::Metrics,
     transport::PacketCounters,
 };
@@ -79,16 +80,20 @@ pub(super) struct Inner {
     settled: AtomicBool,
     /// How long a request waits at most for an agent of an endpoint that had one a moment ago.
     pub(super) wait: Duration,
+    /// What agents may have.
+    pub(super) limits: Limits,
     pub(super) counters: Counters,
     started: Instant,
 }
 
 impl Upstreams {
-    /// No agent yet, and these hosts mapped to endpoints. Requests wait for an agent so long at most where there is a gap.
+    /// No agent yet, and these hosts mapped to endpoints. Requests wait for an agent so long at most where there is a gap, and
+    /// agents serve within these limits.
     pub fn new(
         metrics: &Metrics,
         wait: Duration,
         hosts: impl IntoIterator<Item = (HostPattern, Name)>,
+        limits: Limits,
     ) -> Self {
         Self {
             inner: Arc::new(Inner {
@@ -101,6 +106,7 @@ impl Upstreams {
                 changed: watch::Sender::new(()),
                 settled: AtomicBool::new(false),
                 wait,
+                limits,
                 counters: Counters::new(metrics),
                 started: Instant::now(),
             }),
@@ -192,9 +198,16 @@ impl Upstreams {
     }
 
     /// Sends flows for an endpoint to a link from now on, in place of older links of the same agent. A host that is mapped to
-    /// another endpoint here stays with that, and the listen is refused.
-    pub(super) fn listen(&self, session: &Arc<Session>, listen: Listen) -> Result<Arc<Upstream>, Refusal> {
+    /// another endpoint here stays with that, and the listen is refused. With it comes what it takes of what its agent and its
+    /// tenant may serve.
+    pub(super) fn listen(
+        &self,
+        session: &Arc<Session>,
+        listen: Listen,
+    ) -> Result<(Arc<Upstream>, ListenPass), Refusal> {
         let agent = session.identity.agent;
+        let pass = self.inner.limits.listen(&session.identity.tenant, agent, &listen.endpoint);
+        let pass = pass.map_err(|limited| Refusal::new(Code::Busy, limited.to_string()))?;
         let Listen { id: _, endpoint, kind, options } = listen;
         let route = PeerRoute { tenant: session.identity.tenant.clone(), endpoint, agent, kind, options };
         let upstream = Upstream::new(route, Via::Agent(Arc::clone(session)));
@@ -220,7 +233,7 @@ impl Upstreams {
             others.chain([&upstream]).cloned().collect()
         });
         self.inner.announcements.add(upstream.route());
-        Ok(upstream)
+        Ok((upstream, pass))
     }
 
     /// Opens no flow for a listen any more. Flows in use may finish.

@@ -20,6 +20,7 @@ use super::{
     shared::Shared,
 };
 use crate::{
+    auth::Served,
     cluster,
     drain::Tasks,
     protocol::{AgentId, HostPattern, Kind, ListenOptions, PeerRoute},
@@ -243,10 +244,10 @@ impl Upstream {
         self.in_flight.load(Relaxed)
     }
 
-    /// Counts one more, until the answer is dropped.
-    pub(super) fn begin(self: &Arc<Self>) -> InFlight {
+    /// Counts one more, until the answer is dropped, which its agent serves so long.
+    pub(super) fn begin(self: &Arc<Self>, served: Served) -> InFlight {
         self.in_flight.fetch_add(1, Relaxed);
-        InFlight(Arc::clone(self))
+        InFlight(Arc::clone(self), served)
     }
 }
 
@@ -266,7 +267,7 @@ impl Route for Upstream {
 
 /// A request or flow in use.
 #[derive(Debug)]
-pub(super) struct InFlight(pub(super) Arc<Upstream>);
+pub(super) struct InFlight(pub(super) Arc<Upstream>, #[expect(dead_code, reason = "it is held")] Served);
 
 impl Drop for InFlight {
     fn drop(&mut self) {

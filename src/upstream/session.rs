@@ -21,7 +21,7 @@ use tokio::{
 
 use super::{registry::Upstreams, service::Upstream, status::LinkStatus};
 use crate::{
-    auth::{Action, Refused, Standing},
+    auth::{Action, ListenPass, Refused, Standing},
     drain::{Aborted, Tasks},
     protocol::{
         AgentId, Close, Code, Control, DecodeError, GoAway, Kind, LinkId, Listen, NodeAddress, Refusal,
@@ -70,6 +70,14 @@ pub enum State {
     Leaving = 2,
 }
 
+/// An endpoint that a link serves.
+#[derive(Debug)]
+struct Listening {
+    upstream: Arc<Upstream>,
+    /// Its part of what the agent and its tenant may serve.
+    _pass: ListenPass,
+}
+
 /// A link that has been welcomed.
 #[derive(Debug)]
 pub struct Session {
@@ -93,7 +101,7 @@ pub struct Session {
     superseded: Notify,
     shed: AtomicBool,
     control: mpsc::Sender<Control>,
-    listens: Mutex<BTreeMap<u64, Arc<Upstream>>>,
+    listens: Mutex<BTreeMap<u64, Listening>>,
     since: Instant,
 }
 
@@ -159,7 +167,7 @@ impl Session {
         first
     }
 
-    fn listens(&self) -> std::sync::MutexGuard<'_, BTreeMap<u64, Arc<Upstream>>> {
+    fn listens(&self) -> std::sync::MutexGuard<'_, BTreeMap<u64, Listening>> {
         self.listens.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -198,7 +206,7 @@ impl Session {
 
     /// Puts no further request on flows: those named, or all.
     fn retire_flows(&self, flows: Option<&[u64]>) {
-        for upstream in self.listens().values() {
+        for Listening { upstream, .. } in self.listens().values() {
             match flows {
                 Some(flows) => upstream.retire(flows),
                 None => upstream.retire_all(),
@@ -207,8 +215,8 @@ impl Session {
     }
 
     /// Has it serve an endpoint.
-    pub(super) fn serve(&self, id: u64, upstream: Arc<Upstream>) {
-        self.listens().insert(id, upstream);
+    pub(super) fn serve(&self, id: u64, upstream: Arc<Upstream>, pass: ListenPass) {
+        self.listens().insert(id, Listening { upstream, _pass: pass });
     }
 
     /// Opens no flow on it any more; those under way finish.
@@ -219,14 +227,14 @@ impl Session {
 
     fn withdraw(&self, upstreams: &Upstreams) {
         let listens = std::mem::take(&mut *self.listens());
-        for upstream in listens.values() {
+        for Listening { upstream, .. } in listens.values() {
             upstreams.unlisten(upstream);
         }
     }
 
     /// Requests and flows in use by its endpoints.
     pub(super) fn in_flight(&self) -> usize {
-        self.listens().values().map(|upstream| upstream.in_flight()).sum()
+        self.listens().values().map(|listening| listening.upstream.in_flight()).sum()
     }
 
     pub(super) fn status(&self) -> LinkStatus {
@@ -394,7 +402,7 @@ impl ControlLoop {
         }
         tracing::debug!(link = %session.id, "a link's token is renewed");
         let mut withdrawn = Vec::new();
-        session.listens().retain(|id, upstream| {
+        session.listens().retain(|id, Listening { upstream, .. }| {
             match session.standing.permits(Action::Serve, &upstream.name.endpoint) {
                 Ok(()) => true,
                 Err(refused) => {
@@ -431,7 +439,7 @@ impl ControlLoop {
                 Some(Refusal::new(Code::Busy, format!("one link may serve {most} endpoints at most")))
             } else if self.upstreams.announcements().is_full() {
                 Some(Refusal::new(Code::Busy, "this node serves as many endpoints as one may"))
-            } else if listens.values().any(|other| other.name.endpoint == listen.endpoint) {
+            } else if listens.values().any(|other| other.upstream.name.endpoint == listen.endpoint) {
                 Some(Refusal::new(Code::Invalid, format!("the link serves {} already", listen.endpoint)))
             } else {
                 None
@@ -442,15 +450,15 @@ impl ControlLoop {
             Some(refusal) => Err(refusal),
             None => self.upstreams.listen(session, listen),
         };
-        let upstream = match listening {
-            Ok(upstream) => upstream,
+        let (upstream, pass) = match listening {
+            Ok(listening) => listening,
             Err(refusal) => {
                 tracing::warn!(link = %session.id, %endpoint, %refusal, "an endpoint is refused");
                 return writer.send(&Control::ListenRefused(id, refusal)).await;
             }
         };
         tracing::info!(link = %session.id, %endpoint, kind = kind.name(), "an agent serves an endpoint");
-        session.serve(id, upstream);
+        session.serve(id, upstream, pass);
         writer.send(&Control::Listening(id)).await
     }
 
@@ -460,8 +468,8 @@ impl ControlLoop {
             Control::Ping(number) => writer.send(&Control::Pong(number)).await?,
             Control::Listen(listen) => self.listen(listen, writer).await?,
             Control::Unlisten(id) => {
-                let upstream = session.listens().remove(&id);
-                if let Some(upstream) = upstream {
+                let listening = session.listens().remove(&id);
+                if let Some(Listening { upstream, .. }) = listening {
                     tracing::info!(link = %session.id, endpoint = %upstream.name.endpoint, "an agent no longer serves an endpoint");
                     self.upstreams.unlisten(&upstream);
                 }

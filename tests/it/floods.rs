@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use adit::{
-    auth::{self, PortConfig, Shown, Standing},
+    auth::{self, Limits, PortConfig, Shown, Standing},
     cluster::exchange::MAX_ROUTES,
     drain::Tasks,
     protocol::{ALPN_LINK, AgentId, Close, Code, Control, Kind, ListenOptions, Role, TenantId},
@@ -125,7 +125,7 @@ async fn a_node_takes_no_more_endpoints_than_its_peers_take_from_it() {
     let (at_node, link) = tokio::join!(accept, dialer.dial(ok(listener.local_address()), "localhost"));
     let link = ok(link);
 
-    let upstreams = Upstreams::new(&Metrics::default(), Duration::ZERO, []);
+    let upstreams = Upstreams::new(&Metrics::default(), Duration::ZERO, [], Limits::default());
     let announcements = upstreams.announcements();
     (0..MAX_ROUTES).for_each(|number| announcements.add(route(number, 1)));
     let of_agent = upstream::Identity {

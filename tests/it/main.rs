@@ -10,6 +10,7 @@ mod auth;
 mod agent_tokens;
 mod balancers;
 mod bench;
+mod callers;
 mod cli;
 mod client_certificates;
 mod cluster;

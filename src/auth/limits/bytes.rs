@@ -11,7 +11,7 @@ use tokio::time::Instant;
 /// A limit on bytes a second. What is passed on is counted afterwards and whole, however large it was, and whoever passed it
 /// on waits until the debt is paid: nothing is ever cut or dropped for it. It saves up one second's worth while nothing passes.
 #[derive(Debug)]
-pub struct ByteRate {
+pub(super) struct ByteRate {
     per_second: NonZeroU64,
     /// The moment at which the debt is paid.
     paid: Mutex<Option<Instant>>,
@@ -22,12 +22,12 @@ impl ByteRate {
     const BURST: Duration = Duration::from_secs(1);
 
     /// At most so many bytes a second.
-    pub fn new(per_second: NonZeroU64) -> Self {
+    pub(super) fn new(per_second: NonZeroU64) -> Self {
         Self { per_second, paid: Mutex::new(None) }
     }
 
     /// Counts `bytes` that were passed on at `now`: how long to wait before the next are.
-    pub fn passed(&self, bytes: usize, now: Instant) -> Duration {
+    pub(super) fn passed(&self, bytes: usize, now: Instant) -> Duration {
         let cost = Duration::from_secs_f64(bytes as f64 / self.per_second.get() as f64);
         let mut paid = self.paid.lock().unwrap_or_else(PoisonError::into_inner);
         // Before there is a debt, there is what has been saved up.
@@ -35,6 +35,12 @@ impl ByteRate {
         let due = paid.map_or(saved, |paid| paid.max(saved)) + cost;
         *paid = Some(due);
         due.saturating_duration_since(now)
+    }
+
+    /// Whether all that can be saved up has been, so that it can be forgotten.
+    pub(super) fn is_rested(&self, now: Instant) -> bool {
+        let paid = self.paid.lock().unwrap_or_else(PoisonError::into_inner);
+        paid.is_none_or(|paid| paid + Self::BURST <= now)
     }
 }
 

@@ -8,7 +8,7 @@ use std::{
 
 /// A limit on how many each of many callers has. It remembers those that have some, and nobody else. Clones share it.
 #[derive(Debug)]
-pub struct Count<K: Hash + Eq + Clone> {
+pub(super) struct Count<K: Hash + Eq + Clone> {
     max: usize,
     held: Arc<Mutex<HashMap<K, usize>>>,
 }
@@ -21,7 +21,7 @@ impl<K: Hash + Eq + Clone> Clone for Count<K> {
 
 /// One of those that a caller has, until it is dropped.
 #[derive(Debug)]
-pub struct Held<K: Hash + Eq> {
+pub(super) struct Held<K: Hash + Eq> {
     key: K,
     held: Arc<Mutex<HashMap<K, usize>>>,
 }
@@ -29,14 +29,14 @@ pub struct Held<K: Hash + Eq> {
 /// A caller has as many as it may.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("{max} at once are allowed")]
-pub struct TooMany {
+pub(super) struct TooMany {
     /// How many it may have.
-    pub max: usize,
+    pub(super) max: usize,
 }
 
 impl<K: Hash + Eq + Clone> Count<K> {
     /// At most `max` at once for each.
-    pub fn new(max: usize) -> Self {
+    pub(super) fn new(max: usize) -> Self {
         Self { max, held: Arc::default() }
     }
 
@@ -44,7 +44,7 @@ impl<K: Hash + Eq + Clone> Count<K> {
     ///
     /// # Errors
     /// [`TooMany`].
-    pub fn take(&self, key: &K) -> Result<Held<K>, TooMany> {
+    pub(super) fn take(&self, key: &K) -> Result<Held<K>, TooMany> {
         let mut all = self.held.lock().unwrap_or_else(PoisonError::into_inner);
         let count = all.get(key).copied().unwrap_or(0);
         if count >= self.max {
@@ -52,11 +52,6 @@ impl<K: Hash + Eq + Clone> Count<K> {
         }
         all.insert(key.clone(), count + 1);
         Ok(Held { key: key.clone(), held: Arc::clone(&self.held) })
-    }
-
-    /// How many callers have some.
-    pub fn callers(&self) -> usize {
-        self.held.lock().unwrap_or_else(PoisonError::into_inner).len()
     }
 }
 
@@ -82,12 +77,12 @@ mod tests {
         let (one, _two) = (count.take(&"a").unwrap(), count.take(&"a").unwrap());
         assert_eq!(count.take(&"a").unwrap_err(), TooMany { max: 2 });
         let other = count.clone().take(&"b").unwrap();
-        assert_eq!(count.callers(), 2);
+        assert_eq!(count.held.lock().unwrap().len(), 2);
         drop(one);
         let _again = count.take(&"a").unwrap();
         assert!(count.take(&"a").is_err());
         drop(other);
-        assert_eq!(count.callers(), 1);
+        assert_eq!(count.held.lock().unwrap().len(), 1);
         assert!(Count::new(0).take(&"a").is_err());
     }
 }

@@ -20,16 +20,16 @@ use governor::{
 use tokio::time::Instant;
 
 /// The most keys that are counted apart by one [`Rate`].
-pub const MAX_KEYS: usize = 65_536;
+pub(super) const MAX_KEYS: usize = 65_536;
 
 /// How long after keys were looked through for those that can be forgotten the next look may be taken. It bounds what a flood
 /// of keys costs.
-const BETWEEN_SWEEPS: Duration = Duration::from_secs(1);
+pub(super) const BETWEEN_SWEEPS: Duration = Duration::from_secs(1);
 
 /// A limit on how often each of many callers does something. Callers are told apart by keys, of which at most [`MAX_KEYS`] are
 /// remembered: whoever has not called for long enough is forgotten, and while there are more than that, all further ones
 /// share one count, so that a flood of keys neither takes memory nor shakes the limit off.
-pub struct Rate<K: Hash + Eq + Clone> {
+pub(super) struct Rate<K: Hash + Eq + Clone> {
     limiter: RateLimiter<K, Store<K>, Since, NoOpMiddleware<Duration>>,
     max_keys: usize,
     swept: Mutex<Option<Instant>>,
@@ -37,7 +37,7 @@ pub struct Rate<K: Hash + Eq + Clone> {
 
 impl<K: Hash + Eq + Clone> Rate<K> {
     /// At most `per_second` times a second, and `burst` times at once.
-    pub fn new(per_second: NonZeroU32, burst: NonZeroU32) -> Self {
+    pub(super) fn new(per_second: NonZeroU32, burst: NonZeroU32) -> Self {
         Self::with_keys(per_second, burst, MAX_KEYS)
     }
 
@@ -52,7 +52,7 @@ impl<K: Hash + Eq + Clone> Rate<K> {
     ///
     /// # Errors
     /// [`TooOften`] when it may not; nothing is counted then.
-    pub fn check(&self, key: &K) -> Result<(), TooOften> {
+    pub(super) fn check(&self, key: &K) -> Result<(), TooOften> {
         if self.limiter.len() >= self.max_keys {
             self.sweep();
         }
@@ -61,13 +61,8 @@ impl<K: Hash + Eq + Clone> Rate<K> {
     }
 
     /// How many keys are remembered.
-    pub fn len(&self) -> usize {
+    pub(super) fn len(&self) -> usize {
         self.limiter.len()
-    }
-
-    /// Whether none is.
-    pub fn is_empty(&self) -> bool {
-        self.limiter.is_empty()
     }
 
     fn sweep(&self) {
@@ -89,14 +84,14 @@ impl<K: Hash + Eq + Clone> fmt::Debug for Rate<K> {
 /// Something was done too often.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("too often: try again in {} s", self.retry_after())]
-pub struct TooOften {
+pub(super) struct TooOften {
     /// How long until it may be done again.
-    pub wait: Duration,
+    pub(super) wait: Duration,
 }
 
 impl TooOften {
     /// The seconds of a `Retry-After` field (RFC 9110 §10.2.3): 1 at least.
-    pub fn retry_after(&self) -> u64 {
+    pub(super) fn retry_after(&self) -> u64 {
         let whole = self.wait.as_secs() + u64::from(self.wait.subsec_nanos() > 0);
         whole.max(1)
     }
@@ -104,7 +99,7 @@ impl TooOften {
 
 /// By what clients are told apart: an address of IPv4, or the first 64 bits of one of IPv6, of which a host has as many as it
 /// likes.
-pub fn client_key(client: IpAddr) -> IpAddr {
+pub(super) fn client_key(client: IpAddr) -> IpAddr {
     match client.to_canonical() {
         IpAddr::V6(v6) => IpAddr::V6((u128::from(v6) & !u128::from(u64::MAX)).into()),
         v4 => v4,

@@ -33,7 +33,7 @@ use tokio_tungstenite::{
 
 use super::{Door, HANDSHAKE};
 use crate::{
-    auth::{self, Action, Shown, Standing},
+    auth::{self, Action, Limited, LinkPass, Shown, Standing},
     drain::Tasks,
     net::{self, Connection, websocket as limits},
     protocol::{AgentId, Code, EndpointId, InvalidId, Role, TenantId},
@@ -79,7 +79,7 @@ enum Asked {
     /// A link.
     Link,
     /// The link of a Piko agent.
-    Piko { endpoint: EndpointId, standing: Standing },
+    Piko { endpoint: EndpointId, standing: Standing, pass: LinkPass },
 }
 
 /// Why there is no upgrade.
@@ -96,6 +96,8 @@ enum Refused {
     #[error("this node is leaving; link to another one")]
     Draining,
     #[error(transparent)]
+    Limited(#[from] Limited),
+    #[error(transparent)]
     Auth(#[from] auth::Refused),
 }
 
@@ -108,6 +110,7 @@ impl Refused {
             Self::Invalid(_) => (StatusCode::BAD_REQUEST, "invalid_endpoint"),
             // Which agents of Piko try again, and balancers elsewhere.
             Self::Draining => (StatusCode::SERVICE_UNAVAILABLE, Code::Draining.name()),
+            Self::Limited(limited) => (StatusCode::TOO_MANY_REQUESTS, limited.code()),
             Self::Auth(refused) => (refused.status(), refused.code()),
         }
     }
@@ -127,10 +130,16 @@ impl Refused {
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
         headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
-        if let Self::Auth(refused) = self
-            && let Some(challenge) = refused.challenge()
-        {
-            headers.insert(header::WWW_AUTHENTICATE, challenge);
+        match self {
+            Self::Limited(limited) => {
+                headers.insert(header::RETRY_AFTER, limited.retry_after().into());
+            }
+            Self::Auth(refused) => {
+                if let Some(challenge) = refused.challenge() {
+                    headers.insert(header::WWW_AUTHENTICATE, challenge);
+                }
+            }
+            _ => {}
         }
         response
     }
@@ -157,7 +166,7 @@ async fn upgrade(
     let certificate = connection.peer_certificates().into_iter().next().map(Arc::new);
     let asked = Mutex::new(None);
     let answer = async |mut request: Request<Incoming>| {
-        let answer = match ask(&request, certificate.as_ref(), door).await {
+        let answer = match ask(&request, (client, certificate.as_ref()), door).await {
             Ok((what, response)) => {
                 *asked.lock().unwrap_or_else(PoisonError::into_inner) =
                     Some((what, hyper::upgrade::on(&mut request)));
@@ -188,7 +197,7 @@ async fn upgrade(
 /// What a request asks for, and the answer if it gets that.
 async fn ask<B>(
     request: &Request<B>,
-    certificate: Option<&Arc<CertificateDer<'static>>>,
+    (client, certificate): (SocketAddr, Option<&Arc<CertificateDer<'static>>>),
     door: &Door,
 ) -> Result<(Asked, Response<Full<Bytes>>), Refused> {
     let path = request.uri().path();
@@ -204,9 +213,12 @@ async fn ask<B>(
         if door.is_draining() {
             return Err(Refused::Draining);
         }
+        let callers = &door.welcomer.callers;
+        let mut pass = callers.link(client.ip())?;
         let standing = door.authenticate_piko(request.headers(), tenant.transpose()?, certificate).await?;
         standing.permits(Action::Serve, &endpoint)?;
-        Asked::Piko { endpoint, standing }
+        callers.link_of(&mut pass, standing.tenant())?;
+        Asked::Piko { endpoint, standing, pass }
     } else {
         return Err(Refused::Path);
     };
@@ -269,7 +281,7 @@ async fn enter(asked: Asked, upgraded: Upgraded, client: SocketAddr, door: &Door
             tasks.spawn(async move { count.note(client, driver.run().await) });
             door.enter(link, client, tasks).await;
         }
-        Asked::Piko { endpoint, standing } => {
+        Asked::Piko { endpoint, standing, pass: _pass } => {
             tasks.spawn(async move { count.note(client, driver.run_abruptly().await) });
             let upstreams = &door.welcomer.upstreams;
             let identity = Identity {

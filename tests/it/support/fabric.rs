@@ -138,6 +138,7 @@ impl Fabric {
             rebalance: node::Rebalance::default(),
             hosts: Vec::new(),
             auth: node::Auth::default(),
+            limits: Vec::new(),
             upstream_wait: Duration::from_secs(2),
             admin: any,
             grace_period: Duration::from_secs(10),
