@@ -3,6 +3,7 @@
 mod advertise;
 mod glue;
 mod links;
+mod reload;
 
 use std::{
     io,
@@ -12,7 +13,6 @@ use std::{
 };
 
 use tokio::{net::TcpListener, sync::watch, time::Instant};
-use tokio_rustls::TlsAcceptor;
 
 use crate::{
     admin::{self, Admin},
@@ -21,16 +21,18 @@ use crate::{
     drain::{Aborted, Tasks},
     edge::{self, Edge, udp},
     net::HostPort,
-    protocol::{ALPN_LINK, Close, GoAway, GoAwayReason, HostPattern, NodeAddress, NodeId, Phase},
+    protocol::{Close, GoAway, GoAwayReason, HostPattern, NodeAddress, NodeId, Phase},
     relay::Relay,
     telemetry::Metrics,
-    tls,
+    tls::{self, ServerTls},
     transport::{self, quic},
     upstream::{Name, Upstreams},
 };
 use advertise::Ways;
 use glue::Glue;
 use links::{Links, Welcomer};
+use reload::Reloads;
+pub use reload::{Outcome, check};
 
 /// How long a leaving node waits for its agents to link elsewhere.
 const AGENTS_MOVE: Duration = Duration::from_secs(10);
@@ -192,6 +194,7 @@ pub struct Node {
     _alone: watch::Sender<Arc<[NodeAddress]>>,
     admin: Admin,
     guards: Guards,
+    reloads: Reloads,
     tasks: Tasks,
     grace_period: Duration,
     drain_delay: Duration,
@@ -218,7 +221,9 @@ impl Node {
             grace_period,
             drain_delay,
         } = config;
-        let LinkConfig { bind, advertise, identity, clients, settings } = link;
+        let (link_tls, link_https) = links::tls_of(&link)?;
+        let secret = link.identity.derive_key(b"adit link");
+        let LinkConfig { bind, advertise, identity: _, clients: _, settings } = link;
         let metrics = Metrics::default();
         let phase = watch::Sender::new(Phase::Starting);
         let tasks = Tasks::new();
@@ -244,11 +249,7 @@ impl Node {
         let edge = Edge::start(edge, upstreams.clone(), guards.edge.clone(), &metrics).await?;
         edge_address.get_or_init(|| edge.address());
         let udp = udp::Ports::start(udp, &upstreams, &guards.edge)?;
-        let identities = std::slice::from_ref(&identity);
-        let tls = tls::server_config(identities, clients.clone(), &[ALPN_LINK])?;
-        let https = tls::server_config(identities, clients, &[b"http/1.1"])?;
-        let secret = identity.derive_key(b"adit link");
-        let (listener, http, address) = bind_link(bind, &tls, &secret, &settings).await?;
+        let (listener, http, address) = bind_link(bind, &link_tls, &secret, &settings).await?;
         let ways = match &cluster_links {
             Some(config) if config.advertise.is_none() && config.bind.ip().is_unspecified() => {
                 Ways::to(&config.join).await
@@ -291,7 +292,7 @@ impl Node {
             relay: relay.clone(),
             guard: guards.link.clone(),
         };
-        let links = Links::start(listener, (http, TlsAcceptor::from(Arc::new(https))), welcomer, &metrics);
+        let links = Links::start(listener, (http, ServerTls::new(link_https)), welcomer, &metrics);
         if let Some(cluster) = &cluster_view {
             tasks.spawn(glue::rebalance(
                 rebalance,
@@ -322,6 +323,7 @@ impl Node {
             _alone: alone,
             admin,
             guards,
+            reloads: Reloads::new(&metrics),
             tasks,
             grace_period,
             drain_delay,
@@ -331,13 +333,6 @@ impl Node {
     /// The addresses that were bound.
     pub fn addresses(&self) -> &Addresses {
         &self.addresses
-    }
-
-    /// Asks this of callers from now on. What stands goes on, but for what relies on a certificate that is not taken any more.
-    pub fn replace_auth(&self, auth: &Auth) {
-        self.guards.edge.replace(&auth.edge);
-        self.guards.link.replace(&auth.link);
-        self.guards.admin.replace(&auth.admin);
     }
 
     /// The plain UDP ports, as they were bound.
