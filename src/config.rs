@@ -10,7 +10,9 @@ mod auth;
 mod clients;
 mod connect;
 mod door;
+mod files;
 mod forward;
+mod given;
 mod layers;
 mod limits;
 mod link;
@@ -18,6 +20,7 @@ mod log;
 mod node;
 mod tenants;
 mod udp;
+mod watch;
 
 use std::{
     fs, io,
@@ -37,13 +40,15 @@ pub use auth::{AdminAuthArgs, EdgeAuthArgs, LinkAuthArgs};
 pub use clients::{EdgeClientArgs, LinkClientArgs};
 pub use connect::{ConnectArgs, UnusableProxy};
 pub use forward::{ForwardArgs, ForwardTcpArgs, ForwardUdpArgs, PortArgs, PortKind, RunForwardArgs};
-pub use layers::{ParseError, from_words, parse};
+pub use given::Given;
+pub use layers::{ParseError, Read, from_words, parse, read};
 pub use limits::LimitArgs;
 pub use link::LinkArgs;
 pub use log::LogArgs;
 pub use node::NodeArgs;
 pub use tenants::TenantArgs;
 pub use udp::UdpArgs;
+pub use watch::Watch;
 
 use crate::{
     agent::InvalidService,
