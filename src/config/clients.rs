@@ -111,9 +111,10 @@ macro_rules! client_args {
             /// Take client certificates that an authority in this PEM file signs, in the place of a token or beside one.
             #[arg(id = concat!($port, "_client_ca"), long = concat!($port, "-client-ca"), value_name = "FILE")]
             ca: Option<PathBuf>,
-            /// TOML file that says what they are for: [[certificate]] tables with a `name` of theirs, `tenants` and
-            /// `endpoints`; the first that fits counts. Without it, everything in the default tenant.
             #[arg(id = concat!($port, "_client_rules"), long = concat!($port, "-client-rules"), value_name = "FILE")]
+            #[arg(help = "TOML file that says what they are for: [[certificate]] tables with a `name` of \
+                theirs, `tenants` and `endpoints`; the first that fits counts. Without it, everything \
+                in the default tenant")]
             rules: Option<PathBuf>,
             /// File with those that are not taken any more: a line for each, `sha256:DIGEST` or `serial:NUMBER`.
             #[arg(id = concat!($port, "_client_denied"), long = concat!($port, "-client-denied"), value_name = "FILE")]

@@ -29,9 +29,12 @@ use crate::{
 /// A node.
 #[derive(Debug, Clone, Args)]
 pub struct NodeArgs {
-    /// TOML file with any flag below by its name, and a [[door]] for what is demanded of clients before endpoints:
-    /// `endpoint` (a name, `web-*` or `*`) and perhaps `tenant`, and `allow`, `deny`, `basic-auth`, `require-header`.
     #[arg(long, value_name = "FILE")]
+    #[arg(
+        help = "TOML file with any flag below by its name, and a [[door]] for what is demanded of clients \
+        before endpoints: `endpoint` (a name, `web-*` or `*`) and perhaps `tenant`, and `allow`, \
+        `deny`, `basic-auth`, `require-header`"
+    )]
     config: Option<PathBuf>,
     /// Name of this node, unique in its cluster. By default, the host's name.
     #[arg(long, value_name = "NAME")]

@@ -108,7 +108,9 @@ async fn forward<B: RequestBody>(
     let is_piko = piko::is_tcp(&request);
     let target = match is_piko {
         true => piko::target(&request),
-        false => endpoint(request.headers(), text, |host| shared.upstreams.of_host(host)),
+        false => {
+            endpoint(request.headers(), text, |host| shared.upstreams.of_host(host)).map_err(Error::from)
+        }
     };
     let permit = permit(shared, &client, &mut request, text, target).await?;
     if is_piko {

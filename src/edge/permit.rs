@@ -7,12 +7,7 @@ use std::sync::Arc;
 
 use http::Request;
 
-use super::{
-    Shared,
-    connection::Client,
-    endpoint::{EndpointError, Target},
-    error::Error,
-};
+use super::{Shared, connection::Client, endpoint::Target, error::Error};
 use crate::{
     auth::{self, Action, Lapsed, Refused, Shown, Standing},
     upstream::Name,
@@ -49,7 +44,7 @@ pub(super) async fn permit<B>(
     client: &Client,
     request: &mut Request<B>,
     host: Option<&str>,
-    target: Result<Target, EndpointError>,
+    target: Result<Target, Error>,
 ) -> Result<Permit, Error> {
     let guard = &shared.guard;
     let mapped = target.as_ref().ok().and_then(|target| target.tenant.clone());

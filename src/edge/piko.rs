@@ -27,7 +27,7 @@ use super::{
     activity::Exchange,
     body::Body,
     connection::Client,
-    endpoint::{self, EndpointError, Target},
+    endpoint::{self, Target},
     error::Error,
     headers,
     http::{NOT_SERVED, RequestBody},
@@ -74,9 +74,12 @@ pub(super) fn is_tcp<B>(request: &Request<B>) -> bool {
 }
 
 /// The endpoint that the path names.
-pub(super) fn target<B>(request: &Request<B>) -> Result<Target, EndpointError> {
+pub(super) fn target<B>(request: &Request<B>) -> Result<Target, Error> {
     let endpoint = request.uri().path().strip_prefix(TCP).unwrap_or_default();
-    endpoint::named(&percent_decode_str(endpoint).decode_utf8_lossy())
+    if endpoint.is_empty() || endpoint.contains('/') {
+        return Err(Refusal::Path.into());
+    }
+    Ok(endpoint::named(&percent_decode_str(endpoint).decode_utf8_lossy())?)
 }
 
 /// Opens a flow to the endpoint that the path names, and answers that it is there. `websocket` is what is made of a request
@@ -90,10 +93,6 @@ pub(super) async fn serve<B: RequestBody>(
     websocket: Option<WebSocket>,
     permit: Permit,
 ) -> Result<Response<Body>, Error> {
-    let endpoint = request.uri().path().strip_prefix(TCP).unwrap_or_default();
-    if endpoint.is_empty() || endpoint.contains('/') {
-        return Err(Refusal::Path.into());
-    }
     if request.method() != Method::GET {
         return Err(Refusal::Method(request.method().clone()).into());
     }

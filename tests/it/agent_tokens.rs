@@ -13,8 +13,7 @@ use std::{
 
 use adit::{
     agent::Agent,
-    auth::{self, Algorithm, KeySet, KeysConfig, PortConfig, Rules, SigningKey},
-    client::{self, BoxError, Client, Token},
+    client::{self, Backoff, BoxError, Client, Token},
     drain::Tasks,
     net::HostPort,
     protocol::{
@@ -35,25 +34,26 @@ use crate::support::{
     ok,
     process::Process,
     service, soon,
+    tokens::{Issuer, in_seconds},
 };
 
 const MS: Duration = Duration::from_millis(1);
 
 /// Who makes tokens, and the file that they are in.
-struct Issuer {
-    key: SigningKey,
+struct Tokens {
+    issuer: Issuer,
     folder: tempfile::TempDir,
 }
 
-impl Issuer {
+impl Tokens {
     fn new() -> Self {
-        Self { key: ok(SigningKey::generate(Algorithm::Es256)), folder: ok(tempfile::tempdir()) }
+        Self { issuer: Issuer::new(), folder: ok(tempfile::tempdir()) }
     }
 
     /// A token that ends in so long and is for these endpoints.
     fn token(&self, life: Duration, endpoints: &[&str]) -> String {
-        let end = ok((SystemTime::now() + life).duration_since(SystemTime::UNIX_EPOCH)).as_secs();
-        ok(self.key.sign(&json!({ "exp": end, "adit": { "endpoints": endpoints } })))
+        let end = in_seconds(life.as_secs_f64());
+        self.issuer.token(&json!({ "exp": end, "adit": { "endpoints": endpoints } }))
     }
 
     fn file(&self) -> PathBuf {
@@ -67,20 +67,9 @@ impl Issuer {
         ok(fs::rename(new, self.file()));
     }
 
-    /// The public half of the key, as a file.
-    fn public(&self) -> PathBuf {
-        let file = self.folder.path().join("token.pub");
-        ok(fs::write(&file, ok(self.key.public_pem()).expect("the key is a pair")));
-        file
-    }
-
     /// A node whose link port takes these tokens.
     async fn node(&self) -> Fabric {
-        let keys = ok(KeySet::new(ok(auth::load_keys(&self.public())).iter().cloned().collect()));
-        let rules = Rules { skew: Duration::ZERO, ..Rules::default() };
-        let keys = auth::Config { keys: KeysConfig::Fixed(keys), rules, disconnect_on_expiry: true };
-        Fabric::with(|config| config.auth.link = PortConfig { keys: Some(keys), ..PortConfig::default() })
-            .await
+        Fabric::with(|config| config.auth.link = self.issuer.port()).await
     }
 }
 
@@ -111,11 +100,11 @@ async fn lives(stream: &mut tokio::net::TcpStream) -> bool {
 
 #[tokio::test]
 async fn a_flow_outlives_the_token_that_it_was_opened_with() {
-    let issuer = Issuer::new();
-    let fabric = issuer.node().await;
+    let tokens = Tokens::new();
+    let fabric = tokens.node().await;
     let echo = service::echo().await;
-    issuer.put(&issuer.token(5 * 1000 * MS, &["echo"]));
-    let client = || with_token(fabric.client(), Token::file(issuer.file()));
+    tokens.put(&tokens.token(5 * 1000 * MS, &["echo"]));
+    let client = || with_token(fabric.client(), Token::file(tokens.file()));
     let _agent = serve(fabric.start_agent(client(), &[("echo", Kind::Tcp, echo.address.to_string())]));
     let first_ends = SystemTime::now() + 5 * 1000 * MS;
     let (forwarder, port) = forwarder_of(client(), "echo", adit::forward::PortKind::Tcp).await;
@@ -128,7 +117,7 @@ async fn a_flow_outlives_the_token_that_it_was_opened_with() {
     })
     .await;
     let mut stream = stream.expect("it is there");
-    issuer.put(&issuer.token(3600 * 1000 * MS, &["echo"]));
+    tokens.put(&tokens.token(3600 * 1000 * MS, &["echo"]));
     // The scenario is that the first token ends; the flow is asked all the while.
     while SystemTime::now() < first_ends + 1000 * MS {
         assert!(lives(&mut stream).await, "the flow goes on");
@@ -146,11 +135,11 @@ async fn a_flow_outlives_the_token_that_it_was_opened_with() {
 #[tokio::test]
 async fn a_link_whose_token_ends_is_closed_with_that_reason_and_comes_back_with_a_good_token() {
     let log = Log::of_this_thread();
-    let issuer = Issuer::new();
-    let fabric = issuer.node().await;
+    let tokens = Tokens::new();
+    let fabric = tokens.node().await;
     let echo = service::echo().await;
-    issuer.put(&issuer.token(3 * 1000 * MS, &["echo"]));
-    let client = with_token(fabric.client(), Token::file(issuer.file()));
+    tokens.put(&tokens.token(3 * 1000 * MS, &["echo"]));
+    let client = with_token(fabric.client(), Token::file(tokens.file()));
     let _agent = serve(fabric.start_agent(client, &[("echo", Kind::Tcp, echo.address.to_string())]));
     let serves = || fabric.node.as_ref().expect("it runs").serves("echo");
     eventually("it is served", async || serves()).await;
@@ -166,7 +155,7 @@ async fn a_link_whose_token_ends_is_closed_with_that_reason_and_comes_back_with_
     assert_eq!(log.lines("there is no new token").len(), 1, "{:?}", log.lines("there is no new token"));
     // Nobody asks the node more often than every ten seconds for nothing.
     assert_eq!(refused(&fabric, "expired_token").await, 1);
-    issuer.put(&issuer.token(3600 * 1000 * MS, &["echo"]));
+    tokens.put(&tokens.token(3600 * 1000 * MS, &["echo"]));
     eventually("it is served again", async || serves()).await;
     assert_eq!(refused(&fabric, "expired_token").await, 1, "the old token was shown once");
     assert_eq!(log.lines("no link; trying on slowly").len(), 1);
@@ -176,23 +165,23 @@ async fn a_link_whose_token_ends_is_closed_with_that_reason_and_comes_back_with_
 #[tokio::test]
 async fn an_agent_that_is_refused_goes_on_and_is_served_as_soon_as_its_token_is_another() {
     let log = Log::of_this_thread();
-    let (issuer, stranger) = (Issuer::new(), Issuer::new());
-    let fabric = issuer.node().await;
-    issuer.put(&stranger.token(3600 * 1000 * MS, &["web"]));
+    let (tokens, stranger) = (Tokens::new(), Tokens::new());
+    let fabric = tokens.node().await;
+    tokens.put(&stranger.token(3600 * 1000 * MS, &["web"]));
     let web = service::mirror().await;
-    let client = with_token(fabric.client(), Token::file(issuer.file()));
+    let client = with_token(fabric.client(), Token::file(tokens.file()));
     let _agent = serve(fabric.start_agent(client, &[("web", Kind::Http, web.address.to_string())]));
-    eventually("it is refused", async || refused(&fabric, "bad_signature").await == 1).await;
+    eventually("it is refused", async || refused(&fabric, "unknown_key").await == 1).await;
     let told =
         |code: &str| log.lines("no link; trying on slowly").iter().filter(|line| line.contains(code)).count();
     eventually("it is told", async || told("unauthenticated") == 1).await;
 
     // It is a good one, though not to serve anything.
     let of_client = json!({ "adit": { "actions": ["connect"] } });
-    issuer.put(&ok(issuer.key.sign(&of_client)));
+    tokens.put(&tokens.issuer.token(&of_client));
     eventually("it is refused for another reason", async || told("forbidden") == 1).await;
     assert_eq!(told("unauthenticated"), 1, "each reason is told once");
-    issuer.put(&issuer.token(3600 * 1000 * MS, &["web"]));
+    tokens.put(&tokens.token(3600 * 1000 * MS, &["web"]));
     eventually("it is served", async || fabric.node.as_ref().expect("it runs").serves("web")).await;
     assert_eq!(get(fabric.addresses.edge, "web", "/").await.status, 200);
 }
@@ -200,17 +189,17 @@ async fn an_agent_that_is_refused_goes_on_and_is_served_as_soon_as_its_token_is_
 #[tokio::test]
 async fn an_endpoint_that_the_token_is_not_for_is_served_once_it_is_and_the_others_meanwhile() {
     let log = Log::of_this_thread();
-    let issuer = Issuer::new();
-    let fabric = issuer.node().await;
-    issuer.put(&issuer.token(3600 * 1000 * MS, &["one"]));
+    let tokens = Tokens::new();
+    let fabric = tokens.node().await;
+    tokens.put(&tokens.token(3600 * 1000 * MS, &["one"]));
     let web = service::mirror().await;
-    let client = with_token(fabric.client(), Token::file(issuer.file()));
+    let client = with_token(fabric.client(), Token::file(tokens.file()));
     let endpoints = ["one", "two"].map(|name| (name, Kind::Http, web.address.to_string()));
     let _agent = serve(fabric.start_agent(client, &endpoints));
     let serves = |endpoint| fabric.node.as_ref().expect("it runs").serves(endpoint);
     eventually("the one is served", async || serves("one")).await;
     eventually("the other is refused", async || refused(&fabric, "endpoint_not_permitted").await > 0).await;
-    issuer.put(&issuer.token(3500 * 1000 * MS, &["one", "two"]));
+    tokens.put(&tokens.token(3500 * 1000 * MS, &["one", "two"]));
     eventually("both are served", async || serves("one") && serves("two")).await;
     assert_eq!(log.lines("the node refuses an endpoint").len(), 1);
     assert!(log.lines("the link must be replaced").is_empty(), "the link stands");
@@ -282,16 +271,18 @@ impl Opened {
         ok(self.writer.send(&frame).await);
     }
 
-    /// The next token that it is shown; pings are answered, and listens.
+    /// The next token that it is shown.
     async fn token(&mut self) -> String {
-        loop {
-            match ok(soon(self.reader.next()).await) {
-                Control::Token(token) => return token.expose().to_owned(),
-                Control::Ping(number) => self.say(Control::Pong(number)).await,
-                Control::Listen(listen) => self.say(Control::Listening(listen.id)).await,
-                other => panic!("{other:?}"),
+        let shown = async {
+            loop {
+                match ok(self.reader.next().await) {
+                    Control::Token(token) => return token.expose().to_owned(),
+                    Control::Ping(number) => ok(self.writer.send(&Control::Pong(number)).await),
+                    other => panic!("{other:?}"),
+                }
             }
-        }
+        };
+        soon(shown).await
     }
 
     async fn refuse(&mut self, why: &str) {
@@ -305,11 +296,11 @@ impl Opened {
 
 /// Tokens with these words in turn, each of which ends in so long; and how often one was asked for.
 fn counted(life: Duration) -> (Token, Arc<AtomicUsize>) {
-    let (issuer, asked) = (Issuer::new(), Arc::<AtomicUsize>::default());
+    let (tokens, asked) = (Tokens::new(), Arc::<AtomicUsize>::default());
     let counter = Arc::clone(&asked);
     let source = move || {
         let number = counter.fetch_add(1, Relaxed);
-        let token = issuer.token(life, &[&format!("n{number}")]);
+        let token = tokens.token(life, &[&format!("n{number}")]);
         async move { Ok::<_, BoxError>(Secret::new(token)) }
     };
     (Token::from_source(source), asked)
@@ -380,14 +371,15 @@ async fn a_node_that_refuses_a_new_token_keeps_the_link_and_is_shown_others() {
 
 #[tokio::test]
 async fn a_fixed_token_that_is_refused_is_shown_again_slowly() {
+    let log = Log::of_this_thread();
     let node = Scripted::start().await;
     let mut config = node.client(Token::fixed(Secret::new("fixed")));
     assert!(config.refused.first >= 10 * 1000 * MS && config.refused.longest <= 60 * 1000 * MS, "by default");
-    config.refused.first = 1500 * MS;
+    config.refused = Backoff { first: 1500 * MS, longest: 1 * MS };
     let client = ok(Client::new(config));
     drop(client.forwarder_state());
     let mut last: Option<SystemTime> = None;
-    for code in [Code::Unauthenticated, Code::Forbidden, Code::Unauthenticated] {
+    for code in [Code::Unauthenticated, Code::Unauthenticated, Code::Forbidden, Code::Forbidden] {
         let mut opened = node.asked().await;
         assert_eq!(opened.shown(), "fixed");
         assert!(last.is_none_or(|last| ok(last.elapsed()) >= 1500 * MS), "not at once");
@@ -396,6 +388,14 @@ async fn a_fixed_token_that_is_refused_is_shown_again_slowly() {
         opened.writer.finish().await;
         opened.link.close(Close::Refused, "no");
     }
+    node.asked().await;
+    let told =
+        |code: Code| log.lines("trying on slowly").iter().filter(|line| line.contains(code.name())).count();
+    assert_eq!(
+        (told(Code::Unauthenticated), told(Code::Forbidden)),
+        (1, 1),
+        "each reason once, not each try"
+    );
 }
 
 /// Runs `adit` in the folder of a node, with a link to it.
@@ -405,10 +405,10 @@ fn run(folder: &Path, link: SocketAddr, words: &[&str]) -> Process {
 
 #[tokio::test]
 async fn tokens_come_from_a_file_or_a_command_on_the_line_and_are_never_shown() {
-    let issuer = Issuer::new();
-    let folder = issuer.folder.path();
+    let tokens = Tokens::new();
+    let folder = tokens.folder.path();
     let any = "127.0.0.1:0";
-    let public = ok(issuer.public().into_os_string().into_string());
+    ok(fs::write(folder.join("token.pub"), tokens.issuer.public_pem()));
     let node = Process::start(
         folder,
         &[
@@ -422,15 +422,15 @@ async fn tokens_come_from_a_file_or_a_command_on_the_line_and_are_never_shown() 
             "--peer-bind",
             any,
             "--link-auth-key-file",
-            &public,
+            "token.pub",
             "--link-auth-skew=0s",
         ],
     );
     let (edge, link) = (node.address("edge"), node.address("link"));
     let echo = service::mirror().await;
     let service = echo.address.to_string();
-    let first = issuer.token(4 * 1000 * MS, &["*"]);
-    issuer.put(&first);
+    let first = tokens.token(4 * 1000 * MS, &["*"]);
+    tokens.put(&first);
     let by_file = run(folder, link, &["agent", "http", "by-file", &service, "--token-file", "token"]);
     let command = "echo mind the gap >&2; cat token";
     let by_command =
@@ -438,8 +438,8 @@ async fn tokens_come_from_a_file_or_a_command_on_the_line_and_are_never_shown() 
     for endpoint in ["by-file", "by-command"] {
         eventually("it is served", async || get(edge, endpoint, "/").await.status == 200).await;
     }
-    let second = issuer.token(3600 * 1000 * MS, &["*"]);
-    issuer.put(&second);
+    let second = tokens.token(3600 * 1000 * MS, &["*"]);
+    tokens.put(&second);
     for agent in [&by_file, &by_command] {
         eventually("it has the other token", async || agent.logged("there is a new token").len() == 2).await;
     }
