@@ -71,7 +71,11 @@ pub fn init(format: LogFormat, filter: &str) -> Result<Log, InvalidFilter> {
         LogFormat::Text => false,
         LogFormat::Json => true,
     };
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(io::stderr)
+        // They would go to standard error too: where that is closed, as with a terminal, to say so would be to panic.
+        .log_internal_errors(false);
     let (started, log) = if json {
         let builder = builder.json().flatten_event(true).with_current_span(true).with_span_list(false);
         let builder = builder.with_filter_reloading();

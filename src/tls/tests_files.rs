@@ -372,7 +372,7 @@ fn a_rehearsal_says_what_would_be_made_and_makes_nothing() {
 
     fs::remove_file(&made.cert).unwrap();
     let told = rehearse(&dir, &[]).unwrap();
-    assert_eq!(told.created, [made.cert.clone()]);
+    assert_eq!(told.created, std::slice::from_ref(&made.cert));
     assert!(!made.cert.exists() && told.identity.key() == made.identity.key());
     fs::remove_file(&made.ca).unwrap();
     fs::remove_file(dir.join("node.key")).unwrap();

@@ -490,3 +490,35 @@ async fn an_agent_believes_the_authority_that_its_file_holds_now() {
     })
     .await;
 }
+
+/// A terminal that closes sends the same signal as whoever wants a configuration to be read again (checked where `script`
+/// is installed, which makes one).
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn a_node_whose_terminal_closes_leaves() {
+    let folder = ok(tempfile::tempdir());
+    let screen = folder.path().join("screen");
+    let adit = env!("CARGO_BIN_EXE_adit");
+    // However this ends, the node does.
+    let line = format!(
+        "timeout --foreground 60 {adit} node --edge-bind {ANY} --link-bind {ANY} --admin-bind {ANY} --peer-bind {ANY}"
+    );
+    let terminal = std::process::Command::new("script")
+        .args(["-q", "-f", "-c", &line])
+        .arg(&screen)
+        .current_dir(folder.path())
+        .stdin(std::process::Stdio::null())
+        .stdout(std::process::Stdio::null())
+        .spawn();
+    let Ok(mut terminal) = terminal else { return };
+    let admin = || -> Option<SocketAddr> {
+        let shown = String::from_utf8_lossy(&fs::read(&screen).ok()?).into_owned();
+        shown.lines().find_map(|line| line.trim().strip_prefix("admin  http://")?.parse().ok())
+    };
+    eventually("the node says where it is", async || admin().is_some()).await;
+    let admin = admin().expect("it was there");
+    assert_eq!(get(admin, "", "/ready").await.status, StatusCode::OK);
+    ok(terminal.kill());
+    ok(terminal.wait());
+    eventually("the node has left", async || TcpStream::connect(admin).await.is_err()).await;
+}
