@@ -11,12 +11,20 @@ mod health;
 mod http;
 mod proxied;
 mod rewrite;
+mod server;
 mod service;
 mod udp;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
 
-use tokio::{sync::Notify, time::Instant};
+use tokio::{
+    sync::{oneshot, watch},
+    time::Instant,
+};
 
 pub use self::http::HttpOptions;
 pub use health::{HealthCheck, InvalidProbe, Probe};
@@ -24,19 +32,14 @@ pub use proxied::{InvalidVersion, ProxyVersion};
 pub use rewrite::{Field, FieldName, InvalidField, Rewrite};
 pub use service::{InvalidService, Service, ServiceAddress, ServiceTls};
 
-use door::Clients;
-use health::{Change, Watch};
+use server::{Server, Wanted};
 
 use crate::{
-    auth::{Access, Denied},
-    client::{self, Client, FlowsCut, Incoming, ListenError, Listener},
+    auth::Access,
+    client::{self, Client, FlowsCut, ListenError},
     drain::Tasks,
-    protocol::{Code, EndpointId, HostPattern, Kind, ListenOptions, Refusal},
-    splice::{Counts, splice},
+    protocol::{EndpointId, HostPattern, Kind},
 };
-
-/// How often a service that does not answer is asked which version of HTTP it speaks.
-const ASK_AGAIN: Duration = Duration::from_secs(5);
 
 /// What an agent serves, and where.
 #[derive(Debug, Clone)]
@@ -48,7 +51,7 @@ pub struct Config {
 }
 
 /// One endpoint.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Endpoint {
     /// Its name.
     pub name: EndpointId,
@@ -83,21 +86,61 @@ pub enum StartError {
     Client(#[from] client::StartError),
 }
 
+/// What a reload has changed of the endpoints, beside how those are served that stay.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Reloaded {
+    /// They are served from now on.
+    pub added: Vec<EndpointId>,
+    /// They are served no more. Their flows finish.
+    pub removed: Vec<EndpointId>,
+}
+
 /// A running agent. Dropping it cuts everything; see [`Agent::drain`].
 #[derive(Debug)]
 pub struct Agent {
     client: Client,
-    endpoints: Vec<Endpoint>,
+    /// How each endpoint is to be served; those that are no more are kept, for if they come back.
+    wanted: Mutex<BTreeMap<EndpointId, watch::Sender<Wanted>>>,
+    /// The nodes' first answers.
+    first: Mutex<Vec<oneshot::Receiver<Result<(), ListenError>>>>,
     tasks: Tasks,
 }
 
 impl Agent {
-    /// Starts to connect. Must be called inside a tokio runtime.
+    /// Starts to connect and to serve. Must be called inside a tokio runtime.
     ///
     /// # Errors
     /// When there is no socket to be had.
     pub fn start(config: Config) -> Result<Self, StartError> {
-        Ok(Self { client: Client::new(config.client)?, endpoints: config.endpoints, tasks: Tasks::new() })
+        let agent = Self {
+            client: Client::new(config.client)?,
+            wanted: Mutex::default(),
+            first: Mutex::default(),
+            tasks: Tasks::new(),
+        };
+        for endpoint in config.endpoints {
+            let (answer, first) = oneshot::channel();
+            agent.first.lock().unwrap_or_else(PoisonError::into_inner).push(first);
+            agent.add(&mut agent.wanted(), endpoint, Some(answer));
+        }
+        Ok(agent)
+    }
+
+    fn wanted(&self) -> MutexGuard<'_, BTreeMap<EndpointId, watch::Sender<Wanted>>> {
+        self.wanted.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn add(
+        &self,
+        wanted: &mut BTreeMap<EndpointId, watch::Sender<Wanted>>,
+        endpoint: Endpoint,
+        first: Option<oneshot::Sender<Result<(), ListenError>>>,
+    ) {
+        let name = endpoint.name.clone();
+        let (sender, orders) = watch::channel(Some(Arc::new(endpoint)));
+        let server = Server::new(orders, self.client.clone(), self.tasks.clone(), first);
+        self.tasks.spawn(server.run());
+        wanted.insert(name, sender);
     }
 
     /// The client that keeps the links.
@@ -105,32 +148,59 @@ impl Agent {
         &self.client
     }
 
-    /// Serves all endpoints: returns once a node sends flows for each, however long that takes. An endpoint whose service is
-    /// down by its health check is not waited for; it is served as soon as that passes.
+    /// Waits until a node sends flows for each endpoint, however long that takes. One whose service is down by its health
+    /// check is not waited for; it is served as soon as that passes.
     ///
     /// # Errors
-    /// When a node refuses one; those before it are served.
+    /// When a node refuses one; others may be served.
     pub async fn serve(&self) -> Result<(), ListenError> {
-        let serving = self.endpoints.iter().map(|endpoint| async move {
-            let server = Server {
-                endpoint: Arc::new(endpoint.clone()),
-                client: self.client.clone(),
-                tasks: self.tasks.clone(),
-                doubt: Arc::default(),
+        let first = std::mem::take(&mut *self.first.lock().unwrap_or_else(PoisonError::into_inner));
+        // Nobody answers for what has ended with the agent.
+        let answers = first.into_iter().map(|answer| async { answer.await.unwrap_or(Ok(())) });
+        futures_util::future::try_join_all(answers).await.map(drop)
+    }
+
+    /// Serves these endpoints from now on, and opens links with these certificates and this trust. What is under way goes on;
+    /// an endpoint that stays is served without a gap, unless nodes are to be told something else of it: then requests wait
+    /// at them for a moment. How the cluster is reached stays as it was.
+    ///
+    /// # Errors
+    /// When TLS cannot be used; then nothing changes.
+    pub fn reload(&self, config: Config) -> Result<Reloaded, StartError> {
+        self.client.replace_tls(config.client.tls)?;
+        let mut reloaded = Reloaded::default();
+        let mut wanted = self.wanted();
+        for (name, sender) in wanted.iter() {
+            let gone = sender.borrow().is_some() && config.endpoints.iter().all(|new| new.name != *name);
+            if gone {
+                sender.send_replace(None);
+                reloaded.removed.push(name.clone());
+            }
+        }
+        for endpoint in config.endpoints {
+            let name = endpoint.name.clone();
+            let was = match wanted.get(&name) {
+                Some(sender) => {
+                    let was = sender.borrow().is_some();
+                    sender.send_if_modified(|wanted| {
+                        let same = wanted.as_deref() == Some(&endpoint);
+                        if !same {
+                            *wanted = Some(Arc::new(endpoint));
+                        }
+                        !same
+                    });
+                    was
+                }
+                None => {
+                    self.add(&mut wanted, endpoint, None);
+                    false
+                }
             };
-            let mut watch = endpoint
-                .health
-                .clone()
-                .map(|check| Watch::new(check, endpoint.service.clone(), endpoint.kind));
-            let up = match &mut watch {
-                None => true,
-                Some(watch) => watch.check().await == Some(Change::Up),
-            };
-            let serving = if up { Some(server.listen().await?) } else { None };
-            self.tasks.spawn(async move { server.run(serving, watch).await });
-            Ok(())
-        });
-        futures_util::future::try_join_all(serving).await.map(drop)
+            if !was {
+                reloaded.added.push(name);
+            }
+        }
+        Ok(reloaded)
     }
 
     /// Leaves: serves nothing new, lets open flows finish at most `grace` long, closes the links.
@@ -153,178 +223,4 @@ impl Drop for Agent {
     fn drop(&mut self) {
         self.tasks.abort();
     }
-}
-
-/// What serves one endpoint.
-#[derive(Debug)]
-struct Server {
-    endpoint: Arc<Endpoint>,
-    client: Client,
-    tasks: Tasks,
-    /// Told when the service may speak another version of HTTP than the one that is being served.
-    doubt: Arc<Notify>,
-}
-
-/// An endpoint that is being served.
-#[derive(Debug)]
-struct Serving {
-    listener: Listener,
-    /// What nodes have been told that the service speaks.
-    kind: Kind,
-}
-
-impl Server {
-    /// Serves the endpoint with the version of HTTP that its service chooses now. When that cannot be asked, it is the older
-    /// one, so that clients are told why the service cannot be reached.
-    async fn listen(&self) -> Result<Serving, ListenError> {
-        let Endpoint { name, hosts, service, .. } = &*self.endpoint;
-        let mut kind = self.endpoint.kind;
-        if self.may_choose() {
-            match service.negotiate(kind).await {
-                Ok((_, chosen)) => kind = chosen,
-                Err(_) => self.doubt.notify_one(),
-            }
-        }
-        let options = ListenOptions { hosts: hosts.clone(), proxy_protocol: service.has_proxy_protocol() };
-        let listener = self.client.listen_with(name.clone(), kind, options).await?;
-        tracing::info!(endpoint = %name, %service, kind = kind.name(), "serving");
-        Ok(Serving { listener, kind })
-    }
-
-    /// Whether the service chooses the version of HTTP.
-    fn may_choose(&self) -> bool {
-        let endpoint = &self.endpoint;
-        endpoint.kind == Kind::Http && !endpoint.reads_requests() && endpoint.service.chooses()
-    }
-
-    /// Takes flows until the listener is closed. Cancel safe.
-    async fn accept(&self, listener: &mut Listener) {
-        while let Some(incoming) = listener.accept().await {
-            // As many at once as the link permits.
-            let endpoint = Arc::clone(&self.endpoint);
-            match endpoint.kind {
-                Kind::Udp => self.tasks.spawn(udp::join(incoming, endpoint, self.client.clone())),
-                _ => self.tasks.spawn(join(incoming, endpoint, Arc::clone(&self.doubt))),
-            }
-        }
-    }
-
-    /// Serves the endpoint while its service is up, until the agent leaves.
-    async fn run(&self, mut serving: Option<Serving>, mut watch: Option<Watch>) {
-        let Endpoint { name, service, .. } = &*self.endpoint;
-        loop {
-            let mut up = false;
-            if let Some(Serving { mut listener, kind }) = serving.take() {
-                tokio::select! {
-                    () = self.accept(&mut listener) => return,
-                    () = down(watch.as_mut()) => {}
-                    () = self.chooses_otherwise(kind) => up = true,
-                }
-                listener.close().await;
-                // What was on its way before every node had acknowledged.
-                self.accept(&mut listener).await;
-            }
-            let listening = async {
-                match &mut watch {
-                    _ if up => {}
-                    Some(watch) => {
-                        tracing::warn!(endpoint = %name, %service, "the service is down: the endpoint is not served until it is up");
-                        watch.until(Change::Up).await;
-                    }
-                    None => tokio::time::sleep(ASK_AGAIN).await,
-                }
-                self.listen().await
-            };
-            let listening = tokio::select! {
-                listening = listening => listening,
-                () = self.tasks.signalled() => return,
-            };
-            match listening {
-                Ok(new) => serving = Some(new),
-                Err(error) => {
-                    let error = crate::telemetry::report(&error);
-                    tracing::error!(endpoint = %name, error, "the service is up, and its endpoint cannot be served");
-                    if let Some(watch) = &mut watch {
-                        watch.doubt();
-                    }
-                }
-            }
-        }
-    }
-
-    /// Waits until the service has chosen another version of HTTP than the one that is being served. It is asked only when
-    /// something makes that likely, and then until it answers.
-    async fn chooses_otherwise(&self, kind: Kind) {
-        let Endpoint { service, .. } = &*self.endpoint;
-        if !self.may_choose() {
-            return std::future::pending().await;
-        }
-        loop {
-            self.doubt.notified().await;
-            let chosen = loop {
-                match service.negotiate(self.endpoint.kind).await {
-                    Ok((_, chosen)) => break chosen,
-                    Err(_) => tokio::time::sleep(ASK_AGAIN).await,
-                }
-            };
-            if chosen != kind {
-                return;
-            }
-        }
-    }
-}
-
-/// Waits until a service is found to be down; one that nobody watches never is.
-async fn down(watch: Option<&mut Watch>) {
-    match watch {
-        Some(watch) => watch.until(Change::Down).await,
-        None => std::future::pending().await,
-    }
-}
-
-/// Refuses a flow at the endpoint's door.
-async fn deny(incoming: Incoming, denied: Denied) {
-    let open = incoming.open();
-    let client = open.client.map(tracing::field::display);
-    tracing::debug!(endpoint = %open.endpoint, client, %denied, "a flow was not let in");
-    incoming.refuse(Refusal::new(Code::Forbidden, denied.to_string())).await;
-}
-
-/// Joins one flow to a new connection of the service.
-async fn join(incoming: Incoming, endpoint: Arc<Endpoint>, doubt: Arc<Notify>) {
-    if !endpoint.reads_requests()
-        && let Err(denied) = door::check_flow(&endpoint.door, incoming.open())
-    {
-        return deny(incoming, denied).await;
-    }
-    let (client, clients) = (incoming.open().client, Clients::of(incoming.open()));
-    let connection = match endpoint.service.connect(incoming.open().kind, incoming.open().into()).await {
-        Ok(connection) => connection,
-        Err(error) => {
-            if endpoint.kind == Kind::Http && error.is_of_version() {
-                doubt.notify_one();
-            }
-            tracing::warn!(endpoint = %endpoint.name, %error, "the service cannot be reached");
-            return incoming.refuse(Refusal::new(error.code(), error.to_string())).await;
-        }
-    };
-    let flow = match incoming.accept().await {
-        Ok(flow) => flow,
-        Err(error) => {
-            return tracing::debug!(endpoint = %endpoint.name, %error, "a flow went away before it began");
-        }
-    };
-    if endpoint.reads_requests() {
-        return http::serve(flow, clients, connection, &endpoint).await;
-    }
-    let counts = Counts::default();
-    let end = splice(flow, connection, &counts).await;
-    tracing::debug!(
-        endpoint = %endpoint.name,
-        client = client.map(tracing::field::display),
-        to_service = counts.left_to_right(),
-        from_service = counts.right_to_left(),
-        broken = end.err().map(|broken| crate::telemetry::report(&broken)),
-        "a flow has ended"
-    );
 }

@@ -39,7 +39,9 @@ pub use doors::{Door, Doors};
 pub use grant::{Action, Grant, NotPermitted, Pattern, Tenants, UnknownAction};
 pub use guard::{Guard, Guards, Lapsed, PortConfig, Shown, Standing};
 pub use jwk::{InvalidJwks, read_jwks};
-pub use jwks::{InvalidSource, Jwks, JwksCounters, Settings as JwksSettings, Source as JwksSource};
+pub use jwks::{
+    InvalidSource, Jwks, JwksCounters, Sets as JwksSets, Settings as JwksSettings, Source as JwksSource,
+};
 pub use jws::MAX_TOKEN;
 pub use key::{InvalidKey, InvalidKeySet, Key, KeySet, MIN_SECRET};
 pub use limits::{

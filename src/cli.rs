@@ -6,23 +6,25 @@
 mod agent;
 mod bench;
 mod certs;
+mod check;
 mod demo;
 mod failure;
 mod forward;
 mod http;
 mod node;
 mod process;
+mod reload;
 mod status;
 mod token;
 
 use std::{fmt, io::Write, process::ExitCode};
 
-use clap::{CommandFactory, Parser, Subcommand};
+use clap::{Args, CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
 
 use crate::config::{
-    self, ForwardTcpArgs, ForwardUdpArgs, NodeArgs, ParseError, RunAgentArgs, RunForwardArgs, ServeArgs,
-    ServeHttpArgs, ServeUdpArgs,
+    self, ForwardTcpArgs, ForwardUdpArgs, Given, NodeArgs, ParseError, Read, RunAgentArgs, RunForwardArgs,
+    ServeArgs, ServeHttpArgs, ServeUdpArgs,
 };
 use failure::Failure;
 
@@ -42,6 +44,14 @@ Durations are written as 500ms, 30s, 1m, 2h.";
 const FILE: &str = "\
 The keys of the file are the names of flags: log-level = \"debug\". A flag that can be repeated has a list there, and \
 commas in the environment. Flags beat the environment, which beats the file.";
+
+const RELOAD: &str = "\
+On SIGHUP, and when one of its files has changed, what can be is taken over while all goes on: certificates, keys, who may \
+do what, --log-level, and an agent's endpoints. What cannot is named in the log; what is wrong is refused whole.";
+
+const CHECK: &str = "\
+It takes the same flags, opens no port and makes no file. The exit code is 0 or, with the error that starting would end \
+with, 2. Whether a port is free shows only in starting.";
 
 const AGENT_FILE: &str = "\
 Example of a file:
@@ -88,8 +98,8 @@ enum Command {
     #[command(after_help = ENVIRONMENT)]
     Demo(demo::DemoArgs),
     /// Run a node: clients come in here, agents link to it
-    #[command(after_help = format!("{ENVIRONMENT}\n\n{FILE}"))]
-    Node(Box<NodeArgs>),
+    #[command(after_help = format!("{ENVIRONMENT}\n\n{FILE}\n\n{RELOAD}"))]
+    Node(Box<NodeLine>),
     /// Serve endpoints from services that this machine can reach
     #[command(subcommand)]
     Agent(AgentCommand),
@@ -113,6 +123,23 @@ enum Command {
     },
 }
 
+/// `adit node`, and what else is done with its flags.
+#[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
+struct NodeLine {
+    #[command(subcommand)]
+    instead: Option<NodeCommand>,
+    #[command(flatten)]
+    args: NodeArgs,
+}
+
+#[derive(Debug, Subcommand)]
+enum NodeCommand {
+    /// Say what a node would run with, or why it would not start, without starting it
+    #[command(after_help = format!("{CHECK}\n\n{ENVIRONMENT}\n\n{FILE}"))]
+    Check(Box<NodeArgs>),
+}
+
 #[derive(Debug, Subcommand)]
 enum AgentCommand {
     /// Serve a local web service
@@ -125,8 +152,11 @@ enum AgentCommand {
     #[command(after_help = ENVIRONMENT)]
     Udp(Box<ServeUdpArgs>),
     /// Serve all endpoints of a file
-    #[command(after_help = format!("{AGENT_FILE}\n{ENVIRONMENT}\n\n{FILE}"))]
+    #[command(after_help = format!("{AGENT_FILE}\n{ENVIRONMENT}\n\n{FILE}\n\n{RELOAD}"))]
     Run(Box<RunAgentArgs>),
+    /// Say what `run` would serve, or why it would not start, without starting it
+    #[command(after_help = format!("{CHECK}\n\n{ENVIRONMENT}\n\n{FILE}"))]
+    Check(Box<RunAgentArgs>),
 }
 
 #[derive(Debug, Subcommand)]
@@ -140,13 +170,15 @@ enum ForwardCommand {
     /// Forward all ports of a file
     #[command(after_help = format!("{FORWARD_FILE}\n{ENVIRONMENT}\n\n{FILE}"))]
     Run(Box<RunForwardArgs>),
+    /// Say what `run` would forward, or why it would not start, without starting it
+    #[command(after_help = format!("{CHECK}\n\n{ENVIRONMENT}\n\n{FILE}"))]
+    Check(Box<RunForwardArgs>),
 }
 
 /// Runs the command that this process was started with.
 pub fn run() -> ExitCode {
-    let plain = ["certs", "completions", "token"];
-    let line = match config::parse::<Line>(std::env::args_os(), |name| std::env::var_os(name), &plain) {
-        Ok(line) => line,
+    let Read { line, given } = match read() {
+        Ok(read) => read,
         Err(ParseError::Line(error)) => {
             // Help goes to standard output, the rest to standard error; nobody is left to tell when that is closed.
             drop(error.print());
@@ -154,23 +186,30 @@ pub fn run() -> ExitCode {
         }
         Err(ParseError::Config(error)) => return Failure::from(error).tell(),
     };
-    match execute(line.command) {
+    match execute(line.command, &given) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => failure.tell(),
     }
 }
 
-fn execute(command: Command) -> Result<(), Failure> {
+/// Reads the command line of this process, its environment and its file.
+fn read() -> Result<Read<Line>, ParseError> {
+    config::read(std::env::args_os(), |name| std::env::var_os(name), &["certs", "completions", "token"])
+}
+
+fn execute(command: Command, given: &Given) -> Result<(), Failure> {
     match command {
         Command::Demo(args) => demo::run(args),
-        Command::Node(args) => node::run(*args),
-        Command::Agent(AgentCommand::Http(args)) => agent::http(*args),
-        Command::Agent(AgentCommand::Tcp(args)) => agent::tcp(*args),
-        Command::Agent(AgentCommand::Udp(args)) => agent::udp(*args),
-        Command::Agent(AgentCommand::Run(args)) => agent::run(*args),
+        Command::Node(line) => match line.instead {
+            None => node::run(&line.args, given),
+            Some(NodeCommand::Check(args)) => check::node(*args),
+        },
+        Command::Agent(AgentCommand::Check(args)) => check::agent(*args),
+        Command::Agent(command) => agent::run(&command, given),
         Command::Forward(ForwardCommand::Tcp(args)) => forward::tcp(*args),
         Command::Forward(ForwardCommand::Udp(args)) => forward::udp(*args),
         Command::Forward(ForwardCommand::Run(args)) => forward::run(*args),
+        Command::Forward(ForwardCommand::Check(args)) => check::forward(*args),
         Command::Bench(command) => bench::run(command),
         Command::Status(args) => status::run(&args),
         // All that goes wrong there is a file or a name that the user gave.

@@ -39,7 +39,7 @@ use tokio::sync::watch;
 pub use association::Association;
 pub use backoff::Backoff;
 pub use dial::DialError;
-pub use flow::Flow;
+pub use flow::{Flow, Retirement};
 pub use listen::{Incoming, ListenError, Listener};
 pub use reach::{Address, InvalidAddress, Transport};
 pub use token::{BoxError, GetTokenError, Token, TokenSource};
@@ -125,6 +125,23 @@ impl Config {
             links: Self::LINKS,
         })
     }
+
+    /// Whether a client can be made of it, as far as that shows without a socket.
+    ///
+    /// # Errors
+    /// When TLS is not fit for QUIC, or name or token are too long.
+    pub fn check(&self) -> Result<(), StartError> {
+        let name = self.name.as_deref().unwrap_or_default().len();
+        let fixed = self.token.as_ref().and_then(Token::as_fixed);
+        let token = fixed.map_or(0, |token| token.expose().len());
+        for (what, len, max) in [("name", name, Hello::MAX_NAME), ("token", token, Hello::MAX_TOKEN)] {
+            if len > max {
+                return Err(StartError::TooLong { what, len, max });
+            }
+        }
+        quic::ClientCrypto::try_from(self.tls.clone()).map_err(quic::DialError::from)?;
+        Ok(())
+    }
 }
 
 /// What all parts of a client share.
@@ -165,14 +182,7 @@ impl Client {
     /// # Errors
     /// When there is no UDP socket to be had, TLS is not fit for QUIC, or name or token are too long.
     pub fn new(config: Config) -> Result<Self, StartError> {
-        let name = config.name.as_deref().unwrap_or_default().len();
-        let fixed = config.token.as_ref().and_then(Token::as_fixed);
-        let token = fixed.map_or(0, |token| token.expose().len());
-        for (what, len, max) in [("name", name, Hello::MAX_NAME), ("token", token, Hello::MAX_TOKEN)] {
-            if len > max {
-                return Err(StartError::TooLong { what, len, max });
-            }
-        }
+        config.check()?;
         let (tokens, keeper) = Keeper::new(config.token.as_ref());
         let shared = Arc::new(Shared {
             reach: Reach::new(&config)?,
@@ -238,7 +248,7 @@ impl Client {
         client: Option<SocketAddr>,
     ) -> Result<Flow, DialError> {
         let (stream, via) = self.open(endpoint, Kind::Tcp, client).await?;
-        Ok(Flow::new(stream, client, via.hold))
+        Ok(Flow::new(stream, client, via))
     }
 
     /// Opens a UDP association to an endpoint, like [`Client::dial`].
@@ -270,6 +280,14 @@ impl Client {
     ) -> Result<(Stream, Via), DialError> {
         self.inner.forwarder.start();
         dial::dial(&self.inner.forwarder, endpoint, kind, client).await
+    }
+
+    /// Opens links with this from now on; ALPN must be [`ALPN_LINK`]. Those that stand are not touched.
+    ///
+    /// # Errors
+    /// When TLS is not fit for QUIC; then nothing changes.
+    pub fn replace_tls(&self, tls: rustls::ClientConfig) -> Result<(), StartError> {
+        Ok(self.inner.shared.reach.replace(tls)?)
     }
 
     /// What has become of this client's UDP packets.

@@ -181,7 +181,27 @@ impl Shared {
 pub struct Cluster {
     shared: Arc<Shared>,
     listener: Arc<quic::Listener>,
+    dialer: Arc<quic::Dialer>,
     address: SocketAddr,
+}
+
+/// The certificates of a [`Config`], which have been found to be fit for links.
+#[derive(Debug)]
+pub struct Credentials {
+    server: quic::ServerCrypto,
+    client: quic::ClientCrypto,
+}
+
+impl Credentials {
+    /// Those of a configuration.
+    ///
+    /// # Errors
+    /// When they cannot be used.
+    pub fn new(config: &Config) -> Result<Self, StartError> {
+        let (server, client) = links::tls(config)?;
+        let server = server.try_into().map_err(quic::BindError::from)?;
+        Ok(Self { server, client: client.try_into().map_err(quic::DialError::from)? })
+    }
 }
 
 /// What a node tells of itself to its peers, beside its certificate.
@@ -236,9 +256,15 @@ impl Cluster {
             tasks: Tasks::new(),
         });
         shared.members_changed();
-        let listener = Arc::clone(&opened.listener);
+        let (listener, dialer) = (Arc::clone(&opened.listener), Arc::clone(&opened.dialer));
         links::run(Arc::clone(&shared), opened, config.join, events, metrics, packets);
-        Ok(Self { shared, listener, address })
+        Ok(Self { shared, listener, dialer, address })
+    }
+
+    /// Makes links with these from now on. Those that stand are not touched.
+    pub fn replace(&self, credentials: Credentials) {
+        self.listener.replace(credentials.server);
+        self.dialer.replace(credentials.client);
     }
 
     /// The address that was bound.

@@ -10,7 +10,9 @@ mod auth;
 mod clients;
 mod connect;
 mod door;
+mod files;
 mod forward;
+mod given;
 mod layers;
 mod limit;
 mod limits;
@@ -19,6 +21,7 @@ mod log;
 mod node;
 mod tenants;
 mod udp;
+mod watch;
 
 use std::{
     fs, io,
@@ -38,7 +41,8 @@ pub use auth::{AdminAuthArgs, EdgeAuthArgs, LinkAuthArgs};
 pub use clients::{EdgeClientArgs, LinkClientArgs};
 pub use connect::{ConnectArgs, UnusableProxy};
 pub use forward::{ForwardArgs, ForwardTcpArgs, ForwardUdpArgs, PortArgs, PortKind, RunForwardArgs};
-pub use layers::{ParseError, from_words, parse};
+pub use given::Given;
+pub use layers::{ParseError, Read, from_words, parse, read};
 pub use limit::CallerLimitArgs;
 pub use limits::LimitArgs;
 pub use link::LinkArgs;
@@ -46,6 +50,7 @@ pub use log::LogArgs;
 pub use node::NodeArgs;
 pub use tenants::TenantArgs;
 pub use udp::UdpArgs;
+pub use watch::Watch;
 
 use crate::{
     agent::InvalidService,

@@ -12,6 +12,7 @@ mod endpoint;
 mod entry;
 mod error;
 mod h3;
+mod handshakes;
 mod headers;
 mod heads;
 mod http;
@@ -32,7 +33,7 @@ use std::{
     io,
     net::SocketAddr,
     sync::{
-        Arc,
+        Arc, Weak,
         atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
     time::Duration,
@@ -41,20 +42,21 @@ use std::{
 use ::http::HeaderValue;
 use ipnet::IpNet;
 use tokio::{net::TcpListener, sync::Semaphore};
-use tokio_rustls::TlsAcceptor;
 
 use admission::Admissions;
+pub use handshakes::Handshakes;
 pub use limits::Limits;
 
 use crate::{
     auth::{self, Guard},
     drain::{Aborted, Tasks},
     telemetry::Metrics,
-    tls,
+    tls::{self, ServerTls},
     transport::quic,
     upstream::{Name, Upstreams},
 };
 use connection::Door;
+use handshakes::Doors;
 
 /// How the edge listens, and what it allows.
 #[derive(Debug, Clone)]
@@ -158,6 +160,7 @@ pub struct Edge {
     shared: Arc<Shared>,
     accepting: Tasks,
     address: SocketAddr,
+    tls: Option<Doors>,
     tls_address: Option<SocketAddr>,
     sni_address: Option<SocketAddr>,
     ports: Vec<Port>,
@@ -179,12 +182,15 @@ impl Edge {
         let mut doors = vec![(plain, Door::Http)];
         let mut tls_address = None;
         let mut http3 = None;
+        let mut tls_doors = None;
         if let Some(tls) = &config.tls {
-            let server = tls::server_config(&tls.identities, tls.clients.clone(), &[b"h2", b"http/1.1"])?;
+            let server = ServerTls::new(handshakes::over_tcp(tls)?);
             let (listener, address) = bind(tls.bind, "--edge-tls-bind").await?;
             tls_address = Some(address);
             http3 = bind_http3(tls, address, config.limits.max_streams)?;
-            doors.push((listener, Door::Https(TlsAcceptor::from(Arc::new(server)))));
+            let quic = http3.as_ref().map_or_else(Weak::new, |(listener, _)| Arc::downgrade(listener));
+            tls_doors = Some(Doors { tcp: server.clone(), quic });
+            doors.push((listener, Door::Https(server)));
         }
         let mut sni_address = None;
         if let Some(wanted) = config.sni {
@@ -220,7 +226,7 @@ impl Edge {
         if let Some((listener, _)) = http3 {
             accepting.spawn(h3::accept(listener, Arc::clone(&shared), accepting.clone()));
         }
-        Ok(Self { shared, accepting, address, tls_address, sni_address, ports })
+        Ok(Self { shared, accepting, address, tls: tls_doors, tls_address, sni_address, ports })
     }
 
     /// Where HTTP is spoken in the clear.
@@ -272,15 +278,15 @@ fn bind_http3(
     config: &TlsConfig,
     tls: SocketAddr,
     max_streams: u32,
-) -> Result<Option<(quic::Listener, HeaderValue)>, BindError> {
+) -> Result<Option<(Arc<quic::Listener>, HeaderValue)>, BindError> {
     let port = match config.http3 {
         Http3::Off => return Ok(None),
         Http3::Bound => tls.port(),
         Http3::Port(port) => port,
     };
-    let server = tls::server_config(&config.identities, config.clients.clone(), &[b"h3"])?;
+    let server = handshakes::over_quic(config)?;
     let secret = config.identities.first().ok_or(tls::ConfigError::NoIdentity)?.derive_key(b"adit edge");
-    let listener = quic::Listener::bind_http3(tls, server, &secret, max_streams)?;
+    let listener = Arc::new(quic::Listener::bind_http3(tls, server, &secret, max_streams)?);
     // RFC 7838 §3; a day is what it would last without saying so.
     let alt_svc = HeaderValue::from_str(&format!("h3=\":{port}\"; ma=86400"));
     Ok(alt_svc.ok().map(|alt_svc| (listener, alt_svc)))

@@ -3,6 +3,7 @@
 mod advertise;
 mod glue;
 mod links;
+mod reload;
 
 use std::{
     io,
@@ -12,7 +13,6 @@ use std::{
 };
 
 use tokio::{net::TcpListener, sync::watch, time::Instant};
-use tokio_rustls::TlsAcceptor;
 
 use crate::{
     admin::{self, Admin},
@@ -21,16 +21,18 @@ use crate::{
     drain::{Aborted, Tasks},
     edge::{self, Edge, udp},
     net::HostPort,
-    protocol::{ALPN_LINK, Close, GoAway, GoAwayReason, HostPattern, NodeAddress, NodeId, Phase},
+    protocol::{Close, GoAway, GoAwayReason, HostPattern, NodeAddress, NodeId, Phase},
     relay::Relay,
     telemetry::Metrics,
-    tls,
+    tls::{self, ServerTls},
     transport::{self, quic},
     upstream::{Name, Upstreams},
 };
 use advertise::Ways;
 use glue::Glue;
 use links::{Links, Welcomer};
+use reload::Reloads;
+pub use reload::{Outcome, check};
 
 /// How long a leaving node waits for its agents to link elsewhere.
 const AGENTS_MOVE: Duration = Duration::from_secs(10);
@@ -195,6 +197,7 @@ pub struct Node {
     admin: Admin,
     guards: Guards,
     limits: auth::Limits,
+    reloads: Reloads,
     tasks: Tasks,
     grace_period: Duration,
     drain_delay: Duration,
@@ -222,7 +225,9 @@ impl Node {
             grace_period,
             drain_delay,
         } = config;
-        let LinkConfig { bind, advertise, identity, clients, settings } = link;
+        let (link_tls, link_https) = links::tls_of(&link)?;
+        let secret = link.identity.derive_key(b"adit link");
+        let LinkConfig { bind, advertise, identity: _, clients: _, settings } = link;
         let metrics = Metrics::default();
         let phase = watch::Sender::new(Phase::Starting);
         let tasks = Tasks::new();
@@ -250,11 +255,7 @@ impl Node {
             Edge::start(edge, upstreams.clone(), guards.edge.clone(), limits.clone(), &metrics).await?;
         edge_address.get_or_init(|| edge.address());
         let udp = udp::Ports::start(udp, &upstreams, &guards.edge, &limits)?;
-        let identities = std::slice::from_ref(&identity);
-        let tls = tls::server_config(identities, clients.clone(), &[ALPN_LINK])?;
-        let https = tls::server_config(identities, clients, &[b"http/1.1"])?;
-        let secret = identity.derive_key(b"adit link");
-        let (listener, http, address) = bind_link(bind, &tls, &secret, &settings).await?;
+        let (listener, http, address) = bind_link(bind, &link_tls, &secret, &settings).await?;
         let ways = match &cluster_links {
             Some(config) if config.advertise.is_none() && config.bind.ip().is_unspecified() => {
                 Ways::to(&config.join).await
@@ -298,7 +299,7 @@ impl Node {
             guard: guards.link.clone(),
             callers: limits.clone(),
         };
-        let links = Links::start(listener, (http, TlsAcceptor::from(Arc::new(https))), welcomer, &metrics);
+        let links = Links::start(listener, (http, ServerTls::new(link_https)), welcomer, &metrics);
         if let Some(cluster) = &cluster_view {
             tasks.spawn(glue::rebalance(
                 rebalance,
@@ -330,6 +331,7 @@ impl Node {
             admin,
             guards,
             limits,
+            reloads: Reloads::new(&metrics),
             tasks,
             grace_period,
             drain_delay,
@@ -339,18 +341,6 @@ impl Node {
     /// The addresses that were bound.
     pub fn addresses(&self) -> &Addresses {
         &self.addresses
-    }
-
-    /// Asks this of callers from now on. What stands goes on, but for what relies on a certificate that is not taken any more.
-    pub fn replace_auth(&self, auth: &Auth) {
-        self.guards.edge.replace(&auth.edge);
-        self.guards.link.replace(&auth.link);
-        self.guards.admin.replace(&auth.admin);
-    }
-
-    /// Has these limits on callers from now on. What stands goes on, and is not counted by them.
-    pub fn replace_limits(&self, limits: &[auth::Limit]) {
-        self.limits.replace(limits);
     }
 
     /// The plain UDP ports, as they were bound.

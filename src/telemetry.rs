@@ -7,7 +7,7 @@ mod log;
 mod metrics;
 
 #[cfg(feature = "server")]
-pub use log::{InvalidFilter, LogFormat, init};
+pub use log::{Filter, InvalidFilter, Log, LogFormat, init};
 pub use metrics::{Metrics, Registry, counter, gauge};
 
 /// An error and its sources in one sentence, for logs and for people.

@@ -24,11 +24,11 @@ mod tests_handshakes;
 #[cfg(feature = "server")]
 pub(crate) use certificate::day;
 pub use certificate::{ANY_NODE, Fingerprint, NODE_NAME, ParseFingerprintError, Summary, is_of_node};
-pub use development::{Development, development};
+pub use development::{Development, development, rehearse};
 pub use generate::{Authority, DEFAULT_LIFETIME, GenerateError, Issued, Request, Usage};
 pub use identity::{Identity, IdentityError, LoadError, load_certificates};
 pub use provider::provider;
-pub use server::{ClientAuth, Resolver, server_config, server_config_with};
+pub use server::{ClientAuth, ServerTls, server_config};
 pub(crate) use trust::explain;
 pub use trust::{ConfigError, PinMismatch, Trust, client_config};
 pub use write::{WriteError, write_new};

@@ -193,6 +193,11 @@ impl Watch {
         while self.check().await != Some(wanted) {}
     }
 
+    /// Takes the service to be up until it fails.
+    pub(super) fn believe(&mut self) {
+        self.health.up = true;
+    }
+
     /// Takes the service to be down until it passes the next check.
     pub(super) fn doubt(&mut self) {
         self.health = Health::default();

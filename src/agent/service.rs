@@ -22,7 +22,7 @@ const HTTP_2: &[u8] = b"h2";
 const DIAL: Duration = Duration::from_secs(5);
 
 /// Where a service is.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Service {
     address: HostPort,
     tls: Option<ServiceTls>,
@@ -35,6 +35,15 @@ pub struct ServiceTls {
     connector: TlsConnector,
     name: ServerName<'static>,
 }
+
+/// Equal are those that share one configuration.
+impl PartialEq for ServiceTls {
+    fn eq(&self, other: &Self) -> bool {
+        self.name == other.name && Arc::ptr_eq(self.connector.config(), other.connector.config())
+    }
+}
+
+impl Eq for ServiceTls {}
 
 impl fmt::Debug for ServiceTls {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

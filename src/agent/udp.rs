@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Endpoint, deny, door};
+use super::{Endpoint, door, server::deny};
 use crate::{
     client::{Client, Incoming},
     protocol::Refusal,

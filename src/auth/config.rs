@@ -2,8 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Jwks, JwksCounters, JwksSettings, JwksSource, KeySet, Keys, Rules, Verifier};
-use crate::drain::Tasks;
+use super::{JwksSets, JwksSettings, JwksSource, KeySet, Keys, Rules, Verifier};
 
 /// Authentication of one port.
 #[derive(Debug, Clone)]
@@ -26,13 +25,11 @@ pub enum KeysConfig {
 }
 
 impl Config {
-    /// The verifier. Keys that are fetched are kept up to date by a task of `tasks`, for as long as the verifier is used.
-    pub fn verifier(&self, counters: &JwksCounters, tasks: &Tasks) -> Verifier {
+    /// The verifier. Keys that are fetched are a set of `sets`, for as long as the verifier is used.
+    pub fn verifier(&self, sets: &JwksSets) -> Verifier {
         let keys = match &self.keys {
             KeysConfig::Fixed(keys) => Keys::Fixed(Arc::new(keys.clone())),
-            KeysConfig::Jwks(source, settings) => {
-                Keys::Jwks(Jwks::start(source.clone(), *settings, counters.clone(), tasks))
-            }
+            KeysConfig::Jwks(source, settings) => Keys::Jwks(sets.of(source, *settings)),
         };
         Verifier::new(keys, self.rules.clone())
     }

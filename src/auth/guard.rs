@@ -20,7 +20,7 @@ use rustls::pki_types::CertificateDer;
 use tokio::sync::watch;
 
 use super::{
-    Action, Bearer, Caller, CertificateRules, Config, Denied, Doors, Grant, JwksCounters, Refused,
+    Action, Bearer, Caller, CertificateRules, Config, Denied, Doors, Grant, JwksCounters, JwksSets, Refused,
     TenantRules, Tenants, Verifiers, bearer,
 };
 use crate::{
@@ -94,8 +94,7 @@ struct Labels {
 #[derive(Debug, Clone)]
 pub struct Guards {
     refused: Family<Labels, Counter>,
-    jwks: JwksCounters,
-    tasks: Tasks,
+    sets: JwksSets,
 }
 
 impl Guards {
@@ -106,7 +105,7 @@ impl Guards {
             let help = "Callers that were refused for their credentials, by port and reason";
             registry.register("auth_refused", help, refused.clone());
         });
-        Self { refused, jwks: JwksCounters::new(metrics), tasks }
+        Self { refused, sets: JwksSets::new(JwksCounters::new(metrics), tasks) }
     }
 
     /// The guard of a port of this name.
@@ -116,7 +115,7 @@ impl Guards {
     }
 
     fn policy(&self, config: &PortConfig) -> Policy {
-        let verifier = |config: &Config| config.verifier(&self.jwks, &self.tasks);
+        let verifier = |config: &Config| config.verifier(&self.sets);
         let tenants: Vec<_> =
             config.tenants.iter().map(|(tenant, config)| (tenant.clone(), verifier(config))).collect();
         let own = config.keys.as_ref().map(verifier);

@@ -4,6 +4,7 @@
 //! What does not come, or is no set, changes nothing: the last good one is kept for as long as it takes.
 
 mod schedule;
+mod sets;
 mod source;
 
 use std::{sync::Arc, time::Duration};
@@ -25,6 +26,7 @@ use crate::{
     telemetry::{self, Metrics},
 };
 use schedule::Schedule;
+pub use sets::Sets;
 use source::{FetchError, Fetched};
 pub use source::{InvalidSource, Source};
 

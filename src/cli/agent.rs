@@ -1,79 +1,113 @@
 //! `adit agent`.
 
-use std::time::Duration;
-
 use anyhow::Context as _;
 
 use super::{
+    AgentCommand, Command,
     failure::Failure,
     process::{self, Signals},
+    reload::{Reload, Reloader},
     say,
 };
 use crate::{
-    agent::{self, Agent, Endpoint},
+    agent::{self, Agent, Endpoint, Reloaded},
     client::{Address, LinkedTo, State},
-    config::{EndpointKind, RunAgentArgs, ServeArgs, ServeHttpArgs, ServeUdpArgs},
+    config::{AgentArgs, EndpointKind, Given, LogArgs},
     net::HostPort,
+    node::Outcome,
     protocol::Kind,
 };
 
-/// `adit agent http`.
-pub(super) fn http(args: ServeHttpArgs) -> Result<(), Failure> {
-    process::log(&args.serve.agent.log)?;
-    let grace = args.serve.agent.grace_period;
-    start(args.into_config()?, grace)
+/// The flags that an agent takes over while it runs.
+const TAKES: [&str; 7] = ["[[endpoint]]", "--certs", "--ca", "--pin", "--insecure", "--cert", "--key"];
+
+impl Reload for Agent {
+    type Args = AgentCommand;
+    type Config = agent::Config;
+
+    fn args(command: Command) -> Option<AgentCommand> {
+        if let Command::Agent(command) = command { Some(command) } else { None }
+    }
+
+    fn log(command: &AgentCommand) -> &LogArgs {
+        &args(command).log
+    }
+
+    fn config(command: AgentCommand) -> Result<agent::Config, Failure> {
+        Ok(match command {
+            AgentCommand::Http(args) => args.into_config()?,
+            AgentCommand::Tcp(args) => args.into_config(EndpointKind::Tcp)?,
+            AgentCommand::Udp(args) => args.into_config()?,
+            AgentCommand::Run(args) | AgentCommand::Check(args) => args.into_config()?,
+        })
+    }
+
+    fn takes(flag: &str) -> bool {
+        TAKES.contains(&flag)
+    }
+
+    fn reload(&self, config: agent::Config) -> Result<(), Failure> {
+        let Reloaded { added, removed } = Self::reload(self, config)?;
+        for endpoint in added {
+            say(format_args!("serving {endpoint}"));
+        }
+        for endpoint in removed {
+            say(format_args!("ending  {endpoint}"));
+        }
+        Ok(())
+    }
+
+    /// An agent has no port to ask for what it counts.
+    fn count(&self, _: Outcome) {}
 }
 
-/// `adit agent tcp`.
-pub(super) fn tcp(args: ServeArgs) -> Result<(), Failure> {
-    process::log(&args.agent.log)?;
-    let grace = args.agent.grace_period;
-    start(args.into_config(EndpointKind::Tcp)?, grace)
+/// What all agents have.
+fn args(command: &AgentCommand) -> &AgentArgs {
+    match command {
+        AgentCommand::Http(args) => &args.serve.agent,
+        AgentCommand::Tcp(args) => &args.agent,
+        AgentCommand::Udp(args) => &args.agent,
+        AgentCommand::Run(args) | AgentCommand::Check(args) => &args.agent,
+    }
 }
 
-/// `adit agent udp`.
-pub(super) fn udp(args: ServeUdpArgs) -> Result<(), Failure> {
-    process::log(&args.agent.log)?;
-    let grace = args.agent.grace_period;
-    start(args.into_config()?, grace)
-}
-
-/// `adit agent run`.
-pub(super) fn run(args: RunAgentArgs) -> Result<(), Failure> {
-    process::log(&args.agent.log)?;
-    let grace = args.agent.grace_period;
-    start(args.into_config()?, grace)
-}
-
-fn start(config: agent::Config, grace: Duration) -> Result<(), Failure> {
+/// `adit agent http`, `tcp`, `udp` and `run`.
+pub(super) fn run(command: &AgentCommand, given: &Given) -> Result<(), Failure> {
+    let log = process::log(&args(command).log)?;
+    let (reloader, command) = Reloader::new::<Agent>(given, log)?;
+    let grace = args(&command).grace_period;
+    let config = <Agent as Reload>::config(command)?;
     process::raise_file_limit();
     let (endpoints, connect) = (config.endpoints.clone(), config.client.connect.clone());
     process::block_on(async {
-        let mut signals = Signals::new()?;
+        let (mut signals, hangups) = Signals::with_hangups()?;
         let agent = Agent::start(config)?;
-        tokio::select! {
-            served = agent.serve() => served.context("the agent cannot serve")?,
+        let ended = tokio::select! {
+            ended = tell(&agent, &endpoints, &connect) => ended,
+            never = reloader.run(&agent, hangups) => match never {},
             () = signals.next() => return signals.leave(agent.drain(grace)).await,
-        }
-        let mut state = agent.client().agent_state();
-        let mut shown = state.borrow_and_update().clone();
-        for endpoint in &endpoints {
-            say(format_args!("serving {} from {} {}", endpoint.name, endpoint.service, through(&shown)));
-            say(format_args!("        {}", way(endpoint, &connect)));
-        }
-        loop {
-            tokio::select! {
-                () = signals.next() => return signals.leave(agent.drain(grace)).await,
-                Ok(()) = state.changed() => {
-                    let new = state.borrow_and_update().clone();
-                    if through(&new) != through(&shown) {
-                        say(format_args!("linked  {}", through(&new)));
-                    }
-                    shown = new;
-                }
-            }
-        }
+        };
+        Ok(ended?)
     })
+}
+
+/// Says what is served, and through which nodes, as that changes.
+async fn tell(agent: &Agent, endpoints: &[Endpoint], connect: &Address) -> Result<(), anyhow::Error> {
+    agent.serve().await.context("the agent cannot serve")?;
+    let mut state = agent.client().agent_state();
+    let mut shown = state.borrow_and_update().clone();
+    for endpoint in endpoints {
+        say(format_args!("serving {} from {} {}", endpoint.name, endpoint.service, through(&shown)));
+        say(format_args!("        {}", way(endpoint, connect)));
+    }
+    while state.changed().await.is_ok() {
+        let new = state.borrow_and_update().clone();
+        if through(&new) != through(&shown) {
+            say(format_args!("linked  {}", through(&new)));
+        }
+        shown = new;
+    }
+    Ok(())
 }
 
 /// How many links there are, and to which nodes.
@@ -109,7 +143,7 @@ fn way(endpoint: &Endpoint, connect: &Address) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::from_words;
+    use crate::config::{ServeArgs, ServeHttpArgs, from_words};
 
     #[test]
     fn clients_are_shown_to_the_node_that_the_agent_was_told_of() {

@@ -3,9 +3,14 @@
 //! 2 is for what the user can set right before anything has run: usage and configuration, a taken port among them. 1 is the
 //! rest.
 
-use std::{io, io::Write, process::ExitCode};
+use std::{fmt, io, io::Write, process::ExitCode};
 
-use crate::{agent, config::ConfigError, forward, node, telemetry::InvalidFilter};
+use crate::{
+    agent,
+    config::{ConfigError, ParseError},
+    forward, node,
+    telemetry::InvalidFilter,
+};
 
 /// Why a command ends without success.
 #[derive(Debug)]
@@ -46,6 +51,30 @@ fn hint(error: &anyhow::Error) -> &'static str {
             "; ports below 1024 are for privileged users, so choose a higher one"
         }
         _ => "",
+    }
+}
+
+impl fmt::Display for Failure {
+    /// In one line.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (Self::Usage(error) | Self::Run(error)) = self;
+        write!(f, "{error:#}")
+    }
+}
+
+/// For a line that is read again, whose help nobody waits for.
+impl From<ParseError> for Failure {
+    fn from(error: ParseError) -> Self {
+        let error = match error {
+            ParseError::Config(error) => error.into(),
+            ParseError::Line(error) => {
+                let text = error.to_string();
+                let first = text.split("\n\n").next().unwrap_or_default();
+                let words: Vec<_> = first.trim_start_matches("error: ").split_whitespace().collect();
+                anyhow::anyhow!("{}", words.join(" "))
+            }
+        };
+        Self::Usage(error)
     }
 }
 

@@ -1,27 +1,84 @@
 //! `adit node`.
 
 use super::{
+    Command,
     failure::Failure,
     process::{self, Signals},
+    reload::{Reload, Reloader},
     say,
 };
 use crate::{
-    config::NodeArgs,
-    node::{Addresses, Node},
+    config::{Given, LogArgs, NodeArgs},
+    node::{self, Addresses, Node, Outcome},
 };
 
-pub(super) fn run(args: NodeArgs) -> Result<(), Failure> {
-    process::log(&args.log)?;
-    let config = args.into_config()?;
+/// The flags that a node takes over while it runs: these, and all that begin so.
+const TAKES: &[&str] = &[
+    "--certs",
+    "--edge-cert",
+    "--edge-key",
+    "--link-cert",
+    "--link-key",
+    "--peer-cert",
+    "--peer-key",
+    "--peer-ca",
+    "--edge-auth-",
+    "--edge-client-",
+    "--link-auth-",
+    "--link-client-",
+    "--admin-auth-",
+    "--tenants",
+    "--tenant-",
+    "--limit",
+    "[[door]]",
+];
+
+impl Reload for Node {
+    type Args = NodeArgs;
+    type Config = node::Config;
+
+    fn args(command: Command) -> Option<NodeArgs> {
+        if let Command::Node(line) = command { Some(line.args) } else { None }
+    }
+
+    fn log(args: &NodeArgs) -> &LogArgs {
+        &args.log
+    }
+
+    fn config(args: NodeArgs) -> Result<node::Config, Failure> {
+        Ok(args.again()?)
+    }
+
+    fn takes(flag: &str) -> bool {
+        TAKES.iter().any(|own| flag == *own || (own.ends_with('-') && flag.starts_with(own)))
+    }
+
+    fn reload(&self, config: node::Config) -> Result<(), Failure> {
+        Ok(Self::reload(self, &config)?)
+    }
+
+    fn count(&self, outcome: Outcome) {
+        self.count_reload(outcome);
+    }
+}
+
+pub(super) fn run(args: &NodeArgs, given: &Given) -> Result<(), Failure> {
+    let log = process::log(&args.log)?;
+    let (mut reloader, args) = Reloader::new::<Node>(given, log)?;
+    let (config, made) = args.start()?;
+    reloader.made(&made);
     process::raise_file_limit();
     process::block_on(async {
-        let mut signals = Signals::new()?;
+        let (mut signals, hangups) = Signals::with_hangups()?;
         let node = Node::start(config).await?;
         tell(node.addresses());
         for port in node.udp_ports() {
             say(format_args!("udp    {} to {}", port.listen, port.endpoint));
         }
-        signals.next().await;
+        tokio::select! {
+            () = signals.next() => {}
+            never = reloader.run(&node, hangups) => match never {},
+        }
         signals.leave(node.drain()).await
     })
 }

@@ -6,10 +6,13 @@ use anyhow::{Context as _, anyhow};
 use tokio::io::{AsyncReadExt, Stdin};
 
 use super::failure::Failure;
-use crate::{config::LogArgs, telemetry};
+use crate::{
+    config::LogArgs,
+    telemetry::{self, Log},
+};
 
 /// Starts logging as the flags say.
-pub(super) fn log(args: &LogArgs) -> Result<(), Failure> {
+pub(super) fn log(args: &LogArgs) -> Result<Log, Failure> {
     Ok(telemetry::init(args.format, &args.level)?)
 }
 
@@ -32,6 +35,8 @@ pub(super) const LEAVE_WITH_STDIN: &str = "ADIT_LEAVE_WITH_STDIN";
 /// SIGINT and SIGTERM, from when it is made; for [`LEAVE_WITH_STDIN`], the end of standard input too.
 pub(super) struct Signals {
     stdin: Option<Stdin>,
+    /// For commands that stay when it comes, but not when it says that their terminal is gone.
+    hangup: Option<Hangups>,
     #[cfg(unix)]
     interrupt: tokio::signal::unix::Signal,
     #[cfg(unix)]
@@ -44,12 +49,17 @@ impl Signals {
         use tokio::signal::unix::{SignalKind, signal};
         let listen = |kind| signal(kind).context("cannot listen for signals");
         let (interrupt, terminate) = (listen(SignalKind::interrupt())?, listen(SignalKind::terminate())?);
-        Ok(Self { stdin: stdin(), interrupt, terminate })
+        Ok(Self { stdin: stdin(), hangup: None, interrupt, terminate })
     }
 
     #[cfg(not(unix))]
     pub(super) fn new() -> Result<Self, Failure> {
-        Ok(Self { stdin: stdin() })
+        Ok(Self { stdin: stdin(), hangup: None })
+    }
+
+    /// The same for a command that reads its configuration again at SIGHUP.
+    pub(super) fn with_hangups() -> Result<(Self, Hangups), Failure> {
+        Ok((Self { hangup: Some(Hangups::new()?), ..Self::new()? }, Hangups::new()?))
     }
 
     /// The next signal. Cancel safe.
@@ -58,11 +68,13 @@ impl Signals {
         tokio::select! {
             _ = self.interrupt.recv() => {}
             _ = self.terminate.recv() => {}
+            () = gone(&mut self.hangup) => {}
             () = ended(&mut self.stdin) => {}
         }
         #[cfg(not(unix))]
         tokio::select! {
             _ = tokio::signal::ctrl_c() => {}
+            () = gone(&mut self.hangup) => {}
             () = ended(&mut self.stdin) => {}
         }
     }
@@ -82,6 +94,55 @@ impl Signals {
 
 fn stdin() -> Option<Stdin> {
     std::env::var_os(LEAVE_WITH_STDIN).map(|_| tokio::io::stdin())
+}
+
+/// SIGHUP: what daemons take as a call to read their configuration again, and what a terminal sends as it closes.
+pub(super) struct Hangups {
+    #[cfg(unix)]
+    hangup: tokio::signal::unix::Signal,
+    /// Whether the process was started from a terminal that has not closed.
+    terminal: bool,
+}
+
+impl Hangups {
+    #[cfg(unix)]
+    fn new() -> Result<Self, Failure> {
+        use tokio::signal::unix::{SignalKind, signal};
+        let hangup = signal(SignalKind::hangup()).context("cannot listen for signals")?;
+        Ok(Self { hangup, terminal: has_terminal() })
+    }
+
+    #[cfg(not(unix))]
+    fn new() -> Result<Self, Failure> {
+        Ok(Self { terminal: false })
+    }
+
+    /// The next one that somebody has sent. Cancel safe.
+    pub(super) async fn next(&mut self) {
+        while self.is_terminals().await {}
+    }
+
+    /// Whether the next one is that of a terminal which is gone.
+    async fn is_terminals(&mut self) -> bool {
+        #[cfg(unix)]
+        if self.hangup.recv().await.is_none() {
+            std::future::pending::<()>().await;
+        }
+        #[cfg(not(unix))]
+        std::future::pending::<()>().await;
+        self.terminal && !has_terminal()
+    }
+}
+
+/// Whether there is a terminal that controls this process: it can be opened by this name until it closes.
+fn has_terminal() -> bool {
+    std::fs::File::open("/dev/tty").is_ok()
+}
+
+/// Waits until the terminal is gone.
+async fn gone(hangups: &mut Option<Hangups>) {
+    let Some(hangups) = hangups else { return std::future::pending().await };
+    while !hangups.is_terminals().await {}
 }
 
 /// Waits for the end of standard input, which comes once.

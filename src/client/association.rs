@@ -16,12 +16,16 @@ use crate::{
 pub(super) struct Via {
     session: Arc<Session>,
     /// A client that closes waits for its flows.
-    pub(super) hold: TaskTrackerToken,
+    _hold: TaskTrackerToken,
 }
 
 impl Via {
     pub(super) fn new(session: &Arc<Session>) -> Self {
-        Self { session: Arc::clone(session), hold: session.flows.hold() }
+        Self { session: Arc::clone(session), _hold: session.flows.hold() }
+    }
+
+    pub(super) fn session(&self) -> &Arc<Session> {
+        &self.session
     }
 }
 

@@ -4,12 +4,13 @@ use std::{
     io,
     net::SocketAddr,
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll},
 };
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio_util::task::task_tracker::TaskTrackerToken;
 
+use super::{association::Via, session::Session};
 use crate::{
     splice::Side,
     transport::{RecvStream, SendStream, Stream},
@@ -23,13 +24,31 @@ use crate::{
 pub struct Flow {
     stream: Stream,
     client: Option<SocketAddr>,
-    /// A client that closes waits for its flows.
-    _open: TaskTrackerToken,
+    via: Via,
+}
+
+/// Tells the other end of a flow for requests to put no further one on it; what is under way goes on.
+#[derive(Debug)]
+pub struct Retirement {
+    flow: u64,
+    session: Arc<Session>,
+}
+
+impl Retirement {
+    /// Tells it. Cancel safe: it may not have been told.
+    pub async fn tell(&self) {
+        self.session.retire(self.flow).await;
+    }
 }
 
 impl Flow {
-    pub(super) fn new(stream: Stream, client: Option<SocketAddr>, open: TaskTrackerToken) -> Self {
-        Self { stream, client, _open: open }
+    pub(super) fn new(stream: Stream, client: Option<SocketAddr>, via: Via) -> Self {
+        Self { stream, client, via }
+    }
+
+    /// For when what serves this flow is to get no further request over it.
+    pub fn retirement(&self) -> Retirement {
+        Retirement { flow: self.id(), session: Arc::clone(self.via.session()) }
     }
 
     /// The address of the client at the far edge, where it is known.

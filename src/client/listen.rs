@@ -316,7 +316,7 @@ impl Incoming {
     /// When the flow or its link has gone, or the flow is one of UDP.
     pub async fn accept(mut self) -> io::Result<Flow> {
         self.opened(self.open.kind != Kind::Udp).await?;
-        Ok(Flow::new(self.stream, self.open.client, self.via.hold))
+        Ok(Flow::new(self.stream, self.open.client, self.via))
     }
 
     /// Joins a UDP flow, which comes only where [`Kind::Udp`] is listened for: the other end's packets may come from now on.

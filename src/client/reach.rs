@@ -136,6 +136,13 @@ impl Reach {
         })
     }
 
+    /// Makes handshakes with this from now on.
+    pub(super) fn replace(&self, tls: rustls::ClientConfig) -> Result<(), quic::DialError> {
+        self.quic.replace(tls.clone().try_into()?);
+        self.websocket.replace(tls);
+        Ok(())
+    }
+
     /// Opens a link. Cancel safe.
     pub(super) async fn dial(&self, goal: Goal<'_>, transport: Transport) -> Result<Reached, ConnectError> {
         match transport {

@@ -24,7 +24,7 @@ use crate::{
     drain::Tasks,
     protocol::{
         Close, Code, Control, DecodeError, Flow, GoAway, GoAwayReason, Hello, Kind, NodeId, OLDEST_VERSION,
-        Open, Refusal, Role, Secret, VERSION, Welcome,
+        Open, Refusal, Retire, Role, Secret, VERSION, Welcome,
     },
     transport::{
         self, ControlReader, ControlWriter, Datagrams, FlowError, FrameError, Link, Lost, Monitor, Vitals,
@@ -122,6 +122,11 @@ impl Session {
     async fn ended(&self) {
         // The sender is borrowed for as long as the wait, which therefore cannot fail.
         drop(self.phase.subscribe().wait_for(|phase| matches!(phase, Phase::Ended(_))).await);
+    }
+
+    /// Asks for no further request on a flow. A link that has ended has none.
+    pub(super) async fn retire(&self, flow: u64) {
+        drop(self.control.send(Control::Retire(Retire { flows: vec![flow] })).await);
     }
 
     /// Lets its flows finish, at most until the deadline, and closes it. How many flows were cut.

@@ -46,21 +46,26 @@ const REPLACE: Duration = Duration::from_secs(2);
 /// Sockets of the peer port.
 pub(super) struct Opened {
     pub(super) listener: Arc<quic::Listener>,
-    dialer: quic::Dialer,
+    pub(super) dialer: Arc<quic::Dialer>,
     max_flows: u32,
 }
 
 pub(super) fn open(config: &Config, settings: &Settings) -> Result<Opened, StartError> {
-    let clients = tls::ClientAuth::Required(config.roots.clone());
-    let server = tls::server_config(std::slice::from_ref(&config.identity), clients, &[ALPN_PEER])?;
-    let trust = tls::Trust::Cluster(config.roots.clone());
-    let client = tls::client_config(&trust, Some(&config.identity), &[ALPN_PEER])?;
+    let (server, client) = tls(config)?;
     let secret = config.identity.derive_key(b"adit peer");
     Ok(Opened {
         listener: Arc::new(quic::Listener::bind(config.bind, server, Some(&secret), settings)?),
-        dialer: quic::Dialer::new(client, settings)?,
+        dialer: Arc::new(quic::Dialer::new(client, settings)?),
         max_flows: settings.max_flows,
     })
+}
+
+/// What links are accepted with, and what they are dialled with.
+pub(super) fn tls(config: &Config) -> Result<(rustls::ServerConfig, rustls::ClientConfig), tls::ConfigError> {
+    let clients = tls::ClientAuth::Required(config.roots.clone());
+    let server = tls::server_config(std::slice::from_ref(&config.identity), clients, &[ALPN_PEER])?;
+    let trust = tls::Trust::Cluster(config.roots.clone());
+    Ok((server, tls::client_config(&trust, Some(&config.identity), &[ALPN_PEER])?))
 }
 
 #[derive(Debug)]

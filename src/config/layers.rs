@@ -15,7 +15,7 @@ use clap::{
 };
 use toml::{Table, Value};
 
-use super::{ConfigError, line_of, unknown};
+use super::{ConfigError, given::Given, line_of, unknown};
 
 /// Why a command line, with its environment and its file, says nothing that can be done.
 #[derive(Debug, thiserror::Error)]
@@ -28,6 +28,15 @@ pub enum ParseError {
     Config(#[from] ConfigError),
 }
 
+/// A command line that was read, and what it was made of.
+#[derive(Debug)]
+pub struct Read<P> {
+    /// What it says.
+    pub line: P,
+    /// What was given for each flag.
+    pub given: Given,
+}
+
 /// Reads a command line, whose first word is the program. `variable` looks up the environment; the subcommands in `plain`
 /// have their flags alone.
 ///
@@ -38,11 +47,24 @@ pub fn parse<P: Parser>(
     variable: impl Fn(&str) -> Option<OsString>,
     plain: &[&str],
 ) -> Result<P, ParseError> {
+    read(line, variable, plain).map(|read| read.line)
+}
+
+/// The same, for whoever will want to know what has changed when it is read again.
+///
+/// # Errors
+/// See [`ParseError`].
+pub fn read<P: Parser>(
+    line: impl IntoIterator<Item = OsString>,
+    variable: impl Fn(&str) -> Option<OsString>,
+    plain: &[&str],
+) -> Result<Read<P>, ParseError> {
     let line: Vec<OsString> = line.into_iter().collect();
     let mut root = P::command();
     let (path, leaf) = subcommand(&root, &line);
     if path.first().is_some_and(|first| plain.contains(&first.as_str())) {
-        return Ok(P::from_arg_matches(&root.try_get_matches_from(line)?)?);
+        let line = P::from_arg_matches(&root.try_get_matches_from(line)?)?;
+        return Ok(Read { line, given: Given::default() });
     }
     let environment = environment(leaf, variable)?;
     let leaf = leaf.clone();
@@ -53,7 +75,8 @@ pub fn parse<P: Parser>(
         root = with_defaults(with_defaults(root, &path, &file), &path, &environment);
         matches = root.try_get_matches_from(&line)?;
     }
-    Ok(P::from_arg_matches(&matches)?)
+    let given = Given::of(&leaf, innermost(&matches));
+    Ok(Read { line: P::from_arg_matches(&matches)?, given })
 }
 
 /// Reads arguments from words alone: no environment, no file.
@@ -110,11 +133,16 @@ fn subcommand<'a>(root: &'a Command, line: &[OsString]) -> (Vec<String>, &'a Com
     (path, command)
 }
 
-fn config_file(mut matches: &ArgMatches) -> Option<&Path> {
+fn config_file(matches: &ArgMatches) -> Option<&Path> {
+    innermost(matches).try_get_one::<PathBuf>("config").ok().flatten().map(PathBuf::as_path)
+}
+
+/// The matches of the subcommand that was named.
+fn innermost(mut matches: &ArgMatches) -> &ArgMatches {
     while let Some((_, next)) = matches.subcommand() {
         matches = next;
     }
-    matches.try_get_one::<PathBuf>("config").ok().flatten().map(PathBuf::as_path)
+    matches
 }
 
 /// What the environment says: `ADIT_EDGE_BIND` for `--edge-bind`, the values of a list separated by commas. An empty

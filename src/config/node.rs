@@ -1,6 +1,12 @@
 //! The flags and the file of `adit node`.
 
-use std::{collections::BTreeMap, fs, net::SocketAddr, path::PathBuf, time::Duration};
+use std::{
+    collections::BTreeMap,
+    fs, io,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use clap::Args;
 use ipnet::IpNet;
@@ -16,7 +22,7 @@ use crate::{
     net::HostPort,
     node,
     protocol::{HostPattern, NodeId},
-    tls::{self, Identity},
+    tls::{self, Development, Identity},
     upstream::Name,
 };
 
@@ -172,17 +178,59 @@ pub struct NodeArgs {
     pub log: LogArgs,
 }
 
+/// What is done where development certificates are wanted and not there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Missing {
+    Made,
+    Rehearsed,
+    Refused,
+}
+
 impl NodeArgs {
     /// The node. Makes and logs development certificates where none are given and none are there.
     ///
     /// # Errors
     /// See [`ConfigError`].
     pub fn into_config(self) -> Result<node::Config, ConfigError> {
+        self.start().map(|(config, _)| config)
+    }
+
+    /// The same, and the files that were made.
+    ///
+    /// # Errors
+    /// See [`ConfigError`].
+    pub fn start(self) -> Result<(node::Config, Vec<PathBuf>), ConfigError> {
+        self.read(Missing::Made)
+    }
+
+    /// The node as it would be, and the files that starting it would make. None is made.
+    ///
+    /// # Errors
+    /// Those of [`NodeArgs::into_config`].
+    pub fn rehearse(self) -> Result<(node::Config, Vec<PathBuf>), ConfigError> {
+        self.read(Missing::Rehearsed)
+    }
+
+    /// What a node that runs should be now, which needs its certificates to be there.
+    ///
+    /// # Errors
+    /// See [`ConfigError`].
+    pub fn again(self) -> Result<node::Config, ConfigError> {
+        self.read(Missing::Refused).map(|(config, _)| config)
+    }
+
+    fn read(self, missing: Missing) -> Result<(node::Config, Vec<PathBuf>), ConfigError> {
         let settings = self.link.settings()?;
         let (auth, edge_clients, link_clients) = self.auth()?;
         self.check_anonymous(&auth)?;
         let own = self.certificates()?;
-        let development = || development(&self.certs, &self.names());
+        let mut made: Option<Development> = None;
+        let mut development = || -> Result<Identity, ConfigError> {
+            match &made {
+                Some(made) => Ok(made.identity.clone()),
+                None => Ok(made.insert(development(&self.certs, &self.names(), missing)?).identity.clone()),
+            }
+        };
         let identity = match own.link {
             Some(identity) => identity,
             None => development()?,
@@ -202,10 +250,12 @@ impl NodeArgs {
             }
             Some(bind) => Some(edge::TlsConfig { bind, identities: own.edge, clients: edge_clients, http3 }),
         };
-        tracing::info!(pin = %identity.fingerprint(), "agents can pin the link certificate");
+        if missing != Missing::Rehearsed {
+            tracing::info!(pin = %identity.fingerprint(), "agents can pin the link certificate");
+        }
         let node = self.node_id.clone().unwrap_or_else(default_id);
-        let cluster_links = self.cluster_links(&node)?;
-        Ok(node::Config {
+        let cluster_links = self.cluster_links(&node, made.as_ref())?;
+        let config = node::Config {
             node,
             cluster_links,
             hosts: self.hosts()?,
@@ -237,7 +287,8 @@ impl NodeArgs {
             admin: self.admin_bind,
             grace_period: self.grace_period,
             drain_delay: self.drain_delay,
-        })
+        };
+        Ok((config, made.map_or_else(Vec::new, |made| made.created)))
     }
 
     /// What the ports ask of their callers, and what the edge and the link port ask for in TLS handshakes.
@@ -300,7 +351,12 @@ impl NodeArgs {
     }
 
     /// The other nodes. Certificates that are there for nothing else leave a node alone; those that were asked for must do.
-    fn cluster_links(&self, node: &NodeId) -> Result<Option<cluster::Config>, ConfigError> {
+    /// The development certificates may have been `made` in memory alone.
+    fn cluster_links(
+        &self,
+        node: &NodeId,
+        made: Option<&Development>,
+    ) -> Result<Option<cluster::Config>, ConfigError> {
         let pair = both(("--peer-cert", self.peer_cert.as_ref()), ("--peer-key", self.peer_key.as_ref()))?;
         let asked = pair.is_some() || self.peer_ca.is_some() || !self.join.is_empty();
         let ca = self.peer_ca.clone().unwrap_or_else(|| self.certs.join("ca.pem"));
@@ -308,12 +364,19 @@ impl NodeArgs {
             || (self.certs.join("node.pem"), self.certs.join("node.key")),
             |(cert, key)| (cert.clone(), key.clone()),
         );
-        let there = ca.exists() && cert.exists() && key.exists();
+        let there = made.is_some() || (ca.exists() && cert.exists() && key.exists());
         if !asked && !there {
             tracing::info!("there are no certificates of a cluster: this node is alone");
             return Ok(None);
         }
-        let identity = Identity::load(&cert, &key)?;
+        let identity = match made.filter(|_| pair.is_none()) {
+            Some(made) => made.identity.clone(),
+            None => Identity::load(&cert, &key)?,
+        };
+        let roots = match made.filter(|_| self.peer_ca.is_none()) {
+            Some(made) => made.roots.clone(),
+            None => tls::Trust::roots_from_file(&ca)?,
+        };
         let is_of_node = identity.chain().first().map(|leaf| tls::is_of_node(leaf, node.as_str()));
         if !matches!(is_of_node, Some(Ok(true))) {
             if asked {
@@ -327,7 +390,7 @@ impl NodeArgs {
             advertise: self.advertise_peer.clone(),
             join: self.join.clone(),
             identity,
-            roots: tls::Trust::roots_from_file(&ca)?,
+            roots,
         }))
     }
 
@@ -372,16 +435,28 @@ struct Certificates {
     edge: Vec<Identity>,
 }
 
-/// The node's certificate in the folder, made if it is not there.
-fn development(dir: &std::path::Path, names: &[String]) -> Result<Identity, ConfigError> {
-    let made = tls::development(dir, names)?;
-    for file in &made.created {
-        tracing::info!(file = %file.display(), "made for development, as nothing else is configured");
+/// The node's certificate in the folder.
+fn development(dir: &Path, names: &[String], missing: Missing) -> Result<Development, ConfigError> {
+    let found = match missing {
+        Missing::Made => tls::development(dir, names)?,
+        Missing::Rehearsed | Missing::Refused => tls::rehearse(dir, names)?,
+    };
+    match (missing, found.created.first()) {
+        (Missing::Refused, Some(path)) => {
+            let source = fs::metadata(path).err().unwrap_or_else(|| io::ErrorKind::NotFound.into());
+            return Err(tls::LoadError::Unreadable { path: path.clone(), source }.into());
+        }
+        (Missing::Made, _) => {
+            for file in &found.created {
+                tracing::info!(file = %file.display(), "made for development, as nothing else is configured");
+            }
+        }
+        _ => {}
     }
-    for warning in &made.warnings {
+    for warning in &found.warnings {
         tracing::warn!("{warning}");
     }
-    Ok(Identity::load(&made.cert, &made.key)?)
+    Ok(found)
 }
 
 /// Linux tells the host's name in a file, and shells often export it.

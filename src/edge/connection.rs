@@ -33,6 +33,7 @@ use super::{
 use crate::{
     drain::Tasks,
     net::{self, Connection},
+    tls::ServerTls,
     upstream::{self, BoxError, Name},
 };
 
@@ -52,7 +53,7 @@ pub(super) enum Door {
     /// HTTP in the clear.
     Http,
     /// HTTP over TLS.
-    Https(TlsAcceptor),
+    Https(ServerTls),
     /// The endpoint that the client's TLS names.
     Sni,
     /// One endpoint.
@@ -148,11 +149,11 @@ async fn enter(
     }
 }
 
-async fn secure(stream: TcpStream, ends: Ends, admission: Admission, tls: TlsAcceptor, shared: Arc<Shared>) {
+async fn secure(stream: TcpStream, ends: Ends, admission: Admission, tls: ServerTls, shared: Arc<Shared>) {
     let handshake = async {
         // The semaphore is never closed, so there is a permit sooner or later, or the deadline comes.
         let _permit = shared.handshakes.acquire().await;
-        tls.accept(stream).await
+        TlsAcceptor::from(tls.current()).accept(stream).await
     };
     match tokio::time::timeout(HANDSHAKE, handshake).await {
         Ok(Ok(stream)) => {

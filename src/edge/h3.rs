@@ -35,7 +35,7 @@ use crate::{
 use body::RequestBody;
 
 /// Accepts connections until the edge leaves.
-pub(super) async fn accept(listener: Listener, shared: Arc<Shared>, accepting: Tasks) {
+pub(super) async fn accept(listener: Arc<Listener>, shared: Arc<Shared>, accepting: Tasks) {
     loop {
         let incoming = tokio::select! {
             Some(incoming) = listener.accept() => incoming,

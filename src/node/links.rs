@@ -17,16 +17,18 @@ use prometheus_client::{
     metrics::{counter::Counter, family::Family},
 };
 use tokio::{net::TcpListener, sync::watch};
-use tokio_rustls::TlsAcceptor;
 
+use super::{LinkConfig, StartError};
 use crate::{
     auth::{self, Action, Guard, Shown, Standing},
     drain::Tasks,
     protocol::{
-        Close, Code, Control, Hello, NodeAddress, NodeId, OLDEST_VERSION, Refusal, Role, VERSION, Welcome,
+        ALPN_LINK, Close, Code, Control, Hello, NodeAddress, NodeId, OLDEST_VERSION, Refusal, Role, VERSION,
+        Welcome,
     },
     relay::Relay,
     telemetry::Metrics,
+    tls::{self, ServerTls},
     transport::{ControlReader, ControlWriter, Datagrams, FrameError, Link, Settings, quic},
     upstream::{Identity, Session, Upstreams},
 };
@@ -51,10 +53,34 @@ pub(super) struct Welcomer {
     pub(super) callers: auth::Limits,
 }
 
+/// What handshakes are made with, over QUIC and over TCP.
+#[derive(Debug)]
+pub(super) struct Handshakes {
+    quic: quic::ServerCrypto,
+    tcp: rustls::ServerConfig,
+}
+
+impl Handshakes {
+    pub(super) fn new(config: &LinkConfig) -> Result<Self, StartError> {
+        let (quic, tcp) = tls_of(config)?;
+        Ok(Self { quic: quic.try_into().map_err(quic::BindError::from)?, tcp })
+    }
+}
+
+/// TLS over QUIC, and over TCP.
+pub(super) fn tls_of(
+    config: &LinkConfig,
+) -> Result<(rustls::ServerConfig, rustls::ServerConfig), tls::ConfigError> {
+    let identities = std::slice::from_ref(&config.identity);
+    let server = |alpn| tls::server_config(identities, config.clients.clone(), &[alpn]);
+    Ok((server(ALPN_LINK)?, server(b"http/1.1")?))
+}
+
 /// A running link port.
 #[derive(Debug)]
 pub(super) struct Links {
     listener: Arc<quic::Listener>,
+    tls: ServerTls,
     draining: Arc<AtomicBool>,
     tasks: Tasks,
 }
@@ -62,16 +88,27 @@ pub(super) struct Links {
 impl Links {
     pub(super) fn start(
         listener: quic::Listener,
-        (http, tls): (TcpListener, TlsAcceptor),
+        (http, tls): (TcpListener, ServerTls),
         welcomer: Welcomer,
         metrics: &Metrics,
     ) -> Self {
-        let links = Self { listener: Arc::new(listener), draining: Arc::default(), tasks: Tasks::new() };
+        let links = Self {
+            listener: Arc::new(listener),
+            tls: tls.clone(),
+            draining: Arc::default(),
+            tasks: Tasks::new(),
+        };
         let violations = Violations::new(metrics);
         let door = Arc::new(Door { welcomer, draining: Arc::clone(&links.draining), violations });
         links.tasks.spawn(http::accept(http, tls, Arc::clone(&door), links.tasks.clone()));
         links.tasks.spawn(accept(Arc::clone(&links.listener), door, links.tasks.clone()));
         links
+    }
+
+    /// Makes handshakes with these from now on. Links that stand are not touched.
+    pub(super) fn replace(&self, handshakes: Handshakes) {
+        self.listener.replace(handshakes.quic);
+        self.tls.replace(handshakes.tcp);
     }
 
     /// Refuses new links from now on, with a code that sends their openers elsewhere.

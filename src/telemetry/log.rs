@@ -1,8 +1,12 @@
 //! Logs by `tracing`: one line an event on a terminal, one JSON object an event elsewhere.
 
-use std::io::{self, IsTerminal};
+use std::{
+    fmt,
+    io::{self, IsTerminal},
+    str::FromStr,
+};
 
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::{EnvFilter, reload::Handle};
 
 /// How events are written. They always go to standard error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
@@ -26,27 +30,73 @@ pub struct InvalidFilter {
     reason: String,
 }
 
+/// Which events are logged.
+#[derive(Debug)]
+pub struct Filter(EnvFilter);
+
+impl FromStr for Filter {
+    type Err = InvalidFilter;
+
+    fn from_str(text: &str) -> Result<Self, InvalidFilter> {
+        let filter = EnvFilter::try_new(text);
+        filter.map(Self).map_err(|error| InvalidFilter { text: text.into(), reason: error.to_string() })
+    }
+}
+
+/// The log of this process.
+pub struct Log(Box<dyn Fn(Filter) + Send + Sync>);
+
+impl fmt::Debug for Log {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Log").finish_non_exhaustive()
+    }
+}
+
+impl Log {
+    /// Logs other events from now on.
+    pub fn replace(&self, filter: Filter) {
+        (self.0)(filter);
+    }
+}
+
 /// Starts logging for this process. A second call changes nothing.
 ///
 /// # Errors
 /// When the filter cannot be read.
-pub fn init(format: LogFormat, filter: &str) -> Result<(), InvalidFilter> {
-    let filter = EnvFilter::try_new(filter)
-        .map_err(|error| InvalidFilter { text: filter.into(), reason: error.to_string() })?;
+pub fn init(format: LogFormat, filter: &str) -> Result<Log, InvalidFilter> {
+    let Filter(filter) = filter.parse()?;
     let terminal = io::stderr().is_terminal();
     let json = match format {
         LogFormat::Auto => !terminal,
         LogFormat::Text => false,
         LogFormat::Json => true,
     };
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
-    let started = if json {
-        builder.json().flatten_event(true).with_current_span(true).with_span_list(false).try_init()
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(io::stderr)
+        // They would go to standard error too: where that is closed, as with a terminal, to say so would be to panic.
+        .log_internal_errors(false);
+    let (started, log) = if json {
+        let builder = builder.json().flatten_event(true).with_current_span(true).with_span_list(false);
+        let builder = builder.with_filter_reloading();
+        let log = log(builder.reload_handle());
+        (builder.try_init(), log)
     } else {
-        builder.with_ansi(terminal).try_init()
+        let builder = builder.with_ansi(terminal).with_filter_reloading();
+        let log = log(builder.reload_handle());
+        (builder.try_init(), log)
     };
     if started.is_err() {
         tracing::debug!("logging had been started before");
     }
-    Ok(())
+    Ok(log)
+}
+
+fn log<S: 'static>(handle: Handle<EnvFilter, S>) -> Log {
+    Log(Box::new(move |Filter(filter)| {
+        // The subscriber is gone only where another was first.
+        if let Err(error) = handle.reload(filter) {
+            tracing::debug!(%error, "another log is written");
+        }
+    }))
 }

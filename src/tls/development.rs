@@ -2,6 +2,7 @@
 //! same machine find the authority in the same folder.
 //!
 //! It makes what is missing and never touches what is there; many processes may do so in one folder at once.
+//! `rehearse` says what it would make, and makes it in memory alone.
 
 use std::fs::{self, File};
 use std::io;
@@ -10,7 +11,7 @@ use std::time::{Duration, SystemTime};
 
 use rcgen::KeyPair;
 use rustls::client::verify_server_cert_signed_by_trust_anchor;
-use rustls::pki_types::UnixTime;
+use rustls::pki_types::{CertificateDer, UnixTime};
 use rustls::server::ParsedCertificate;
 
 use super::certificate::day;
@@ -32,7 +33,11 @@ pub struct Development {
     pub cert: PathBuf,
     /// The node's private key.
     pub key: PathBuf,
-    /// The files that this call made.
+    /// What is in these two.
+    pub identity: Identity,
+    /// What is in `ca`.
+    pub roots: Vec<CertificateDer<'static>>,
+    /// The files that this call made, or would have made.
     pub created: Vec<PathBuf>,
     /// What the operator should know of files that were there before, with the fix.
     pub warnings: Vec<String>,
@@ -46,16 +51,33 @@ pub struct Development {
 /// The folder or its files cannot be read or written, files are there without those they belong to, the
 /// node's certificate has ended, or a name is impossible.
 pub fn development(dir: &Path, names: &[String]) -> Result<Development, GenerateError> {
-    let files = Files::of(dir);
-    let mut created = Vec::new();
+    let files = Files::of(dir, true);
     // A complete folder is only read, so that it may be a read-only mount. The certificate is always written
     // last.
-    if !files.complete() {
-        let _lock = lock(dir).map_err(|source| GenerateError::Folder { path: dir.to_owned(), source })?;
-        files.make_missing(names, &mut created)?;
+    if files.complete() {
+        return files.read(names, Vec::new());
     }
-    let warnings = files.check(names)?;
-    Ok(Development { ca: files.ca, cert: files.cert, key: files.key, created, warnings })
+    let _lock = lock(dir).map_err(|source| GenerateError::Folder { path: dir.to_owned(), source })?;
+    let mut created = Vec::new();
+    files.make_missing(names, &mut created)?;
+    files.read(names, created)
+}
+
+/// What [`development`] would come to, without a file being made.
+///
+/// # Errors
+///
+/// As [`development`], but for what only writing shows.
+pub fn rehearse(dir: &Path, names: &[String]) -> Result<Development, GenerateError> {
+    let files = Files::of(dir, false);
+    let mut created = Vec::new();
+    match files.make_missing(names, &mut created)? {
+        None => files.read(names, created),
+        Some((issued, authority)) => {
+            let roots = vec![authority.certificate().clone()];
+            Ok(files.found(issued.identity(), roots, created, Vec::new()))
+        }
+    }
 }
 
 /// The lock ends with the file it is held through, also when the process dies.
@@ -71,15 +93,18 @@ struct Files {
     ca_key: PathBuf,
     cert: PathBuf,
     key: PathBuf,
+    /// Whether what is made is written.
+    write: bool,
 }
 
 impl Files {
-    fn of(dir: &Path) -> Self {
+    fn of(dir: &Path, write: bool) -> Self {
         Self {
             ca: dir.join("ca.pem"),
             ca_key: dir.join("ca.key"),
             cert: dir.join("node.pem"),
             key: dir.join("node.key"),
+            write,
         }
     }
 
@@ -88,7 +113,12 @@ impl Files {
         self.ca.exists() && self.cert.exists() && self.key.exists()
     }
 
-    fn make_missing(&self, names: &[String], created: &mut Vec<PathBuf>) -> Result<(), GenerateError> {
+    /// The node's certificate and its authority, if it was missing.
+    fn make_missing(
+        &self,
+        names: &[String],
+        created: &mut Vec<PathBuf>,
+    ) -> Result<Option<(Issued, Authority)>, GenerateError> {
         if self.cert.exists() {
             return match (self.key.exists(), self.ca.exists()) {
                 (false, _) => {
@@ -99,7 +129,7 @@ impl Files {
                     node: self.cert.clone(),
                     key: self.key.clone(),
                 }),
-                (true, true) => Ok(()),
+                (true, true) => Ok(None),
             };
         }
         let authority = self.authority(created)?;
@@ -112,28 +142,42 @@ impl Files {
             usage: Usage::Both,
             lifetime: DEFAULT_LIFETIME,
         };
-        pair(&self.cert, &self.key, created, |key| authority.issue_for(&key, &request))?;
-        Ok(())
+        let issued = self.pair(&self.cert, &self.key, created, |key| authority.issue_for(&key, &request))?;
+        Ok(Some((issued, authority)))
     }
 
     fn authority(&self, created: &mut Vec<PathBuf>) -> Result<Authority, GenerateError> {
         match (self.ca.exists(), self.ca_key.exists()) {
-            (true, true) => {}
-            (true, false) => {
-                return Err(GenerateError::NoAuthorityKey {
-                    cert: self.ca.clone(),
-                    key: self.ca_key.clone(),
-                    node: self.cert.clone(),
-                });
+            (true, true) => Authority::load(&self.ca, &self.ca_key),
+            (true, false) => Err(GenerateError::NoAuthorityKey {
+                cert: self.ca.clone(),
+                key: self.ca_key.clone(),
+                node: self.cert.clone(),
+            }),
+            (false, _) => {
+                let mut made = None;
+                self.pair(&self.ca, &self.ca_key, created, |key| {
+                    let authority = made.insert(Authority::with_key("adit development CA", key)?);
+                    Ok(authority.pem().clone())
+                })?;
+                Ok(made.expect("a pair is made of it"))
             }
-            (false, _) => pair(&self.ca, &self.ca_key, created, |key| {
-                Authority::with_key("adit development CA", key).map(|authority| authority.pem().clone())
-            })?,
         }
-        Authority::load(&self.ca, &self.ca_key)
     }
 
-    fn check(&self, names: &[String]) -> Result<Vec<String>, GenerateError> {
+    fn found(
+        &self,
+        identity: Identity,
+        roots: Vec<CertificateDer<'static>>,
+        created: Vec<PathBuf>,
+        warnings: Vec<String>,
+    ) -> Development {
+        let (ca, cert, key) = (self.ca.clone(), self.cert.clone(), self.key.clone());
+        Development { ca, cert, key, identity, roots, created, warnings }
+    }
+
+    /// Loads what is there, which is all, and looks at it.
+    fn read(&self, names: &[String], created: Vec<PathBuf>) -> Result<Development, GenerateError> {
         let node = Identity::load(&self.cert, &self.key).map_err(|error| match error {
             LoadError::Expired { ended, .. } => {
                 GenerateError::NodeExpired { cert: self.cert.clone(), key: self.key.clone(), ended }
@@ -163,30 +207,38 @@ impl Files {
         if node.not_after() < SystemTime::now() + SOON {
             warnings.push(format!("{cert} ends on {}: {fix}", day(node.not_after())));
         }
-        Ok(warnings)
+        Ok(self.found(node, roots, created, warnings))
+    }
+
+    /// Writes the certificate that `make` makes for the key in `key`, or for a new one. A key without its
+    /// certificate is what a process leaves that dies between the two.
+    fn pair(
+        &self,
+        cert: &Path,
+        key: &Path,
+        created: &mut Vec<PathBuf>,
+        make: impl FnOnce(KeyPair) -> Result<Issued, GenerateError>,
+    ) -> Result<Issued, GenerateError> {
+        let issued = if key.exists() {
+            let issued = make(KeyPair::try_from(&load_key(key)?)?)?;
+            if self.write {
+                write_new(cert, issued.cert_pem.as_bytes(), false)?;
+            }
+            issued
+        } else {
+            let issued = make(KeyPair::generate()?)?;
+            if self.write {
+                issued.write(cert, key)?;
+            }
+            created.push(key.to_owned());
+            issued
+        };
+        created.push(cert.to_owned());
+        Ok(issued)
     }
 }
 
-/// Writes the certificate that `make` makes for the key in `key`, or for a new one. A key without its
-/// certificate is what a process leaves that dies between the two.
-fn pair(
-    cert: &Path,
-    key: &Path,
-    created: &mut Vec<PathBuf>,
-    make: impl FnOnce(KeyPair) -> Result<Issued, GenerateError>,
-) -> Result<(), GenerateError> {
-    if key.exists() {
-        let issued = make(KeyPair::try_from(&load_key(key)?)?)?;
-        write_new(cert, issued.cert_pem.as_bytes(), false)?;
-    } else {
-        make(KeyPair::generate()?)?.write(cert, key)?;
-        created.push(key.to_owned());
-    }
-    created.push(cert.to_owned());
-    Ok(())
-}
-
-fn signed_by(node: &Identity, roots: &[rustls::pki_types::CertificateDer<'static>]) -> bool {
+fn signed_by(node: &Identity, roots: &[CertificateDer<'static>]) -> bool {
     let (Ok(leaf), Ok(roots)) = (ParsedCertificate::try_from(&node.chain()[0]), root_store(roots)) else {
         return false;
     };

@@ -11,7 +11,8 @@ use std::time::{Duration, SystemTime};
 
 use rcgen::{BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer};
 use rcgen::{KeyPair, KeyUsagePurpose, SanType, SerialNumber};
-use rustls::pki_types::{CertificateDer, DnsName};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, DnsName, PrivateKeyDer};
 
 use super::certificate::NODE_NAME;
 use super::certificate::day;
@@ -73,6 +74,16 @@ impl Issued {
             // Made by this call a moment ago, and of no use without its certificate.
             let _ = std::fs::remove_file(key);
         })
+    }
+}
+
+impl Issued {
+    /// The two as they would be loaded.
+    pub(super) fn identity(&self) -> Identity {
+        let chain = CertificateDer::pem_slice_iter(self.cert_pem.as_bytes()).collect::<Result<_, _>>();
+        let key = PrivateKeyDer::from_pem_slice(self.key_pem.as_bytes());
+        Identity::new(chain.expect("it was written by this module"), key.expect("as was this"))
+            .expect("the two were made together")
     }
 }
 

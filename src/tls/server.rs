@@ -1,8 +1,8 @@
-//! A server's side of TLS: which certificate it shows (`Resolver`, by the name a client asks for) and what it
-//! asks of its clients (`ClientAuth`).
+//! A server's side of TLS: which certificate it shows (by the name a client asks for) and what it asks of its
+//! clients (`ClientAuth`).
 //!
-//! Edges and link listeners build their configuration here; a reload replaces what the resolver holds, and
-//! connections that stand are never touched by that.
+//! Edges and link listeners build their configuration here and keep it in a `ServerTls`; a reload replaces it
+//! for handshakes to come, and connections that stand are never touched by that.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -53,78 +53,45 @@ pub fn server_config(
     clients: ClientAuth,
     alpn: &[&[u8]],
 ) -> Result<ServerConfig, ConfigError> {
-    server_config_with(Arc::new(Resolver::new(identities)?), clients, alpn)
-}
-
-/// As [`server_config`], with a resolver that the caller keeps, to replace its identities later.
-///
-/// # Errors
-///
-/// An authority for clients that is missing or cannot be read.
-pub fn server_config_with(
-    resolver: Arc<Resolver>,
-    clients: ClientAuth,
-    alpn: &[&[u8]],
-) -> Result<ServerConfig, ConfigError> {
     let mut config = ServerConfig::builder_with_provider(provider())
         .with_safe_default_protocol_versions()?
         .with_client_cert_verifier(clients.verifier()?)
-        .with_cert_resolver(resolver);
+        .with_cert_resolver(Arc::new(Resolver::new(identities)?));
     config.alpn_protocols = alpn.iter().map(|protocol| protocol.to_vec()).collect();
     Ok(config)
 }
 
+/// A server's configuration that can be exchanged as a whole: certificates, what is asked of clients, and the
+/// sessions that may be resumed, which a client that is not trusted any more could else go on with. Clones are
+/// handles to the same one.
+#[derive(Debug, Clone)]
+pub struct ServerTls(Arc<RwLock<Arc<ServerConfig>>>);
+
+impl ServerTls {
+    /// Handshakes are made with `config`.
+    pub fn new(config: ServerConfig) -> Self {
+        Self(Arc::new(RwLock::new(Arc::new(config))))
+    }
+
+    /// Handshakes are made with `config` from now on.
+    pub fn replace(&self, config: ServerConfig) {
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(config);
+    }
+
+    /// What the next handshake is to be made with.
+    pub fn current(&self) -> Arc<ServerConfig> {
+        Arc::clone(&self.0.read().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
 /// Chooses the certificate by the name that the client asks for: an identity with exactly that name, else one
-/// with the `*.` name above it, else the first one.
-#[derive(Debug)]
-pub struct Resolver(RwLock<Arc<Table>>);
-
-impl Resolver {
-    /// A resolver over `identities`; of two with the same name, the earlier one answers for it.
-    ///
-    /// # Errors
-    ///
-    /// [`ConfigError::NoIdentity`] if there is none.
-    pub fn new(identities: &[Identity]) -> Result<Self, ConfigError> {
-        Table::new(identities).map(|table| Self(RwLock::new(Arc::new(table))))
-    }
-
-    /// Answers all handshakes from now on with `identities`.
-    ///
-    /// # Errors
-    ///
-    /// [`ConfigError::NoIdentity`] if there is none; then the former ones stay.
-    pub fn replace(&self, identities: &[Identity]) -> Result<(), ConfigError> {
-        let table = Arc::new(Table::new(identities)?);
-        *self.0.write().unwrap_or_else(PoisonError::into_inner) = table;
-        Ok(())
-    }
-
-    fn choose(&self, name: Option<&str>) -> Arc<CertifiedKey> {
-        let table = Arc::clone(&self.0.read().unwrap_or_else(PoisonError::into_inner));
-        let named = name.and_then(|name| {
-            let name = name.to_ascii_lowercase();
-            table.names.get(&name).or_else(|| {
-                let (_, parent) = name.split_once('.')?;
-                table.names.get(&format!("*.{parent}"))
-            })
-        });
-        Arc::clone(named.unwrap_or(&table.default))
-    }
-}
-
-impl ResolvesServerCert for Resolver {
-    fn resolve(&self, client: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        Some(self.choose(client.server_name()))
-    }
-}
-
-struct Table {
+/// with the `*.` name above it, else the first one. Of two with the same name, the earlier one answers for it.
+struct Resolver {
     default: Arc<CertifiedKey>,
     names: HashMap<String, Arc<CertifiedKey>>,
 }
 
-impl Table {
+impl Resolver {
     fn new(identities: &[Identity]) -> Result<Self, ConfigError> {
         let first = identities.first().ok_or(ConfigError::NoIdentity)?;
         let mut names = HashMap::new();
@@ -135,9 +102,26 @@ impl Table {
         }
         Ok(Self { default: Arc::clone(first.certified()), names })
     }
+
+    fn choose(&self, name: Option<&str>) -> Arc<CertifiedKey> {
+        let named = name.and_then(|name| {
+            let name = name.to_ascii_lowercase();
+            self.names.get(&name).or_else(|| {
+                let (_, parent) = name.split_once('.')?;
+                self.names.get(&format!("*.{parent}"))
+            })
+        });
+        Arc::clone(named.unwrap_or(&self.default))
+    }
 }
 
-impl fmt::Debug for Table {
+impl ResolvesServerCert for Resolver {
+    fn resolve(&self, client: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        Some(self.choose(client.server_name()))
+    }
+}
+
+impl fmt::Debug for Resolver {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_set().entries(self.names.keys()).finish()
     }

@@ -356,6 +356,32 @@ fn development_makes_what_a_node_needs_once() {
 }
 
 #[test]
+fn a_rehearsal_says_what_would_be_made_and_makes_nothing() {
+    let parent = tempdir().unwrap();
+    let dir = parent.path().join("certs");
+    let told = rehearse(&dir, &strings(&["node.example"])).unwrap();
+    assert!(told.created.len() == 4 && told.identity.covers("node.example"), "{told:?}");
+    assert!(!dir.exists());
+    let impossible = strings(&["no name"]);
+    rehearse(&dir, &impossible).unwrap_err();
+
+    let made = development(&dir, &[]).unwrap();
+    let told = rehearse(&dir, &[]).unwrap();
+    assert!(told.created.is_empty(), "{told:?}");
+    assert_eq!(told.identity.fingerprint(), made.identity.fingerprint());
+
+    fs::remove_file(&made.cert).unwrap();
+    let told = rehearse(&dir, &[]).unwrap();
+    assert_eq!(told.created, std::slice::from_ref(&made.cert));
+    assert!(!made.cert.exists() && told.identity.key() == made.identity.key());
+    fs::remove_file(&made.ca).unwrap();
+    fs::remove_file(dir.join("node.key")).unwrap();
+    assert_eq!(rehearse(&dir, &[]).unwrap().created.len(), 3);
+    fs::write(&made.ca, "no authority").unwrap();
+    rehearse(&dir, &[]).unwrap_err();
+}
+
+#[test]
 fn development_in_many_threads_ends_with_one_matching_set() {
     for _ in 0..5 {
         let parent = tempdir().unwrap();

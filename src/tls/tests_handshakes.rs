@@ -221,20 +221,23 @@ fn the_certificate_is_chosen_by_the_name_asked_for() {
 }
 
 #[test]
-fn a_resolver_shows_new_identities_once_they_are_replaced() {
-    let ca = authority();
+fn a_server_shows_and_asks_for_what_has_been_put_in_its_place() {
+    let (ca, other) = (authority(), authority());
     let (before, after) = (issue(&ca, &["node.example"]), issue(&ca, &["node.example"]));
-    let resolver = Arc::new(Resolver::new(std::slice::from_ref(&before)).unwrap());
-    let server = server_config_with(Arc::clone(&resolver), ClientAuth::None, &[]).unwrap();
+    let own = issue(&ca, &["client.example"]);
+    let config = |identity: &Identity, clients| server_config(std::slice::from_ref(identity), clients, &[]);
+    let server = ServerTls::new(config(&before, ClientAuth::None).unwrap());
+    let client = client_config(&Trust::Roots(roots(&ca)), Some(&own), &[]).unwrap();
     let shown = || {
-        let client = client_config(&Trust::Roots(roots(&ca)), None, &[]).unwrap();
-        handshake(client, server.clone(), "node.example").unwrap().leaf
+        let server = ServerConfig::clone(&server.current());
+        handshake(client.clone(), server, "node.example").map(|agreed| agreed.leaf)
     };
-    assert_eq!(shown(), before.fingerprint());
-    assert!(matches!(resolver.replace(&[]), Err(ConfigError::NoIdentity)));
-    assert_eq!(shown(), before.fingerprint());
-    resolver.replace(std::slice::from_ref(&after)).unwrap();
-    assert_eq!(shown(), after.fingerprint());
+    assert_eq!(shown().unwrap(), before.fingerprint());
+    server.replace(config(&after, ClientAuth::Required(roots(&ca))).unwrap());
+    assert_eq!(shown().unwrap(), after.fingerprint());
+    // The client could resume its session, had it been kept.
+    server.replace(config(&after, ClientAuth::Required(roots(&other))).unwrap());
+    shown().unwrap_err();
 }
 
 #[test]

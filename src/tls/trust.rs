@@ -22,7 +22,7 @@ use super::identity::{Identity, LoadError, load_certificates};
 use super::provider;
 
 /// Which servers a client believes.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Trust {
     /// What the platform trusts, and `extra` authorities beside it. Where the platform has no store at all,
     /// only `extra`.

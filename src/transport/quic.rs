@@ -10,8 +10,8 @@ mod tuning;
 
 use std::{net::SocketAddr, time::Duration};
 
-pub use dialer::{DialError, Dialer};
-pub use listener::{BindError, HandshakeError, Incoming, Listener};
+pub use dialer::{ClientCrypto, DialError, Dialer};
+pub use listener::{BindError, HandshakeError, Incoming, Listener, ServerCrypto};
 
 use super::{DatagramError, Lost, OpenError, Stats, Stream};
 use crate::protocol::Close;

@@ -24,7 +24,7 @@ use http::HeaderValue;
 use crate::support::process::Process;
 
 /// The program, in `folder`, with logs of errors alone.
-fn adit(folder: &Path, words: &[&str]) -> Command {
+pub(crate) fn adit(folder: &Path, words: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_adit"));
     for (name, _) in std::env::vars_os() {
         if name.to_string_lossy().starts_with("ADIT_") {
@@ -35,12 +35,12 @@ fn adit(folder: &Path, words: &[&str]) -> Command {
     command
 }
 
-fn output(command: &mut Command) -> Output {
+pub(crate) fn output(command: &mut Command) -> Output {
     command.output().expect("the program can be started")
 }
 
 /// The exit code and all that was printed.
-fn told(output: &Output) -> String {
+pub(crate) fn told(output: &Output) -> String {
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim_end().to_owned();
     let code = output.status.code().map_or_else(|| "none".into(), |code| code.to_string());
     format!("{}{}\nexit code {code}", text(&output.stdout), text(&output.stderr))
@@ -53,15 +53,18 @@ fn help_of_every_command_fits_80_columns_and_is_as_reviewed() {
         ("help", vec![]),
         ("help_demo", vec!["demo"]),
         ("help_node", vec!["node"]),
+        ("help_node_check", vec!["node", "check"]),
         ("help_agent", vec!["agent"]),
         ("help_agent_http", vec!["agent", "http"]),
         ("help_agent_tcp", vec!["agent", "tcp"]),
         ("help_agent_udp", vec!["agent", "udp"]),
         ("help_agent_run", vec!["agent", "run"]),
+        ("help_agent_check", vec!["agent", "check"]),
         ("help_forward", vec!["forward"]),
         ("help_forward_tcp", vec!["forward", "tcp"]),
         ("help_forward_udp", vec!["forward", "udp"]),
         ("help_forward_run", vec!["forward", "run"]),
+        ("help_forward_check", vec!["forward", "check"]),
         ("help_bench", vec!["bench"]),
         ("help_bench_http", vec!["bench", "http"]),
         ("help_bench_tcp", vec!["bench", "tcp"]),

@@ -25,14 +25,33 @@ const MAX_SET: usize = 256 * 1024;
 /// nothing.
 const FILE: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(1));
 
-/// Where a JWK Set is had from.
-#[derive(Debug, Clone)]
+/// Where a JWK Set is had from. Two are equal that ask the same place and believe the same servers.
+#[derive(Debug, Clone, PartialEq)]
 pub struct Source(Arc<Place>);
 
 #[derive(Debug)]
 enum Place {
     File(PathBuf),
-    Http { uri: Uri, host: HostPort, tls: Option<(ServerName<'static>, Arc<ClientConfig>)> },
+    Http { uri: Uri, host: HostPort, tls: Option<Tls> },
+}
+
+#[derive(Debug)]
+struct Tls {
+    name: ServerName<'static>,
+    trust: Trust,
+    config: Arc<ClientConfig>,
+}
+
+impl PartialEq for Place {
+    fn eq(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::File(one), Self::File(other)) => one == other,
+            (Self::Http { uri, tls, .. }, Self::Http { uri: other, tls: others, .. }) => {
+                uri == other && tls.as_ref().map(|tls| &tls.trust) == others.as_ref().map(|tls| &tls.trust)
+            }
+            _ => false,
+        }
+    }
 }
 
 /// A set, and how long its source says that it is fresh.
@@ -68,7 +87,7 @@ impl Source {
             "https" => {
                 let name = ServerName::try_from(host.clone()).map_err(|_| InvalidSource::Form)?;
                 let config = tls::client_config(trust, None, &[b"http/1.1"])?;
-                (443, Some((name, Arc::new(config))))
+                (443, Some(Tls { name, trust: trust.clone(), config: Arc::new(config) }))
             }
             _ => return Err(InvalidSource::Form),
         };
@@ -103,7 +122,7 @@ impl Source {
                 let stream = net::connect(&addresses).await.map_err(FetchError::Connect)?;
                 match tls {
                     None => get(stream, uri).await,
-                    Some((name, config)) => {
+                    Some(Tls { name, config, .. }) => {
                         let connector = TlsConnector::from(Arc::clone(config));
                         let stream = connector.connect(name.clone(), stream).await;
                         get(stream.map_err(FetchError::Tls)?, uri).await

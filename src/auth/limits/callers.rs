@@ -52,6 +52,7 @@ pub struct Limits {
 
 #[derive(Debug, Default)]
 struct Set {
+    limits: Vec<Limit>,
     clients: Each<IpAddr>,
     agents: Each<Agent>,
     endpoints: Each<Endpoint>,
@@ -61,6 +62,7 @@ struct Set {
 impl Set {
     fn new(limits: &[Limit]) -> Self {
         Self {
+            limits: limits.to_vec(),
             clients: Each::new(Scope::Client, limits),
             agents: Each::new(Scope::Agent, limits),
             endpoints: Each::new(Scope::Endpoint, limits),
@@ -120,9 +122,11 @@ impl Limits {
         this
     }
 
-    /// Has these limits from now on. They begin with nothing counted; what stands goes on.
+    /// Has these limits from now on. If they are others, they begin with nothing counted; what stands goes on.
     pub fn replace(&self, limits: &[Limit]) {
-        self.set.store(Arc::new(Set::new(limits)));
+        if self.set.load().limits != limits {
+            self.set.store(Arc::new(Set::new(limits)));
+        }
     }
 
     /// Lets a request or flow of a client's address in, before anything else is asked of it.
@@ -434,13 +438,15 @@ mod tests {
 
     #[test]
     fn what_stands_when_limits_are_replaced_counts_in_the_old_ones() {
-        let one = [Limit::new("client.flows", NonZeroU64::MIN).unwrap()];
-        let limits = Limits::new(&one, &Metrics::default());
+        let limit = |most| [Limit::new("client.flows", NonZeroU64::new(most).unwrap()).unwrap()];
+        let limits = Limits::new(&limit(2), &Metrics::default());
         let first = limits.client(address("::1")).unwrap();
-        limits.replace(&one);
+        limits.replace(&limit(1));
         let _second = limits.client(address("::1")).unwrap();
         drop(first);
         assert!(limits.client(address("::1")).is_err());
+        limits.replace(&limit(1));
+        assert!(limits.client(address("::1")).is_err(), "the same limits go on as they are");
         limits.replace(&[]);
         assert!(limits.client(address("::1")).is_ok());
     }

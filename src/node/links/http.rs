@@ -37,6 +37,7 @@ use crate::{
     drain::Tasks,
     net::{self, Connection, websocket as limits},
     protocol::{AgentId, Code, EndpointId, InvalidId, Role, TenantId},
+    tls::ServerTls,
     transport::{Datagrams, websocket},
     upstream::{Identity, Session},
 };
@@ -54,7 +55,7 @@ const PIKO: &str = "/piko/v1/upstream/";
 const TLS_HANDSHAKE: u8 = 0x16;
 
 /// Accepts connections until the port is closed.
-pub(super) async fn accept(listener: TcpListener, tls: TlsAcceptor, door: Arc<Door>, tasks: Tasks) {
+pub(super) async fn accept(listener: TcpListener, tls: ServerTls, door: Arc<Door>, tasks: Tasks) {
     let handshakes = Arc::new(Semaphore::new(HANDSHAKES));
     loop {
         // It is never closed.
@@ -149,12 +150,12 @@ impl Refused {
 async fn upgrade(
     stream: TcpStream,
     client: SocketAddr,
-    tls: &TlsAcceptor,
+    tls: &ServerTls,
     door: &Door,
 ) -> Option<(Asked, Upgraded)> {
     let mut first = [0];
     let connection = match stream.peek(&mut first).await {
-        Ok(1) if first[0] == TLS_HANDSHAKE => match tls.accept(stream).await {
+        Ok(1) if first[0] == TLS_HANDSHAKE => match TlsAcceptor::from(tls.current()).accept(stream).await {
             Ok(stream) => Connection::Tls(Box::new(stream.into())),
             Err(error) => {
                 tracing::debug!(%client, %error, "a TLS handshake failed");

@@ -1,9 +1,9 @@
 //! Opens links.
 
 use std::{
-    io,
+    fmt, io,
     net::{Ipv4Addr, Ipv6Addr, SocketAddr},
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
@@ -59,6 +59,26 @@ pub enum DialError {
 #[derive(Debug)]
 pub struct Dialer {
     endpoint: quinn::Endpoint,
+    transport: Arc<quinn::TransportConfig>,
+    client: Mutex<quinn::ClientConfig>,
+}
+
+/// TLS that is fit for the opening side of QUIC.
+#[derive(Clone)]
+pub struct ClientCrypto(Arc<QuicClientConfig>);
+
+impl TryFrom<rustls::ClientConfig> for ClientCrypto {
+    type Error = quinn::crypto::rustls::NoInitialCipherSuite;
+
+    fn try_from(tls: rustls::ClientConfig) -> Result<Self, Self::Error> {
+        QuicClientConfig::try_from(tls).map(|tls| Self(Arc::new(tls)))
+    }
+}
+
+impl fmt::Debug for ClientCrypto {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ClientCrypto").finish_non_exhaustive()
+    }
 }
 
 impl Dialer {
@@ -68,13 +88,17 @@ impl Dialer {
     /// When there is none, or TLS is not fit for QUIC.
     pub fn new(tls: rustls::ClientConfig, settings: &Settings) -> Result<Self, DialError> {
         let socket = unspecified().map_err(DialError::Socket)?;
-        let mut endpoint =
+        let endpoint =
             quinn::Endpoint::new(tuning::endpoint(None), None, socket, Arc::new(quinn::TokioRuntime))
                 .map_err(DialError::Socket)?;
-        let mut config = quinn::ClientConfig::new(Arc::new(QuicClientConfig::try_from(tls)?));
-        config.transport_config(Arc::new(tuning::transport(settings, settings.max_flows, true)));
-        endpoint.set_default_client_config(config);
-        Ok(Self { endpoint })
+        let transport = Arc::new(tuning::transport(settings, settings.max_flows, true));
+        let client = Mutex::new(client(tls.try_into()?, &transport));
+        Ok(Self { endpoint, transport, client })
+    }
+
+    /// Makes handshakes with this from now on. Links that stand are not touched.
+    pub fn replace(&self, tls: ClientCrypto) {
+        *self.client.lock().unwrap_or_else(PoisonError::into_inner) = client(tls, &self.transport);
     }
 
     /// Opens a link to an address whose certificate must be for `name`. Cancel safe.
@@ -87,7 +111,8 @@ impl Dialer {
             name: name.into(),
             reason: error.to_string(),
         };
-        let connecting = self.endpoint.connect(address, name).map_err(invalid)?;
+        let client = self.client.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let connecting = self.endpoint.connect_with(client, address, name).map_err(invalid)?;
         match tokio::time::timeout(HANDSHAKE, connecting).await {
             Ok(Ok(connection)) => Ok(Link::Quic(QuicLink { connection })),
             Ok(Err(quinn::ConnectionError::TimedOut)) | Err(_) => {
@@ -102,6 +127,12 @@ impl Dialer {
         // Peers that are not told notice by their idle time-out.
         drop(tokio::time::timeout(Duration::from_secs(2), self.endpoint.wait_idle()).await);
     }
+}
+
+fn client(tls: ClientCrypto, transport: &Arc<quinn::TransportConfig>) -> quinn::ClientConfig {
+    let mut client = quinn::ClientConfig::new(tls.0);
+    client.transport_config(Arc::clone(transport));
+    client
 }
 
 /// A socket on a port of the system's choice, for IPv6 and IPv4 where the host has both.

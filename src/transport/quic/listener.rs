@@ -1,6 +1,6 @@
 //! Accepts links on a UDP port.
 
-use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{fmt, io, net::SocketAddr, sync::Arc, time::Duration};
 
 use quinn::crypto::rustls::QuicServerConfig;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -39,7 +39,26 @@ pub enum BindError {
 #[derive(Debug)]
 pub struct Listener {
     endpoint: quinn::Endpoint,
+    server: quinn::ServerConfig,
     handshakes: Arc<Semaphore>,
+}
+
+/// TLS that is fit for the accepting side of QUIC.
+#[derive(Clone)]
+pub struct ServerCrypto(Arc<QuicServerConfig>);
+
+impl TryFrom<rustls::ServerConfig> for ServerCrypto {
+    type Error = quinn::crypto::rustls::NoInitialCipherSuite;
+
+    fn try_from(tls: rustls::ServerConfig) -> Result<Self, Self::Error> {
+        QuicServerConfig::try_from(tls).map(|tls| Self(Arc::new(tls)))
+    }
+}
+
+impl fmt::Debug for ServerCrypto {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ServerCrypto").finish_non_exhaustive()
+    }
 }
 
 impl Listener {
@@ -78,12 +97,20 @@ impl Listener {
         transport: quinn::TransportConfig,
     ) -> Result<Self, BindError> {
         let bind = |source| BindError::Bind { address, source };
-        let mut server = quinn::ServerConfig::with_crypto(Arc::new(QuicServerConfig::try_from(tls)?));
+        let mut server = quinn::ServerConfig::with_crypto(ServerCrypto::try_from(tls)?.0);
         server.transport_config(Arc::new(transport));
         let socket = net::bind_udp(address).map_err(bind)?;
-        let endpoint = quinn::Endpoint::new(endpoint, Some(server), socket, Arc::new(quinn::TokioRuntime))
-            .map_err(bind)?;
-        Ok(Self { endpoint, handshakes: Arc::new(Semaphore::new(HANDSHAKES)) })
+        let runtime = Arc::new(quinn::TokioRuntime);
+        let endpoint = quinn::Endpoint::new(endpoint, Some(server.clone()), socket, runtime).map_err(bind)?;
+        Ok(Self { endpoint, server, handshakes: Arc::new(Semaphore::new(HANDSHAKES)) })
+    }
+
+    /// Makes handshakes with this from now on. Links that stand are not touched, and what clients have been given to prove
+    /// their address is still good. The secret of resets stays: it is known to the links that stand.
+    pub fn replace(&self, tls: ServerCrypto) {
+        let mut server = self.server.clone();
+        server.crypto = tls.0;
+        self.endpoint.set_server_config(Some(server));
     }
 
     /// The address that was bound.

@@ -1,6 +1,11 @@
 //! Opens links: TCP, through a proxy where there is one, TLS, HTTP upgrade.
 
-use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    io,
+    net::SocketAddr,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use rustls::pki_types::{InvalidDnsNameError, ServerName};
 use tokio::time::{error::Elapsed, timeout};
@@ -99,7 +104,7 @@ pub struct Target<'a> {
 /// Opens links over WebSocket.
 #[derive(Debug)]
 pub struct Dialer {
-    tls: Arc<rustls::ClientConfig>,
+    tls: Mutex<Arc<rustls::ClientConfig>>,
     proxy: Option<Proxy>,
     settings: Settings,
     /// Those of the links.
@@ -108,9 +113,13 @@ pub struct Dialer {
 
 impl Dialer {
     /// Opens links, through a proxy if there is one.
-    pub fn new(mut tls: rustls::ClientConfig, proxy: Option<Proxy>, settings: &Settings) -> Self {
-        tls.alpn_protocols = vec![b"http/1.1".to_vec()];
-        Self { tls: Arc::new(tls), proxy, settings: *settings, tasks: Tasks::new() }
+    pub fn new(tls: rustls::ClientConfig, proxy: Option<Proxy>, settings: &Settings) -> Self {
+        Self { tls: Mutex::new(over_http(tls)), proxy, settings: *settings, tasks: Tasks::new() }
+    }
+
+    /// Makes handshakes with this from now on. Links that stand are not touched.
+    pub fn replace(&self, tls: rustls::ClientConfig) {
+        *self.tls.lock().unwrap_or_else(PoisonError::into_inner) = over_http(tls);
     }
 
     /// The proxy that connections go through.
@@ -145,7 +154,8 @@ impl Dialer {
             Some(name) => {
                 let server = ServerName::try_from(name.to_owned())
                     .map_err(|source| DialError::Name { name: name.into(), source })?;
-                let stream = TlsConnector::from(Arc::clone(&self.tls)).connect(server, stream).await;
+                let tls = Arc::clone(&self.tls.lock().unwrap_or_else(PoisonError::into_inner));
+                let stream = TlsConnector::from(tls).connect(server, stream).await;
                 let stream = stream.map_err(|source| DialError::Tls { to: to.into(), error: source })?;
                 let certificates = stream.get_ref().1.peer_certificates().unwrap_or_default().to_vec();
                 (Connection::Tls(Box::new(stream.into())), certificates, "s", ":443")
@@ -191,4 +201,9 @@ impl Drop for Dialer {
     fn drop(&mut self) {
         self.tasks.abort();
     }
+}
+
+fn over_http(mut tls: rustls::ClientConfig) -> Arc<rustls::ClientConfig> {
+    tls.alpn_protocols = vec![b"http/1.1".to_vec()];
+    Arc::new(tls)
 }
