@@ -185,9 +185,9 @@ impl Edge {
         let mut tls_doors = None;
         if let Some(tls) = &config.tls {
             let server = ServerTls::new(handshakes::over_tcp(tls)?);
-            let (listener, address) = bind(tls.bind, "--edge-tls-bind").await?;
+            let (listener, address, quic) = bind_tls(tls, config.limits.max_streams).await?;
             tls_address = Some(address);
-            http3 = bind_http3(tls, address, config.limits.max_streams)?;
+            http3 = quic;
             let quic = http3.as_ref().map_or_else(Weak::new, |(listener, _)| Arc::downgrade(listener));
             tls_doors = Some(Doors { tcp: server.clone(), quic });
             doors.push((listener, Door::Https(server)));
@@ -273,12 +273,32 @@ impl Drop for Edge {
     }
 }
 
-/// The port of HTTP/3 beside that of TLS, and what clients of that are told of it.
+/// A port of HTTP/3, and what clients of that of TLS are told of it.
+type BoundHttp3 = (Arc<quic::Listener>, HeaderValue);
+
+/// Binds the port of TLS, and that of HTTP/3 beside it. Where any port will do, one that is free for both is looked for.
+async fn bind_tls(
+    config: &TlsConfig,
+    max_streams: u32,
+) -> Result<(TcpListener, SocketAddr, Option<BoundHttp3>), BindError> {
+    let any = config.bind.port() == 0 && matches!(config.http3, Http3::Bound);
+    let mut tries = if any { 16 } else { 1 };
+    loop {
+        let (listener, address) = bind(config.bind, "--edge-tls-bind").await?;
+        tries -= 1;
+        match bind_http3(config, address, max_streams) {
+            Err(BindError::Http3(quic::BindError::Bind { source, .. }))
+                if source.kind() == io::ErrorKind::AddrInUse && tries > 0 => {}
+            bound => return Ok((listener, address, bound?)),
+        }
+    }
+}
+
 fn bind_http3(
     config: &TlsConfig,
     tls: SocketAddr,
     max_streams: u32,
-) -> Result<Option<(Arc<quic::Listener>, HeaderValue)>, BindError> {
+) -> Result<Option<BoundHttp3>, BindError> {
     let port = match config.http3 {
         Http3::Off => return Ok(None),
         Http3::Bound => tls.port(),

@@ -31,9 +31,20 @@ async fn node() -> Fabric {
     Fabric::with(|config| config.link.advertise = Some(ok("127.0.0.1:1".parse()))).await
 }
 
-/// Passes TCP connections on to a node, from the port at which something else has UDP.
-async fn relay(port: SocketAddr, node: SocketAddr) -> Running {
-    let listener = ok(TcpListener::bind(port).await);
+/// A port at which this test has both UDP and TCP: another test may have the TCP port of the number that this one got for UDP.
+async fn both() -> (UdpSocket, TcpListener) {
+    for _ in 0..100 {
+        let udp = ok(UdpSocket::bind("127.0.0.1:0").await);
+        match TcpListener::bind(ok(udp.local_addr())).await {
+            Ok(tcp) => return (udp, tcp),
+            Err(error) => assert_eq!(error.kind(), std::io::ErrorKind::AddrInUse),
+        }
+    }
+    panic!("of a hundred ports for UDP, none was free for TCP");
+}
+
+/// Passes TCP connections on to a node.
+fn relay(listener: TcpListener, node: SocketAddr) -> Running {
     service::tcp_on(listener, move |mut from| async move {
         let mut to = ok(TcpStream::connect(node).await);
         // Either side may go without a word.
@@ -81,13 +92,12 @@ async fn quic_is_what_links_go_over_where_it_can_be() {
 async fn where_udp_is_refused_or_lost_links_go_over_websocket() {
     let fabric = node().await;
     let service = service::mirror().await;
-    let refusing = ok(UdpSocket::bind("127.0.0.1:0").await);
-    let refused = ok(refusing.local_addr());
+    let ((refusing, refused), (_silent, silent)) = (both().await, both().await);
     drop(refusing);
-    let silent = ok(UdpSocket::bind("127.0.0.1:0").await);
-    for port in [refused, ok(silent.local_addr())] {
-        let _relay = relay(port, fabric.addresses.link).await;
-        let agent = agent(&fabric, at(&fabric, port), Kind::Http, service.address).await;
+    for listener in [refused, silent] {
+        let client = at(&fabric, ok(listener.local_addr()));
+        let _relay = relay(listener, fabric.addresses.link);
+        let agent = agent(&fabric, client, Kind::Http, service.address).await;
         is_over(&agent, "websocket").await;
         assert_eq!(get(fabric.addresses.edge, "web", "/").await.status, StatusCode::OK);
         ok(agent.drain(Duration::from_secs(5)).await);
@@ -101,9 +111,9 @@ async fn a_link_that_may_be_over_one_alone_is_over_that() {
     let websocket = client::Config { transport: Transport::WebSocket, ..at(&fabric, fabric.addresses.link) };
     is_over(&agent(&fabric, websocket, Kind::Http, service.address).await, "websocket").await;
     // There is TCP at this port, and no UDP.
-    let port = ok(ok(TcpListener::bind("127.0.0.1:0").await).local_addr());
-    let _relay = relay(port, fabric.addresses.link).await;
-    let quic = client::Config { transport: Transport::Quic, ..at(&fabric, port) };
+    let (_, listener) = both().await;
+    let quic = client::Config { transport: Transport::Quic, ..at(&fabric, ok(listener.local_addr())) };
+    let _relay = relay(listener, fabric.addresses.link);
     let agent = fabric.start_agent(quic, &[("web", Kind::Http, service.address.to_string())]);
     let served = tokio::time::timeout(Duration::from_secs(3), agent.serve()).await;
     assert!(served.is_err(), "{:?}", agent.client().agent_state().borrow());
@@ -113,9 +123,10 @@ async fn a_link_that_may_be_over_one_alone_is_over_that() {
 async fn once_udp_goes_through_links_move_to_quic_and_no_request_and_no_flow_is_lost() {
     let fabric = node().await;
     let service = service::mirror().await;
-    let middle = Middle::start(fabric.addresses.link).await;
+    let (udp, tcp) = both().await;
+    let middle = Middle::at(udp, fabric.addresses.link).await;
     middle.cut(true);
-    let relay = relay(middle.address, fabric.addresses.link).await;
+    let relay = relay(tcp, fabric.addresses.link);
     let client = at(&fabric, middle.address);
     let echo = service::echo().await;
     let endpoints = [
@@ -149,8 +160,9 @@ async fn once_udp_goes_through_links_move_to_quic_and_no_request_and_no_flow_is_
 async fn a_link_over_quic_that_is_lost_comes_back_over_websocket() {
     let fabric = node().await;
     let service = service::mirror().await;
-    let middle = Middle::start(fabric.addresses.link).await;
-    let _relay = relay(middle.address, fabric.addresses.link).await;
+    let (udp, tcp) = both().await;
+    let middle = Middle::at(udp, fabric.addresses.link).await;
+    let _relay = relay(tcp, fabric.addresses.link);
     let settings = Settings {
         keep_alive: Duration::from_millis(500),
         idle_timeout: Duration::from_secs(2),

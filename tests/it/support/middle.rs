@@ -34,7 +34,11 @@ async fn socket() -> Arc<UdpSocket> {
 
 impl Middle {
     pub(crate) async fn start(node: SocketAddr) -> Self {
-        let inside = socket().await;
+        Self::at(ok(UdpSocket::bind("127.0.0.1:0").await), node).await
+    }
+
+    /// One to which a client sends by this socket.
+    pub(crate) async fn at(inside: UdpSocket, node: SocketAddr) -> Self {
         let middle = Self {
             address: ok(inside.local_addr()),
             cut: Arc::default(),
