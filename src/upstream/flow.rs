@@ -326,9 +326,12 @@ impl Upstreams {
 
     fn refused(&self, upstream: &Upstream, refusal: Refusal) -> OpenFlowError {
         self.inner.counters.refusals.get_or_create(&CodeLabel { code: refusal.code.name() }).inc();
-        // An agent that does not know what is asked for is as good as before for everything else.
-        if !matches!(refusal.code, Code::Busy | Code::Draining | Code::NotListening | Code::Unsupported) {
-            self.shun(upstream, SHUN_REFUSED);
+        match refusal.code {
+            // An agent that does not know what is asked for, or whose door is shut to one client, is as good as before for
+            // all others.
+            Code::Unsupported | Code::Forbidden => {}
+            Code::Busy | Code::Draining | Code::NotListening => {}
+            _ => self.shun(upstream, SHUN_REFUSED),
         }
         OpenFlowError::Refused(refusal)
     }

@@ -325,6 +325,27 @@ async fn flows_of_bytes_and_of_packets_come_in_by_their_clients_address() {
 }
 
 #[tokio::test]
+async fn an_agent_that_keeps_one_client_out_is_not_passed_over_for_others() {
+    let (guarded, open) = (service::echo().await, service::echo().await);
+    let fabric = Fabric::start().await;
+    let serve = async |service: &Running, door: Access| {
+        ok(fabric.agent_with("tcp", Kind::Tcp, service.address, |endpoint| endpoint.door = door).await)
+    };
+    let _agents = (serve(&guarded, not_the_second()).await, serve(&open, Access::default()).await);
+    let client = ok(Client::new(fabric.client()));
+    let dial =
+        async |address: &str| ok(client.dial_for(&ok(EndpointId::new("tcp")), address.parse().ok()).await);
+    let mut kept = Vec::new();
+    for _ in 0..3 {
+        kept.push(dial("127.0.0.2:7").await);
+    }
+    assert_eq!((guarded.accepted(), open.accepted()), (0, 3), "who is kept out by one comes in by the other");
+    // It has less to do than the other.
+    kept.push(dial("127.0.0.1:7").await);
+    assert_eq!((guarded.accepted(), open.accepted()), (1, 3));
+}
+
+#[tokio::test]
 async fn a_door_for_requests_stays_shut_where_requests_are_not_read() {
     let service = service::echo().await;
     let fabric = Fabric::start().await;
