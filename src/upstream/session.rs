@@ -5,7 +5,6 @@
 
 use std::{
     collections::BTreeMap,
-    future::pending,
     pin::Pin,
     sync::{
         Arc, Mutex, PoisonError,
@@ -14,6 +13,7 @@ use std::{
     time::Duration,
 };
 
+use futures_util::future::OptionFuture;
 use tokio::{
     sync::{Notify, mpsc, watch},
     time::Instant,
@@ -262,6 +262,9 @@ impl Session {
     }
 }
 
+/// A token that is judged while the link goes on, since keys may have to be fetched for it. Of two, the newer counts.
+type Renewal<'a> = OptionFuture<Pin<Box<dyn Future<Output = Result<(), Refused>> + Send + 'a>>>;
+
 /// Runs a link's control stream.
 #[derive(Debug)]
 struct ControlLoop {
@@ -326,30 +329,18 @@ impl ControlLoop {
         let mut monitor = Monitor::new(link, Arc::clone(&self.session.vitals));
         let (superseded, lapsed) = (self.superseded(), self.session.standing.lapsed());
         tokio::pin!(superseded, lapsed);
-        // Keys may have to be fetched for it. Of two, the newer counts.
-        let mut renewal: Pin<Box<dyn Future<Output = Result<(), Refused>> + Send>> = Box::pin(pending());
+        let mut renewal = Renewal::default();
         loop {
             let step = tokio::select! {
-                frame = reader.next() => match frame {
-                    Ok(Control::Token(token)) => {
-                        renewal = Box::pin(async move { self.session.standing.renew(token.expose()).await });
-                        Ok(())
-                    }
-                    Ok(frame) => self.heard(frame, &mut writer).await,
-                    Err(FrameError::Decode(DecodeError::Unknown { kind })) => {
-                        tracing::debug!(link = %self.session.id, kind, "a frame that is not known here");
-                        writer.send(&Control::Unsupported(kind)).await
-                    }
-                    Err(error) => Err(error),
-                },
+                frame = reader.next() => self.read(frame, &mut renewal, &mut writer).await,
                 number = monitor.ping(link) => writer.send(&Control::Ping(number)).await,
                 Some(frame) = queue.recv() => writer.send(&frame).await,
                 Ok(()) = nodes.changed() => {
                     let nodes = nodes.borrow_and_update().to_vec();
                     writer.send(&Control::Nodes(nodes)).await
                 }
-                renewed = &mut renewal => {
-                    renewal = Box::pin(pending());
+                Some(renewed) = &mut renewal => {
+                    renewal = None.into();
                     self.renewed(renewed, &mut writer).await
                 }
                 lapsed = &mut lapsed => {
@@ -370,6 +361,35 @@ impl ControlLoop {
                 // The link's own end says more than the stream's.
                 return link.lost().map_or_else(|| error.to_string(), |lost| lost.to_string());
             }
+        }
+    }
+
+    async fn read<'a>(
+        &'a self,
+        frame: Result<Control, FrameError>,
+        renewal: &mut Renewal<'a>,
+        writer: &mut ControlWriter,
+    ) -> Result<(), FrameError> {
+        match frame {
+            Ok(Control::Token(token)) => {
+                let renewed = async move { self.session.standing.renew(token.expose()).await };
+                *renewal = Some(Box::pin(renewed) as Pin<Box<_>>).into();
+                Ok(())
+            }
+            Ok(frame) => {
+                // What is asked for behind a token is judged by that one.
+                if matches!(frame, Control::Listen(_))
+                    && let Some(renewed) = std::mem::take(renewal).await
+                {
+                    self.renewed(renewed, writer).await?;
+                }
+                self.heard(frame, writer).await
+            }
+            Err(FrameError::Decode(DecodeError::Unknown { kind })) => {
+                tracing::debug!(link = %self.session.id, kind, "a frame that is not known here");
+                writer.send(&Control::Unsupported(kind)).await
+            }
+            Err(error) => Err(error),
         }
     }
 

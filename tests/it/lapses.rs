@@ -200,6 +200,30 @@ async fn a_link_whose_token_is_renewed_goes_on_with_what_the_new_one_permits() {
 }
 
 #[tokio::test]
+async fn what_is_listened_for_behind_a_token_is_judged_by_that_token() {
+    let issuer = Issuer::new();
+    let fabric = Fabric::with(|config| config.auth.link = issuer.port()).await;
+    let token = |endpoint: &str| Secret::new(issuer.token(&json!({ "adit": { "endpoints": [endpoint] } })));
+    let mut first = hello(Role::Agent, 1, &[]);
+    first.token = Some(token("none"));
+    let mut raw = Raw::welcomed(&fabric, first).await;
+    // Each at once behind the other, and often, since either may be ready first.
+    for id in 1..=20 {
+        let endpoint = format!("web{id}");
+        raw.say(Control::Token(token(&endpoint))).await;
+        raw.say(Control::Listen(listen(id, &endpoint))).await;
+        loop {
+            match raw.hear().await {
+                Ok(Control::Listening(heard)) => break assert_eq!(heard, id),
+                // The one before is not permitted any more.
+                Ok(Control::ListenRefused(heard, _)) if heard < id => {}
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_piko_agent_ends_with_its_token_and_is_told_in_pikos_words() {
     let issuer = Issuer::new();
     let fabric = Fabric::with(|config| config.auth.link = issuer.port()).await;
