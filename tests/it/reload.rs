@@ -285,6 +285,29 @@ async fn keys_and_tenants_change_while_a_node_runs() {
 }
 
 #[tokio::test]
+async fn limits_change_while_a_node_runs_and_those_that_stay_go_on_counting() {
+    let file = |most: u32, more: &str| format!("tcp = '0=echo'\nlimit = ['client.flows={most}']\n{more}");
+    let node = Node::start(|_| file(1, ""));
+    let (web, echo) = (service::mirror().await, service::echo().await);
+    let agent = node.agent(&[("web", "http", web.address), ("echo", "tcp", echo.address)]);
+    agent.line_with("serving echo");
+    let mut flow = ok(TcpStream::connect(node.tcp.expect("its file says so")).await);
+    goes_on(&mut flow).await;
+    let status = async || get(node.edge, "web", "/").await.status;
+    assert_eq!(status().await, StatusCode::TOO_MANY_REQUESTS);
+    ok(fs::write(node.path("node.toml"), file(1, "tenant-domain = 'example.com'\n")));
+    node.reloaded("applied", 1).await;
+    assert_eq!(status().await, StatusCode::TOO_MANY_REQUESTS, "the flow counts as before");
+    ok(fs::write(node.path("node.toml"), file(2, "")));
+    node.reloaded("applied", 2).await;
+    assert_eq!(status().await, StatusCode::OK);
+    ok(fs::write(node.path("node.toml"), file(0, "")));
+    node.reloaded("refused", 1).await;
+    assert_eq!(status().await, StatusCode::OK);
+    goes_on(&mut flow).await;
+}
+
+#[tokio::test]
 async fn fetched_keys_outlive_a_reload_while_their_source_is_down() {
     let folder = ok(tempfile::tempdir());
     let key = ok(SigningKey::generate(Algorithm::Es256));
