@@ -64,13 +64,27 @@ impl Verifier {
     /// As [`Verifier::verify`].
     pub async fn verify_fresh(&self, token: &str, now: SystemTime) -> Result<Grant, Refused> {
         match (self.verify(token, now), &self.keys) {
-            (Err(refused), Keys::Jwks(jwks)) if refused.is_of_keys() => {
+            (Err(refused), Keys::Jwks(jwks))
+                if refused.is_of_keys() || names_another(token, &refused, jwks) =>
+            {
                 jwks.renewed().await;
                 self.verify(token, now)
             }
             (outcome, _) => outcome,
         }
     }
+}
+
+/// Whether a token names a key that is not there, and only keys without a name have been tried in its place.
+fn names_another(token: &str, refused: &Refused, jwks: &Jwks) -> bool {
+    if !refused.is_of_another_key() {
+        return false;
+    }
+    let header = jws::split(token).ok().map(|jws| jws.header);
+    let header = header.filter(|header| Algorithm::of_name(&header.alg).is_some());
+    let id = header.and_then(|header| header.kid);
+    let is_there = |id: &str| jwks.keys().is_some_and(|keys| keys.iter().any(|key| key.id() == Some(id)));
+    id.is_some_and(|id| !is_there(&id))
 }
 
 fn verify(token: &str, keys: &KeySet, rules: &Rules, now: SystemTime) -> Result<Grant, Refused> {

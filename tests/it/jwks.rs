@@ -97,11 +97,12 @@ fn set(signers: &[&SigningKey]) -> Answer {
 }
 
 fn set_text(signers: &[&SigningKey]) -> Bytes {
-    let keys = signers.iter().map(|signer| {
-        let set: serde_json::Value = ok(serde_json::from_str(&signer.jwks().unwrap()));
-        set["keys"][0].clone()
-    });
-    json!({ "keys": keys.collect::<Vec<_>>() }).to_string().into()
+    json!({ "keys": signers.iter().copied().map(jwk).collect::<Vec<_>>() }).to_string().into()
+}
+
+fn jwk(signer: &SigningKey) -> serde_json::Value {
+    let set: serde_json::Value = ok(serde_json::from_str(&signer.jwks().unwrap()));
+    set["keys"][0].clone()
 }
 
 /// Whoever is asked, is asked at once; failures are followed soon.
@@ -159,6 +160,33 @@ async fn a_key_that_is_new_is_fetched_when_a_token_names_it() {
     assert_eq!(port.verify(&two).await, Ok(()));
     assert_eq!(port.now(&one), Err(Refused::UnknownKey), "what is not in the set any more does not count");
     assert_eq!(port.count("failed"), 0);
+}
+
+#[tokio::test]
+async fn a_key_that_is_new_is_fetched_also_where_others_have_no_name() {
+    let (nameless, new) = (signer(), signer());
+    let other_kind = SigningKey::generate(Algorithm::Es256).unwrap();
+    let set = |more: &[&SigningKey]| {
+        let mut key = jwk(&nameless);
+        key.as_object_mut().unwrap().remove("kid");
+        let keys = [vec![key], more.iter().copied().map(jwk).collect()].concat();
+        Answer::Text(json!({ "keys": keys }).to_string().into(), "public")
+    };
+    let server = Server::start(set(&[])).await;
+    let port = Port::http(&server, eager());
+    assert_eq!(port.verify(&nameless).await, Ok(()), "a key without a name has any");
+    let before = server.requests();
+    assert_eq!(port.verify(&nameless).await, Ok(()));
+    assert_eq!(server.requests(), before, "a token that is good fetches nothing");
+    assert_eq!(port.verify(&new).await, Err(Refused::Signature));
+    server.set(set(&[&new, &other_kind]));
+    assert_eq!(port.verify(&new).await, Ok(()));
+    server.set(set(&[]));
+    // Asked for by a name that is not there.
+    assert_eq!(port.verify(&signer()).await, Err(Refused::Signature));
+    assert_eq!(port.verify(&other_kind).await, Err(Refused::Algorithm));
+    server.set(set(&[&other_kind]));
+    assert_eq!(port.verify(&other_kind).await, Ok(()), "none of the others is for its algorithm");
 }
 
 #[tokio::test]
