@@ -5,6 +5,7 @@
 //! and closes nothing itself, and takes no lock.
 
 use std::{
+    fmt,
     net::IpAddr,
     sync::Arc,
     time::{Duration, SystemTime},
@@ -65,12 +66,20 @@ struct Policy {
 }
 
 /// What a caller has shown.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Clone, Copy, Default)]
 pub struct Shown<'a> {
     /// Its token.
     pub token: Option<&'a str>,
     /// Its certificate, which TLS has verified.
     pub certificate: Option<&'a CertificateDer<'static>>,
+}
+
+impl fmt::Debug for Shown<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (token, certificate) = (self.token.is_some(), self.certificate.is_some());
+        let mut shown = f.debug_struct("Shown");
+        shown.field("token", &token).field("certificate", &certificate).finish_non_exhaustive()
+    }
 }
 
 /// Why what was granted is over.

@@ -1,13 +1,16 @@
 //! A token as text: the compact serialisation of JWS (RFC 7515 §7.1), taken apart and never trusted.
 
+use std::fmt;
+
 use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD};
 use serde::Deserialize;
+
+use super::Algorithm;
 
 /// The longest token, in bytes. Header fields of more are refused by most servers on the way.
 pub const MAX_TOKEN: usize = 8 * 1024;
 
 /// The parts of a token, none of them verified.
-#[derive(Debug)]
 pub(super) struct Jws<'a> {
     pub(super) header: Header,
     /// What the signature is of.
@@ -16,8 +19,14 @@ pub(super) struct Jws<'a> {
     pub(super) signature: Vec<u8>,
 }
 
+impl fmt::Debug for Jws<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Jws").field("header", &self.header).finish_non_exhaustive()
+    }
+}
+
 /// What is read of a token's header. Keys that it carries or points to (`jwk`, `jku`, `x5c`, `x5u`) are never looked at.
-#[derive(Debug, Deserialize)]
+#[derive(Deserialize)]
 pub(super) struct Header {
     pub(super) alg: String,
     #[serde(default)]
@@ -25,6 +34,13 @@ pub(super) struct Header {
     /// Extensions that must be understood (RFC 7515 §4.1.11); none are.
     #[serde(default)]
     crit: Option<serde::de::IgnoredAny>,
+}
+
+impl fmt::Debug for Header {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Whoever made it wrote what it liked, perhaps a secret in the wrong place.
+        f.debug_struct("Header").field("alg", &Algorithm::of_name(&self.alg)).finish_non_exhaustive()
+    }
 }
 
 /// Takes a token apart. What is wrong with it is said without repeating any of it.

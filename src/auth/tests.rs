@@ -197,6 +197,16 @@ fn a_refusal_never_shows_what_was_refused() {
         let told = format!("{refused} {refused:?} {:?}", refused.challenge());
         assert!(!told.contains(secret), "{told}");
     }
+    // Whatever is made of a token on the way shows none of its parts.
+    let token =
+        forged(&json!({ "alg": "EdDSA", "kid": secret }), &json!({ "sub": secret }), secret.as_bytes());
+    let taken_apart = jws::split(&token).unwrap();
+    let shown = format!("{taken_apart:?} {:?}", Shown { token: Some(&token), certificate: None });
+    let bytes = format!("{:?}", secret.as_bytes());
+    let parts = token.split('.').chain([secret, bytes.trim_matches(['[', ']'])]);
+    for part in parts {
+        assert!(!shown.contains(part), "{shown}");
+    }
     let shown = format!("{:?}", read_keys(secret.repeat(3).as_bytes()).unwrap());
     assert!(!shown.contains(secret), "{shown}");
 }
