@@ -113,6 +113,8 @@ impl Refused {
     /// The status of a response: 401 until the caller is known, 403 from then on (RFC 9110 §15.5.2, §15.5.4).
     pub fn status(&self) -> StatusCode {
         match self {
+            // A certificate cannot be asked for by a challenge, without which there is no 401 (RFC 9110 §15.5.2).
+            Self::NoCertificate => StatusCode::FORBIDDEN,
             Self::NotPermitted(_) | Self::Revoked | Self::Certificate => StatusCode::FORBIDDEN,
             Self::NoKeys => StatusCode::SERVICE_UNAVAILABLE,
             Self::InvalidTenant(_) => StatusCode::BAD_REQUEST,
@@ -123,7 +125,6 @@ impl Refused {
     /// The `WWW-Authenticate` field of the response, when another token could change it (RFC 6750 §3).
     pub fn challenge(&self) -> Option<HeaderValue> {
         let error = match self.status() {
-            _ if matches!(self, Self::NoCertificate) => return None,
             // Whoever sent no token is told of none (RFC 6750 §3.1).
             StatusCode::UNAUTHORIZED if matches!(self, Self::Missing | Self::Scheme) => {
                 return Some(HeaderValue::from_static("Bearer realm=\"adit\""));
@@ -219,7 +220,7 @@ pub(super) mod tests {
             all().iter().map(told).collect::<Vec<_>>(),
             [
                 "401 unauthenticated missing_token: missing authorization",
-                "401 unauthenticated missing_certificate: missing authorization",
+                "403 forbidden missing_certificate: missing authorization",
                 "401 unauthenticated invalid_authorization: invalid authorization",
                 "400 invalid invalid_tenant: unknown tenant",
                 "401 unauthenticated unsupported_authorization: unsupported auth type",
@@ -262,6 +263,10 @@ pub(super) mod tests {
         assert_eq!(challenge(Refused::Revoked), None);
         assert_eq!(challenge(Refused::NoKeys), None);
         for refused in all() {
+            assert!(
+                refused.status() != StatusCode::UNAUTHORIZED || refused.challenge().is_some(),
+                "{refused}"
+            );
             // What may stand in a description (RFC 6750 §3).
             assert!(!refused.to_string().contains(['"', '\\']), "{refused}");
         }

@@ -168,6 +168,7 @@ impl Error {
         let challenge = match self {
             Self::Auth(refused) => refused.challenge(),
             Self::Denied(denied) => denied.challenge(),
+            Self::Lapsed(Lapsed::Expired) => Refused::Expired.challenge(),
             _ => None,
         };
         if let Some(challenge) = challenge {
@@ -264,6 +265,16 @@ fn is_length_limit(error: &(dyn std::error::Error + 'static)) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn whoever_is_told_of_an_end_in_time_is_asked_for_what_would_do() {
+        for (lapsed, status) in [(Lapsed::Expired, 401), (Lapsed::Revoked, 403)] {
+            let response = Error::Lapsed(lapsed).response(Tongue::Plain);
+            assert_eq!(response.status(), status);
+            let challenge = response.headers().get(header::WWW_AUTHENTICATE).cloned();
+            assert_eq!(challenge, Refused::Expired.challenge().filter(|_| status == 401));
+        }
+    }
 
     #[test]
     fn messages_of_grpc_are_percent_encoded() {
