@@ -24,9 +24,12 @@ no-default-features:
     cargo check --no-default-features --lib
     cargo test --no-default-features --lib
 
-# `cargo deny check advisories` needs a database from the network and is left to be run by hand.
 deny:
     cargo deny --locked check licenses bans sources
+
+# It needs a database from the network, so `check` does not run it; CI does where it can.
+advisories:
+    cargo deny --locked check advisories
 
 bench *args:
     cargo bench {{ args }}
