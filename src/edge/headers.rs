@@ -19,9 +19,12 @@ pub(super) const ERROR: HeaderName = HeaderName::from_static("x-adit-error");
 pub(super) const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 pub(super) const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
 
-/// What clients say to nodes alone: tokens, and Piko's word between nodes, which no client may speak.
-pub(super) const OWN: [HeaderName; 3] =
-    [HeaderName::from_static("x-piko-forward"), auth::PIKO_AUTHORIZATION, auth::ADIT_AUTHORIZATION];
+/// What clients say to Piko's nodes alone: tokens, and the word between nodes, which no client may speak. Its other fields are
+/// for services as well.
+const PIKO: [HeaderName; 2] = [HeaderName::from_static("x-piko-forward"), auth::PIKO_AUTHORIZATION];
+
+/// What the fields begin with that are adit's own.
+const ADIT: &str = "x-adit-";
 
 const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
@@ -68,6 +71,15 @@ pub(super) fn strip_hop_by_hop(headers: &mut HeaderMap) {
     }
     if trailers {
         headers.insert(TE, HeaderValue::from_static("trailers"));
+    }
+}
+
+/// Removes what is for nodes alone.
+pub(super) fn strip_own(headers: &mut HeaderMap) {
+    let own: Vec<HeaderName> =
+        headers.keys().filter(|name| name.as_str().starts_with(ADIT)).cloned().collect();
+    for name in own.iter().chain(&PIKO) {
+        headers.remove(name);
     }
 }
 
@@ -177,6 +189,23 @@ mod tests {
         ]);
         strip_hop_by_hop(&mut headers);
         assert_eq!(lines(&headers), ["accept: */*", "te: trailers"]);
+    }
+
+    #[test]
+    fn what_is_for_nodes_alone_is_removed() {
+        let mut headers = map(&[
+            ("x-adit-endpoint", "web"),
+            ("x-adit-error", "busy"),
+            ("X-Adit-Whatever", "1"),
+            ("x-adit-whatever", "2"),
+            ("x-piko-forward", "true"),
+            ("x-piko-authorization", "Bearer a.b.c"),
+            ("x-piko-endpoint", "web"),
+            ("x-adit", "1"),
+            ("x-other", "1"),
+        ]);
+        strip_own(&mut headers);
+        assert_eq!(lines(&headers), ["x-adit: 1", "x-other: 1", "x-piko-endpoint: web"]);
     }
 
     #[test]

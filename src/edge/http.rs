@@ -200,9 +200,7 @@ fn rewrite<B: RequestBody>(
     let (has_body, length) = (!request.body().is_end_stream(), request.body().size_hint().exact());
     let headers = request.headers_mut();
     headers::strip_hop_by_hop(headers);
-    for own in headers::OWN {
-        headers.remove(own);
-    }
+    headers::strip_own(headers);
     if !switching {
         headers.remove(header::UPGRADE);
         headers.remove(header::CONNECTION);

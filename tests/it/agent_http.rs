@@ -107,7 +107,7 @@ async fn headers_are_removed_then_set_and_the_host_is_replaced() {
                 answer.text(),
                 "POST /path?a=b HTTP/1.1\naccept: */*\ncontent-length: 7\n\
                  forwarded: for=127.0.0.1;proto=http;host=127.0.0.1\nhost: app.internal:3000\n\
-                 x-adit-endpoint: web\nx-forwarded-for: 127.0.0.1\nx-forwarded-host: 127.0.0.1\n\
+                 x-forwarded-for: 127.0.0.1\nx-forwarded-host: 127.0.0.1\n\
                  x-forwarded-proto: http\nx-gone: back\nx-tenant: 7\n\ncontent"
             );
         }
