@@ -63,15 +63,15 @@ pub(super) async fn serve<B: RequestBody>(
         Ok(response) => (response.status(), response),
         Err(error) => {
             let (status, code) = error.status();
+            // Of the target only the path: queries hold secrets.
             if error.is_of_caller() {
-                // Queries hold secrets.
                 tracing::info!(
                     target: "adit::access", client = %address, %method, host = host.as_ref().and_then(|host| host.to_str().ok()),
                     path = uri.path(),
                     status = status.as_u16(), code, %error, "a request was refused"
                 );
             } else {
-                tracing::debug!(client = %address, %method, %uri, %error, "a request failed");
+                tracing::debug!(client = %address, %method, path = uri.path(), %error, "a request failed");
             }
             if status.is_client_error() {
                 shared.counters.refused(code);
