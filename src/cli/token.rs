@@ -16,7 +16,7 @@ use zeroize::Zeroizing;
 
 use crate::{
     auth::{Action, Algorithm, Kind, Pattern, SigningKey},
-    protocol::{Secret, TenantId},
+    protocol::{InvalidId, Secret, TenantId},
     tls::write_new,
 };
 
@@ -53,9 +53,10 @@ struct MintArgs {
     /// is no --endpoint.
     #[arg(long = "action", value_name = "ACTION")]
     actions: Vec<Action>,
-    /// Tenant that the token is for. By default, the tenant `default`.
-    #[arg(long, value_name = "NAME")]
-    tenant: Option<TenantId>,
+    /// Tenant that the token is for (repeatable), the first where none is asked for, or * for all. By default, that of the key,
+    /// or else the tenant `default`.
+    #[arg(long = "tenant", value_name = "NAME", value_parser = tenant)]
+    tenants: Vec<String>,
     /// How long the token is good, or `never` for a token that does not end.
     #[arg(long, value_name = "DURATION", default_value = "1h", value_parser = lifetime)]
     expires: Lifetime,
@@ -108,6 +109,13 @@ fn lifetime(text: &str) -> Result<Lifetime, String> {
     }
 }
 
+/// What stands for all tenants in a token.
+const EVERY_TENANT: &str = "*";
+
+fn tenant(text: &str) -> Result<String, InvalidId> {
+    if text == EVERY_TENANT { Ok(text.into()) } else { Ok(TenantId::new(text)?.to_string()) }
+}
+
 /// Runs `adit token`, telling `out` the token, or what was written.
 ///
 /// # Errors
@@ -148,19 +156,21 @@ fn claims(args: &MintArgs, now: SystemTime) -> anyhow::Result<Value> {
     if !args.actions.is_empty() {
         adit.insert("actions".into(), args.actions.iter().map(|action| action.name()).collect());
     }
-    if let Some(tenant) = &args.tenant {
-        adit.insert("tenant".into(), tenant.as_str().into());
+    anyhow::ensure!(
+        args.tenants.len() < 2 || args.tenants.iter().all(|tenant| tenant != EVERY_TENANT),
+        "--tenant '*' is for all tenants: leave the others out"
+    );
+    if let Some(tenants) = one_or_more(&args.tenants) {
+        adit.insert("tenant".into(), tenants);
     }
     let mut claims = Map::new();
     claims.insert("iat".into(), now.as_secs().into());
     if let Lifetime(Some(lifetime)) = args.expires {
         claims.insert("exp".into(), (now + lifetime).as_secs().into());
     }
-    match args.audiences.as_slice() {
-        [] => None,
-        [one] => claims.insert("aud".into(), json!(one)),
-        several => claims.insert("aud".into(), json!(several)),
-    };
+    if let Some(audiences) = one_or_more(&args.audiences) {
+        claims.insert("aud".into(), audiences);
+    }
     for (name, value) in [("iss", &args.issuer), ("sub", &args.subject)] {
         if let Some(value) = value {
             claims.insert(name.into(), json!(value));
@@ -170,6 +180,15 @@ fn claims(args: &MintArgs, now: SystemTime) -> anyhow::Result<Value> {
         claims.insert("adit".into(), adit.into());
     }
     Ok(claims.into())
+}
+
+/// Names as claims have them: one is no list.
+fn one_or_more(names: &[String]) -> Option<Value> {
+    match names {
+        [] => None,
+        [one] => Some(json!(one)),
+        several => Some(json!(several)),
+    }
 }
 
 fn make_key(args: &KeyArgs, out: &mut dyn Write) -> anyhow::Result<()> {

@@ -15,8 +15,9 @@ use std::{
 
 use adit::{
     agent::{HttpOptions, Rewrite},
-    auth::{self, Action, Grant, Keys, Rules, Verifier},
+    auth::{self, Action, Grant, Keys, Rules, Tenants, Verifier},
     config::{self, NodeArgs, ParseError, RunAgentArgs},
+    protocol::TenantId,
 };
 use clap::Parser;
 use http::HeaderValue;
@@ -194,6 +195,7 @@ fn mistakes_on_the_line_name_the_thing_and_the_fix() {
         ("token --secret 0123456789abcdef0123456789abcdef --endpoint we*b", ""),
         ("token --secret 0123456789abcdef0123456789abcdef --action delete", ""),
         ("token --secret 0123456789abcdef0123456789abcdef --tenant a/b", ""),
+        ("token --secret 0123456789abcdef0123456789abcdef --tenant a --tenant *", ""),
         ("token key", ""),
         ("token key --out . --name a/b", ""),
     ]);
@@ -245,11 +247,20 @@ fn a_key_is_made_once_and_its_tokens_are_verified_with_what_was_written() {
             assert!(left <= Duration::from_secs(300) && left > Duration::from_secs(200), "{left:?}");
         }
     }
-    let secret = "token --secret 0123456789abcdef0123456789abcdef --expires never --kid one";
-    let token = String::from_utf8(run(secret).stdout).unwrap();
     let keys = auth::read_keys(b"0123456789abcdef0123456789abcdef").unwrap();
     let verifier = Verifier::new(Keys::Fixed(Arc::new(keys)), Rules::default());
-    assert_eq!(verifier.verify(token.trim_end(), SystemTime::now()), Ok(Grant::default()));
+    let some = ["acme", "other"].map(|name| TenantId::new(name).unwrap());
+    for (more, tenants) in [
+        ("", Tenants::default()),
+        (" --tenant acme --tenant other", Tenants::Some(some.to_vec())),
+        (" --tenant *", Tenants::Any),
+    ] {
+        let secret =
+            format!("token --secret 0123456789abcdef0123456789abcdef --expires never --kid one{more}");
+        let token = String::from_utf8(run(&secret).stdout).unwrap();
+        let granted = verifier.verify(token.trim_end(), SystemTime::now());
+        assert_eq!(granted, Ok(Grant { tenants, ..Grant::default() }), "{more}");
+    }
 }
 
 #[test]
