@@ -13,7 +13,7 @@ struct Set {
     keys: Vec<Value>,
 }
 
-/// The members that are looked at. A private key's further members are not.
+/// The members that are looked at.
 #[derive(Deserialize)]
 struct Jwk {
     kty: String,
@@ -45,20 +45,31 @@ pub enum InvalidJwks {
     /// It is not JSON, or not of the form of a set.
     #[error("it is not a JWK Set: a JSON object with a list `keys`")]
     Form,
+    /// A key in it can make tokens, not only verify them.
+    #[error(
+        "a key in it is a private one (it has `d`), which only whoever makes tokens needs: give its public key"
+    )]
+    Private,
     /// None of its keys can be used.
     #[error(transparent)]
     Keys(#[from] InvalidKeySet),
 }
 
 /// Reads a JWK Set. Keys that are for something else, or that are not understood, are passed over (RFC 7517 §5). Shared
-/// secrets only count when `secrets` says so: what is published is none.
+/// secrets only count when `secrets` says so: what is published is none. Nor is a private key, with which anybody could make
+/// tokens who reads it there: it is passed over in what is published, and refused where it was given.
 ///
 /// # Errors
 /// When it is not one, or no key is left.
 pub fn read_jwks(json: &[u8], secrets: bool) -> Result<KeySet, InvalidJwks> {
     let set: Set = serde_json::from_slice(json).map_err(|_| InvalidJwks::Form)?;
+    let is_private = |value: &Value| value.get("d").is_some();
+    if secrets && set.keys.iter().any(is_private) {
+        return Err(InvalidJwks::Private);
+    }
     let of_value = |value: Value| serde_json::from_value(value).ok().and_then(|jwk: Jwk| key(jwk, secrets));
-    Ok(KeySet::new(set.keys.into_iter().filter_map(of_value).collect())?)
+    let public = set.keys.into_iter().filter(|value| !is_private(value));
+    Ok(KeySet::new(public.filter_map(of_value).collect())?)
 }
 
 fn key(jwk: Jwk, secrets: bool) -> Option<Key> {
@@ -188,6 +199,19 @@ mod tests {
         let good = || vec![Some("good".to_owned()), None, Some("ops".to_owned())];
         assert_eq!(read(&keys, false).unwrap(), good());
         assert_eq!(read(&keys, true).unwrap(), [good(), vec![Some("secret".to_owned())]].concat());
+    }
+
+    #[test]
+    fn a_private_key_is_refused_or_where_it_is_published_passed_over() {
+        let public = json!({ "kty": "OKP", "crv": "Ed25519", "x": X, "kid": "public" });
+        let mut private = public.clone();
+        private["d"] = X.into();
+        let keys = json!([private, public]);
+        let refused = read(&keys, true).unwrap_err();
+        assert!(matches!(refused, InvalidJwks::Private), "{refused}");
+        assert!(!refused.to_string().contains(X));
+        assert_eq!(read(&keys, false).unwrap(), [Some("public".to_owned())]);
+        assert!(matches!(read(&json!([private]), false), Err(InvalidJwks::Keys(InvalidKeySet::Empty))));
     }
 
     #[test]
