@@ -169,7 +169,7 @@ fn tenants(claim: Option<OneOrMore>, of_key: Option<&TenantId>) -> Result<Tenant
         None if claimed == Tenants::Some(Vec::new()) => Err(Refused::Claim("adit.tenant")),
         None => Ok(claimed),
         Some(tenant) if claimed.contain(tenant) => Ok(Tenants::one(tenant.clone())),
-        Some(_) => Err(Refused::UnknownTenant),
+        Some(_) => Err(Refused::UnknownTenant { asked: true }),
     }
 }
 
@@ -337,7 +337,7 @@ mod tests {
         assert_eq!(tenants(Value::Null, Some("a")), Ok(Tenants::one(tenant("a"))));
         assert_eq!(tenants(json!("a"), Some("a")), Ok(Tenants::one(tenant("a"))));
         assert_eq!(tenants(json!("*"), Some("a")), Ok(Tenants::one(tenant("a"))));
-        assert_eq!(tenants(json!("b"), Some("a")), Err(Refused::UnknownTenant));
+        assert_eq!(tenants(json!("b"), Some("a")), Err(Refused::UnknownTenant { asked: true }));
         for bad in [json!([]), json!("a b"), json!(["a", "*"]), json!(7)] {
             let refused = tenants(bad.clone(), None).unwrap_err();
             assert!(matches!(refused, Refused::Claim("adit.tenant" | "adit")), "{bad}: {refused}");

@@ -64,9 +64,16 @@ pub enum Refused {
     /// A claim is not of the form that it must have.
     #[error("the token's claim `{0}` is not of the form that it must have")]
     Claim(&'static str),
-    /// It names another tenant than that of the key which signed it, or a tenant that there is not.
-    #[error("the token is for another tenant than its key (adit.tenant)")]
-    UnknownTenant,
+    /// It is for another tenant than that of the key which signed it, or only tenants have keys and none of these is asked for.
+    #[error("{}", if *asked {
+        "the token is for another tenant than its key (adit.tenant)"
+    } else {
+        "no tenant is asked for whose keys could verify the token: only tenants have keys here"
+    })]
+    UnknownTenant {
+        /// Whether it was asked for a tenant with keys.
+        asked: bool,
+    },
     /// A client certificate that is on the list of those that are denied.
     #[error("the client certificate has been revoked")]
     Revoked,
@@ -100,7 +107,7 @@ impl Refused {
             Self::Audience { .. } => "wrong_audience",
             Self::Issuer { .. } => "wrong_issuer",
             Self::Claim(_) => "invalid_claim",
-            Self::UnknownTenant => "unknown_tenant",
+            Self::UnknownTenant { .. } => "unknown_tenant",
             Self::Revoked => "revoked_certificate",
             Self::Certificate => "unknown_certificate",
             Self::NoKeys => "no_keys",
@@ -146,7 +153,7 @@ impl Refused {
             Self::Header(_) => "invalid authorization",
             Self::Scheme => "unsupported auth type",
             Self::Expired => "expired token",
-            Self::UnknownTenant
+            Self::UnknownTenant { .. }
             | Self::InvalidTenant(_)
             | Self::NotPermitted(NotPermitted::Tenant(_) | NotPermitted::NoTenant) => "unknown tenant",
             Self::NotPermitted(_) => "endpoint not permitted",
@@ -157,6 +164,8 @@ impl Refused {
     /// The same as an answer on a link.
     pub fn refusal(&self) -> Refusal {
         let code = match self.status() {
+            // Whoever is missing one has only to show it.
+            _ if matches!(self, Self::NoCertificate) => Code::Unauthenticated,
             StatusCode::FORBIDDEN => Code::Forbidden,
             StatusCode::SERVICE_UNAVAILABLE => Code::Busy,
             StatusCode::BAD_REQUEST => Code::Invalid,
@@ -200,7 +209,7 @@ pub(super) mod tests {
             Refused::Audience { given: true },
             Refused::Issuer { given: false },
             Refused::Claim("exp"),
-            Refused::UnknownTenant,
+            Refused::UnknownTenant { asked: true },
             Refused::Revoked,
             Refused::Certificate,
             Refused::NoKeys,
@@ -220,7 +229,7 @@ pub(super) mod tests {
             all().iter().map(told).collect::<Vec<_>>(),
             [
                 "401 unauthenticated missing_token: missing authorization",
-                "403 forbidden missing_certificate: missing authorization",
+                "403 unauthenticated missing_certificate: missing authorization",
                 "401 unauthenticated invalid_authorization: invalid authorization",
                 "400 invalid invalid_tenant: unknown tenant",
                 "401 unauthenticated unsupported_authorization: unsupported auth type",

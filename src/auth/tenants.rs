@@ -113,7 +113,7 @@ impl Verifiers {
                 (outcome, _) => outcome?,
             },
             (None, Some(own)) => own.verify_fresh(token, now).await?,
-            (None, None) => return Err(Refused::UnknownTenant),
+            (None, None) => return Err(Refused::UnknownTenant { asked: false }),
         };
         let tenant = grant.tenant(asked)?;
         Ok(Caller { grant, tenant })
@@ -226,13 +226,18 @@ mod tests {
         // A tenant's keys are only asked when the tenant is.
         assert_eq!(of(1, Value::Null, Some(&a)), Ok(a.clone()));
         assert_eq!(of(1, json!("*"), Some(&a)), Ok(a.clone()));
-        assert_eq!(of(1, json!("b"), Some(&a)), Err(Refused::UnknownTenant));
+        assert_eq!(of(1, json!("b"), Some(&a)), Err(Refused::UnknownTenant { asked: true }));
         assert_eq!(of(1, json!("b"), Some(&b)), Err(Refused::UnknownKey));
         assert_eq!(of(1, Value::Null, None), Err(Refused::UnknownKey));
         let none = Verifiers::new(None, []);
         let nobody =
             futures_util::FutureExt::now_or_never(none.caller("a.b.c", Some(&a), SystemTime::UNIX_EPOCH));
-        assert_eq!(nobody, Some(Err(Refused::UnknownTenant)));
+        assert_eq!(nobody, Some(Err(Refused::UnknownTenant { asked: false })));
+        let sentence = Refused::UnknownTenant { asked: false }.to_string();
+        assert!(
+            sentence.contains("no tenant is asked for") && !sentence.contains("than its key"),
+            "{sentence}"
+        );
     }
 
     proptest! {
