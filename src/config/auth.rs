@@ -163,7 +163,8 @@ macro_rules! auth_args {
             /// Whether what relies on a token ends with it.
             #[arg(id = concat!($port, "_auth_disconnect_on_expiry"), long = concat!($port, "-auth-disconnect-on-expiry"))]
             #[arg(value_name = "BOOL", default_value_t = true, action = clap::ArgAction::Set)]
-            #[arg(hide_possible_values = true)]
+            // Operators are answered at once: nothing is open there that a token could end.
+            #[arg(hide_possible_values = true, hide = $port == "admin")]
             disconnect_on_expiry: bool,
         }
 
