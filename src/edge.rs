@@ -16,6 +16,7 @@ mod handshakes;
 mod headers;
 mod heads;
 mod http;
+mod lapse;
 mod limits;
 mod meaning;
 mod metrics;

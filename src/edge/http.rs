@@ -1,6 +1,7 @@
 //! One request: match, route, send, relay.
 
 use std::{
+    net::SocketAddr,
     sync::{Arc, atomic::Ordering::Relaxed},
     time::Duration,
 };
@@ -22,7 +23,9 @@ use super::{
     connection::Client,
     endpoint::endpoint,
     error::{Error, Tongue},
-    headers, meaning,
+    headers,
+    lapse::Lapse,
+    meaning,
     permit::{Permit, permit},
     piko,
     socket::Socket,
@@ -153,13 +156,14 @@ async fn forward<B: RequestBody>(
     }
     match (client_side, service_side) {
         (Some(client_side), Some(service_side)) => {
-            Ok(switch(shared, exchange, permit, client_side, service_side, response))
+            Ok(switch(shared, (client.address, exchange), permit, client_side, service_side, response))
         }
         // RFC 9110 §15.2.2: such a client would wait for the response that follows.
         (None, Some(_)) => Err(Error::Switched),
-        (_, None) => Ok(response.map(|body| match permit.lapsed() {
-            Some(lapsed) => Body::lasting(body, lapsed),
-            None => Body::Upstream(body),
+        (_, None) => Ok(response.map(|body| {
+            let Some(lapsed) = permit.lapsed() else { return Body::Upstream(body) };
+            let lapse = Lapse::new(shared, client.address, &permit, "a response");
+            Body::lasting(body, lapse.told(lapsed))
         })),
     }
 }
@@ -229,7 +233,7 @@ fn rewrite<B: RequestBody>(
 /// Joins client and service once both have switched protocols.
 fn switch(
     shared: &Shared,
-    exchange: &Arc<Exchange>,
+    (address, exchange): (SocketAddr, &Arc<Exchange>),
     permit: Permit,
     client: OnUpgrade,
     service: OnUpgrade,
@@ -238,13 +242,15 @@ fn switch(
     let (parts, body) = response.into_parts();
     let upgrade = body.into_upgrade();
     let exchange = Arc::clone(exchange);
+    let lapse = Lapse::new(shared, address, &permit, "a switched connection");
     // A connection of its own kind by now, which the edge waits for as for any other.
     shared.connections.spawn(async move {
         // Their connection is not idle meanwhile.
         let counts = Counts::at(exchange.pace().and_then(Pace::waits));
         let joined = tokio::select! {
             joined = join(client, service, upgrade, &counts) => joined,
-            lapsed = permit.over() => Err(lapsed.into()),
+            // What it speaks is not known here: it can only be reset.
+            lapsed = lapse.told(permit.over()) => Err(lapsed.into()),
         };
         if let Err(error) = joined {
             tracing::debug!(

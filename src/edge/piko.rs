@@ -7,7 +7,7 @@ mod boundary;
 mod clocks;
 mod flow;
 
-use std::sync::Arc;
+use std::{pin::pin, sync::Arc};
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use bytes::Bytes;
@@ -31,6 +31,7 @@ use super::{
     error::Error,
     headers,
     http::{NOT_SERVED, RequestBody},
+    lapse::Lapse,
     permit::Permit,
     proxied::Ends,
     socket::Socket,
@@ -38,6 +39,7 @@ use super::{
     websocket::WebSocket,
 };
 use crate::{
+    auth::Lapsed,
     splice::Counts,
     upstream::{BoxError, OpenFlow, SendError},
 };
@@ -119,11 +121,8 @@ pub(super) async fn serve<B: RequestBody>(
         // Its connection is not idle meanwhile.
         let _exchange = exchange;
         let (name, counts) = (&permit.name, Counts::at(pace.waits()));
-        let joined = tokio::select! {
-            joined = join(upgrade, flow, &edge, &counts) => joined,
-            lapsed = permit.over() => Err(lapsed.into()),
-        };
-        if let Err(error) = joined {
+        let lapse = Lapse::new(&edge, client.address, &permit, "a flow by WebSocket");
+        if let Err(error) = join(upgrade, flow, lapse.told(permit.over()), &edge, &counts).await {
             tracing::debug!(
                 endpoint = %name.endpoint,
                 client = %client.address,
@@ -174,15 +173,26 @@ fn check_origin(headers: &HeaderMap, host: Option<&HeaderValue>) -> Result<(), R
     }
 }
 
-/// Carries a flow once the client has switched protocols.
-async fn join(upgrade: OnUpgrade, flow: OpenFlow, shared: &Shared, counts: &Counts) -> Result<(), BoxError> {
+/// Carries a flow once the client has switched protocols, until that is `over`.
+async fn join(
+    upgrade: OnUpgrade,
+    flow: OpenFlow,
+    over: impl Future<Output = Lapsed>,
+    shared: &Shared,
+    counts: &Counts,
+) -> Result<(), BoxError> {
     let OpenFlow { stream, in_use: _in_use, .. } = flow;
-    let ended = match auto::upgrade::downcast::<TokioIo<Socket>>(upgrade.await?) {
+    let mut over = pin!(over);
+    let upgraded = tokio::select! {
+        upgraded = upgrade => upgraded?,
+        lapsed = over.as_mut() => return Err(lapsed.into()),
+    };
+    let ended = match auto::upgrade::downcast::<TokioIo<Socket>>(upgraded) {
         Ok(parts) => {
             let (connection, _admission) = parts.io.into_inner().into_inner().ok_or(NOT_SERVED)?;
-            flow::carry(connection, parts.read_buf, stream, counts).await
+            flow::carry(connection, parts.read_buf, stream, over, counts).await
         }
-        Err(upgraded) => flow::carry(TokioIo::new(upgraded), Bytes::new(), stream, counts).await,
+        Err(upgraded) => flow::carry(TokioIo::new(upgraded), Bytes::new(), stream, over, counts).await,
     };
     if let Some(code) = ended.as_ref().err().and_then(Ended::code) {
         shared.counters.refused(code);

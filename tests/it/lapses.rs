@@ -19,7 +19,7 @@ use tokio::{
 };
 use tokio_tungstenite::{
     WebSocketStream,
-    tungstenite::{Error, Message, client::IntoClientRequest},
+    tungstenite::{Error, Message, client::IntoClientRequest, protocol::frame::coding::CloseCode},
 };
 
 use crate::support::{
@@ -27,6 +27,7 @@ use crate::support::{
     client::{Body, Client, request},
     cluster::Nodes,
     fabric::{forwarder_of, linked_over},
+    log::Log,
     ok,
     raw::{Raw, hello, listen},
     service, soon,
@@ -93,8 +94,10 @@ async fn path(issuer: &Issuer, ends: bool) -> (Nodes, Vec<adit::agent::Agent>, s
 
 #[tokio::test]
 async fn what_a_client_has_open_ends_with_its_token_and_not_before() {
+    let log = Log::of_this_thread();
     let issuer = Issuer::new();
-    let (_nodes, _agents, edge) = path(&issuer, true).await;
+    let (nodes, _agents, edge) = path(&issuer, true).await;
+    let entry = nodes.all.iter().find(|node| node.addresses.edge == edge).expect("it is one of them");
     let (began, token) = (Instant::now(), issuer.token(&json!({ "exp": in_seconds(LIFE) })));
     let mut upgraded = socket(edge, "/socket", &token).await;
     let mut tcp = socket(edge, "/_piko/v1/tcp/bytes", &token).await;
@@ -110,15 +113,35 @@ async fn what_a_client_has_open_ends_with_its_token_and_not_before() {
     assert!(began.elapsed() < Duration::from_secs_f64(LIFE), "the machine is too slow for this test");
 
     let end = began + LATER;
-    let ended =
-        async |socket: &mut WebSocketStream<TcpStream>| while let Some(Ok(_)) = socket.next().await {};
+    let ended = async |socket: &mut WebSocketStream<TcpStream>| {
+        let mut told = None;
+        while let Some(Ok(message)) = socket.next().await {
+            if let Message::Close(frame) = message {
+                told = frame;
+            }
+        }
+        told.map(|frame| (frame.code, frame.reason.to_string()))
+    };
     assert!(timeout_at(end, ended(&mut upgraded)).await.is_ok(), "a WebSocket has outlived its token");
     assert!(began.elapsed().as_secs_f64() > LIFE * 0.9, "it ended before its token");
-    assert!(timeout_at(end, ended(&mut tcp)).await.is_ok(), "a flow of TCP has outlived its token");
+    let told = timeout_at(end, ended(&mut tcp)).await.expect("a flow of TCP has outlived its token");
+    assert_eq!(
+        told,
+        Some((CloseCode::Policy, "expired".to_owned())),
+        "the edge speaks WebSocket there itself"
+    );
     for (_client, body) in &mut halves {
         let frame = timeout_at(end, body.frame()).await;
         assert!(matches!(frame, Ok(Some(Err(_)))), "a response has not broken off: {frame:?}");
     }
+    // Nobody else may have been told why.
+    for (what, count) in [("a switched connection", 1), ("a flow by WebSocket", 1), ("a response", 2)] {
+        let lines = log.lines(&format!("what=\"{what}\""));
+        let says = ["INFO", "adit::access", "client=127.0.0.1:", "code=\"expired_token\""];
+        let all = lines.iter().all(|line| says.iter().all(|says| line.contains(says)));
+        assert!(lines.len() == count && all, "{lines:?}");
+    }
+    assert_eq!((entry.refused("expired_token").await, log.lines(&token)), (4, vec![]));
     let late =
         soon(Client::both(edge)).await[0].send(with_token(request("GET", "half", "/", ""), &token)).await;
     assert_eq!(ok(late).status(), StatusCode::UNAUTHORIZED);
@@ -164,6 +187,7 @@ async fn links_and_flows_of_forwarders_end_with_their_token() {
 
 #[tokio::test]
 async fn a_link_whose_token_is_renewed_goes_on_with_what_the_new_one_permits() {
+    let log = Log::of_this_thread();
     let issuer = Issuer::new();
     let fabric = Fabric::with(|config| config.auth.link = issuer.port()).await;
     let began = Instant::now();
@@ -192,6 +216,15 @@ async fn a_link_whose_token_is_renewed_goes_on_with_what_the_new_one_permits() {
             }
             other => panic!("{other:?}"),
         }
+    }
+    for (what, code) in [
+        ("a link's new token is refused", "code=\"malformed_token\""),
+        ("an endpoint is withdrawn", "code=\"endpoint_not_permitted\""),
+        ("an endpoint is refused", "code=\"forbidden\""),
+    ] {
+        let lines = log.lines(what);
+        let says = ["WARN", "adit::access", code];
+        assert!(lines.len() == 1 && says.iter().all(|says| lines[0].contains(says)), "{what}: {lines:?}");
     }
     let lost = tokio::time::timeout(LATER * 2, raw.link.closed()).await;
     let lost = lost.expect("the link has outlived its token");

@@ -41,6 +41,7 @@ use super::{
     clocks::{Clocks, GOODBYE, Next},
 };
 use crate::{
+    auth::Lapsed,
     net::websocket::{Violation, config},
     splice::{Broken, Counts, Side, splice},
 };
@@ -63,6 +64,8 @@ pub(super) enum Ended {
     #[error("the client's connection broke")]
     Lost(#[source] io::Error),
     #[error(transparent)]
+    Lapsed(Lapsed),
+    #[error(transparent)]
     Broken(#[from] Broken),
 }
 
@@ -75,37 +78,55 @@ impl Ended {
             Self::Refused(Violation::Unmasked) => Some("websocket_unmasked"),
             Self::Refused(Violation::Protocol) => Some("websocket_protocol"),
             Self::Silent => Some("websocket_silent"),
+            // It is counted where it is told.
+            Self::Lapsed(_) => None,
             Self::Lost(_) | Self::Broken(_) => None,
         }
     }
 }
 
-/// Carries a flow until both directions have ended or one has broken. `read` is what has been read of the connection already.
-/// Dropping the future resets both.
+/// Carries a flow until both directions have ended or one has broken, or until its client may not have it any more, which is
+/// what `over` waits for. `read` is what has been read of the connection already. Dropping the future resets both.
 pub(super) async fn carry<S: Connection>(
     connection: S,
     read: Bytes,
     service: impl Side,
+    over: impl Future<Output = Lapsed>,
     counts: &Counts,
 ) -> Result<(), Ended> {
     let (from, to) = tokio::io::split(connection);
     let line = Arc::new(Line(Mutex::new(State::new(to))));
-    let mut from = Incoming { from, line: Arc::clone(&line), boundary: Boundary::default() };
+    let mut from = Incoming { from: Some(from), line: Arc::clone(&line), boundary: Boundary::default() };
     from.boundary.see(&read);
     let socket = WebSocketStream::from_partially_read(from, read.into(), Role::Server, Some(config())).await;
     let messages = Messages { socket, line: Arc::clone(&line), rest: Bytes::new(), ended: false };
+    let over = async {
+        let lapsed = over.await;
+        line.state().answer = Some(goodbye(lapsed));
+        Ended::Lapsed(lapsed)
+    };
     let ended = tokio::select! {
         biased;
-        ended = splice(WebSocket(messages), service, counts) => ended,
+        ended = splice(WebSocket(messages), service, counts) => ended.map_err(Ended::from),
         lost = keep_alive(&line) => return Err(lost),
+        lapsed = over => Err(lapsed),
     };
     let refused = line.state().refused;
     // Whoever does not take the goodbye in time goes without.
     drop(timeout(GOODBYE, farewell(&line)).await);
     match refused {
         Some(violation) => Err(Ended::Refused(violation)),
-        None => Ok(ended?),
+        None => ended,
     }
+}
+
+/// What a client is told whose credentials have ended: it broke no rule of WebSocket, but one of the edge's (1008).
+fn goodbye(lapsed: Lapsed) -> CloseFrame {
+    let reason = match lapsed {
+        Lapsed::Expired => "expired",
+        Lapsed::Revoked => "revoked",
+    };
+    CloseFrame { code: CloseCode::Policy, reason: reason.into() }
 }
 
 /// What both directions share: the way to the client, and the clocks.
@@ -124,7 +145,7 @@ struct State<S> {
     pong: Option<Bytes>,
     closed: bool,
     refused: Option<Violation>,
-    /// What is answered to a client that gives up (RFC 6455 §5.5.1).
+    /// What is answered to a client that gives up (RFC 6455 §5.5.1), or said to one that may not go on.
     answer: Option<CloseFrame>,
     clocks: Clocks,
 }
@@ -278,11 +299,11 @@ impl<S: Connection> Side for WebSocket<S> {
 
     fn reset(self, written: bool) {
         let Messages { socket, line, .. } = self.0;
-        let from = socket.into_inner().from;
+        let from = socket.into_inner().from.take();
         let mut state = line.state();
         if written || state.refused.is_some() || state.answer.is_some() {
-            state.from = Some(from);
-        } else if let Some(to) = state.to.take() {
+            state.from = from;
+        } else if let (Some(from), Some(to)) = (from, state.to.take()) {
             from.unsplit(to).reset(false);
         }
     }
@@ -392,7 +413,8 @@ impl<S: Connection> AsyncWrite for Frames<S> {
 
 /// What the library reads from. What it writes, which are answers to pings and to the closing frame, goes nowhere.
 struct Incoming<S> {
-    from: ReadHalf<S>,
+    /// Taken by a reset.
+    from: Option<ReadHalf<S>>,
     line: Arc<Line<S>>,
     boundary: Boundary,
 }
@@ -404,13 +426,24 @@ impl<S: Connection> AsyncRead for Incoming<S> {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
-        ready!(Pin::new(&mut self.from).poll_read(cx, buf))?;
+        let Some(from) = &mut self.from else { return Poll::Ready(Err(io::ErrorKind::NotConnected.into())) };
+        ready!(Pin::new(from).poll_read(cx, buf))?;
         let bytes = &buf.filled()[before..];
         if !bytes.is_empty() {
             self.boundary.see(bytes);
             self.line.state().clocks.heard(Instant::now());
         }
         Poll::Ready(Ok(()))
+    }
+}
+
+impl<S> Drop for Incoming<S> {
+    fn drop(&mut self) {
+        let mut state = self.line.state();
+        // Whoever is told something must have the time to read it.
+        if state.answer.is_some() && state.from.is_none() {
+            state.from = self.from.take();
+        }
     }
 }
 
@@ -488,7 +521,7 @@ mod tests {
         let (connection, flow) = (End(connection, Arc::clone(&resets)), End(flow, Arc::clone(&resets)));
         let (started, counts) = (Instant::now(), Counts::default());
         let carrying = async {
-            let ended = carry(connection, Bytes::new(), flow, &counts).await;
+            let ended = carry(connection, Bytes::new(), flow, std::future::pending(), &counts).await;
             (ended.err(), started.elapsed())
         };
         let ((ended, took), ()) = tokio::join!(carrying, what(client, service));
