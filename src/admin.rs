@@ -13,7 +13,7 @@ use std::{
 
 use axum::{
     Extension, Json, Router,
-    extract::{Request, State},
+    extract::{ConnectInfo, Request, State},
     http::{HeaderMap, StatusCode, header},
     middleware::{self, Next},
     response::{IntoResponse, Response},
@@ -100,8 +100,9 @@ impl Admin {
         let tasks = Tasks::new();
         let signal = tasks.clone();
         tasks.spawn(async move {
-            let serve =
-                axum::serve(listener, router).with_graceful_shutdown(async move { signal.signalled().await });
+            let service = router.into_make_service_with_connect_info::<SocketAddr>();
+            let serve = axum::serve(listener, service)
+                .with_graceful_shutdown(async move { signal.signalled().await });
             if let Err(error) = serve.await {
                 tracing::error!(%error, "the admin port has failed");
             }
@@ -143,15 +144,20 @@ impl Operator {
 }
 
 /// Lets in who may do what operators do.
-async fn permit(State(guard): State<Guard>, mut request: Request, next: Next) -> Response {
+async fn permit(
+    State(guard): State<Guard>,
+    ConnectInfo(client): ConnectInfo<SocketAddr>,
+    mut request: Request,
+    next: Next,
+) -> Response {
     match operator(&guard, request.headers()).await {
         Ok(operator) => {
             request.extensions_mut().insert(operator);
             next.run(request).await
         }
         Err(refused) => {
-            let path = request.uri().path();
-            tracing::info!(target: "adit::access", path, code = refused.code(), %refused, "an operator was refused");
+            let (path, status, code) = (request.uri().path(), refused.status().as_u16(), refused.code());
+            tracing::info!(target: "adit::access", %client, path, status, code, %refused, "an operator was refused");
             refuse(&refused)
         }
     }

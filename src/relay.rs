@@ -90,7 +90,10 @@ impl Relay {
             Ok(entered) => entered,
             Err(refusal) => {
                 let Identity { agent, tenant, .. } = &from.identity;
-                tracing::info!(target: "adit::access", link = %from.id, %agent, %tenant, %refusal, "a flow was refused");
+                let (client, code) = (from.link.remote_address(), refusal.code.name());
+                tracing::info!(
+                    target: "adit::access", link = %from.id, %client, %agent, %tenant, code, %refusal, "a flow was refused"
+                );
                 return transport::refuse(stream, refusal).await;
             }
         };

@@ -1,4 +1,5 @@
-//! The access log: one event for each request, at level info with the target `adit::access`.
+//! The access log: one event for each request, at level info with the target `adit::access`; for those that the door does
+//! not let in also where it was not asked for.
 //!
 //! An [`Access`] travels with its request and then with the response's body, and writes its line when it is dropped, so
 //! that none is written twice and none is missing, however the request ends. Queries are left out: they hold secrets.
@@ -8,7 +9,7 @@ use std::net::IpAddr;
 use http::{Method, Request, StatusCode, Uri};
 use tokio::time::Instant;
 
-use crate::protocol::EndpointId;
+use crate::{auth::Denied, protocol::EndpointId};
 
 /// A request under way.
 #[derive(Debug)]
@@ -20,6 +21,8 @@ pub(super) struct Access {
     started: Instant,
     /// That of the response, once it has begun.
     pub(super) status: Option<StatusCode>,
+    /// Why it was not let in.
+    pub(super) denied: Option<Denied>,
     /// The content of the response so far.
     pub(super) bytes: u64,
     /// Whether the response has come to its end.
@@ -35,6 +38,7 @@ impl Access {
             uri: request.uri().clone(),
             started: Instant::now(),
             status: None,
+            denied: None,
             bytes: 0,
             complete: false,
         }
@@ -50,6 +54,7 @@ impl Drop for Access {
             method = %self.method,
             path = self.uri.path(),
             status = self.status.map(|status| status.as_u16()),
+            code = self.denied.map(Denied::code),
             bytes = self.bytes,
             duration_ms = self.started.elapsed().as_micros() as f64 / 1000.0,
             complete = self.complete,

@@ -6,7 +6,6 @@
 //! through it as they are: it neither decodes nor buffers them.
 
 use std::{
-    net::IpAddr,
     pin::{Pin, pin},
     sync::{Mutex, PoisonError},
     task::{Context, Poll, ready},
@@ -72,16 +71,14 @@ static NOTHING: HttpOptions = HttpOptions {
     response_timeout: None,
 };
 
-/// Why a request gets no response of the service. But for one that is late, or not let in, the flow is reset, so that the node
-/// tells its client as of any service that breaks.
+/// Why a request that was let in gets no response of the service. But for one that is late, the flow is reset, so that the
+/// node tells its client as of any service that breaks.
 #[derive(Debug, thiserror::Error)]
 enum ExchangeError {
     #[error("the service broke off before it responded")]
     Service(#[from] hyper::Error),
     #[error("the service has not begun to respond within {0:?} of the request's end")]
     Late(Duration),
-    #[error(transparent)]
-    Denied(#[from] Denied),
     #[error("the flow's last request got no response")]
     Over,
 }
@@ -165,17 +162,23 @@ struct Exchanges<'a> {
 impl Exchanges<'_> {
     async fn serve(&self, mut request: Request<Incoming>) -> Result<Response<Answer>, ExchangeError> {
         let client = self.clients.client(request.headers());
-        let mut access = self.options.access_log.then(|| Access::new(self.endpoint, client, &request));
+        let denied = door::check_request(self.door, client, request.headers()).err();
+        // Who is refused is told in any case.
+        let told = self.options.access_log || denied.is_some();
+        let mut access = told.then(|| Access::new(self.endpoint, client, &request));
         let flow = hyper::upgrade::on(&mut request);
         let has_body = !request.body().is_end_stream();
-        let mut response = match self.ask(client, request).await {
-            Ok(response) => response.map(Either::Left),
-            Err(ExchangeError::Denied(denied)) => self.deny(denied, has_body),
-            Err(error @ ExchangeError::Late(_)) => self.give_up(&error),
-            Err(error) => return Err(error),
+        let mut response = match denied {
+            Some(denied) => self.deny(denied, has_body),
+            None => match self.ask(request).await {
+                Ok(response) => response.map(Either::Left),
+                Err(error @ ExchangeError::Late(_)) => self.give_up(&error),
+                Err(error) => return Err(error),
+            },
         };
         if let Some(access) = &mut access {
             access.status = Some(response.status());
+            access.denied = denied;
         }
         if response.status() == StatusCode::SWITCHING_PROTOCOLS {
             let service = hyper::upgrade::on(&mut response);
@@ -188,14 +191,9 @@ impl Exchanges<'_> {
         Ok(response.map(|body| Answer::new(body, access)))
     }
 
-    /// Passes a request on that the door lets in, without what was for the door.
-    async fn ask(
-        &self,
-        client: Option<IpAddr>,
-        mut request: Request<Incoming>,
-    ) -> Result<Response<Incoming>, ExchangeError> {
+    /// Passes a request on that the door has let in, without what was for the door.
+    async fn ask(&self, mut request: Request<Incoming>) -> Result<Response<Incoming>, ExchangeError> {
         let headers = request.headers_mut();
-        door::check_request(self.door, client, headers)?;
         for name in self.door.consumed() {
             headers.remove(name);
         }
@@ -235,7 +233,6 @@ impl Exchanges<'_> {
     /// Answers a request that is not let in. Nothing of it has gone to the service, whose connection stands; a body that is
     /// not read ends the flow.
     fn deny(&self, denied: Denied, has_body: bool) -> Response<Content> {
-        tracing::debug!(endpoint = %self.endpoint, %denied, "a request was not let in");
         let mut response = own(denied.status(), denied.code(), &denied, has_body);
         if let Some(challenge) = door::challenge(denied, self.endpoint) {
             response.headers_mut().insert(header::WWW_AUTHENTICATE, challenge);

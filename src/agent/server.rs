@@ -263,7 +263,8 @@ async fn down(watch: Option<&mut Watch>) {
 pub(super) async fn deny(incoming: Incoming, denied: Denied) {
     let open = incoming.open();
     let client = open.client.map(tracing::field::display);
-    tracing::debug!(endpoint = %open.endpoint, client, %denied, "a flow was not let in");
+    let code = denied.code();
+    tracing::info!(target: "adit::access", endpoint = %open.endpoint, client, code, %denied, "a flow was refused");
     incoming.refuse(Refusal::new(Code::Forbidden, denied.to_string())).await;
 }
 

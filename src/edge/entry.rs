@@ -1,7 +1,13 @@
 //! What clients pass that send no request of HTTP, before they are given a flow: their limits, and the door of the endpoint,
 //! as far as an address opens it. Asked by `tcp`, `sni` and `udp`.
 
-use std::net::SocketAddr;
+use std::{
+    net::SocketAddr,
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
+
+use tokio::time::Instant;
 
 use crate::{
     auth::{Denied, Guard, Limited, Limits, Pass},
@@ -32,15 +38,56 @@ impl Refused {
         }
     }
 
+    /// Whether it is the client who may not have it.
+    fn is_of_client(&self) -> bool {
+        matches!(self, Self::Denied(_) | Self::Open(OpenFlowError::Limited(_)))
+    }
+
     /// Says so in the log; in that of access, where it is the client who may not have it.
     pub(super) fn log(&self, client: SocketAddr, name: Option<&Name>) {
+        self.log_one(client, name, self.is_of_client().then_some(0));
+    }
+
+    /// The same where clients come without a connection, so that many are refused at little cost to them.
+    pub(super) fn log_sparsely(&self, client: SocketAddr, name: &Name, lines: &Sparse) {
+        let others = self.is_of_client().then(|| lines.line(Instant::now())).flatten();
+        self.log_one(client, Some(name), others);
+    }
+
+    /// Says so in the access log, for so many others as well, or only for debugging.
+    fn log_one(&self, client: SocketAddr, name: Option<&Name>, others: Option<u64>) {
         let (code, endpoint) = (self.name(), name.map(tracing::field::display));
-        match self {
-            Self::Denied(_) | Self::Open(OpenFlowError::Limited(_)) => {
-                tracing::info!(target: "adit::access", %client, endpoint, code, error = %self, "a client was refused");
-            }
-            Self::Open(error) => tracing::debug!(%client, endpoint, %error, "a client was refused"),
+        let Some(others) = others else {
+            return tracing::debug!(%client, endpoint, code, error = %self, "a client was refused");
+        };
+        let others = (others > 0).then_some(others);
+        tracing::info!(target: "adit::access", %client, endpoint, code, others, error = %self, "a client was refused");
+    }
+}
+
+/// How often one place writes a line to the access log, once in [`Sparse::EVERY`], and how many it has left out since. All
+/// are counted elsewhere.
+#[derive(Debug, Default)]
+pub(super) struct Sparse(Mutex<Lines>);
+
+#[derive(Debug, Default)]
+struct Lines {
+    last: Option<Instant>,
+    left_out: u64,
+}
+
+impl Sparse {
+    const EVERY: Duration = Duration::from_secs(1);
+
+    /// How many have been left out before this one, if it gets a line.
+    fn line(&self, now: Instant) -> Option<u64> {
+        let mut lines = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if lines.last.is_some_and(|last| now < last + Self::EVERY) {
+            lines.left_out += 1;
+            return None;
         }
+        lines.last = Some(now);
+        Some(std::mem::take(&mut lines.left_out))
     }
 }
 
@@ -65,4 +112,19 @@ pub(super) fn admit(
     guard.check_address(&name.tenant, &name.endpoint, client.ip())?;
     callers.endpoint(&mut pass, &name.tenant, &name.endpoint)?;
     Ok(pass)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_flood_is_one_line_a_second_with_how_many_were_left_out() {
+        let (lines, now) = (Sparse::default(), Instant::now());
+        assert_eq!(lines.line(now), Some(0));
+        let soon = now + Sparse::EVERY / 2;
+        assert!((0..5000).all(|_| lines.line(soon).is_none()));
+        assert_eq!(lines.line(now + Sparse::EVERY), Some(5000));
+        assert_eq!(lines.line(now + Sparse::EVERY * 2), Some(0));
+    }
 }

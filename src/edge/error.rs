@@ -128,7 +128,8 @@ impl Error {
 
     /// Whether it is the caller who may not have what was asked for.
     pub(super) fn is_of_caller(&self) -> bool {
-        matches!(self, Self::Limited(_) | Self::Auth(_) | Self::Denied(_) | Self::Lapsed(_))
+        let is_foreign = matches!(self, Self::Piko(piko::Refusal::Origin(_)));
+        is_foreign || matches!(self, Self::Limited(_) | Self::Auth(_) | Self::Denied(_) | Self::Lapsed(_))
     }
 
     /// What Piko says in its place, where it has a text.

@@ -84,6 +84,7 @@ impl Ports {
                 callers: callers.clone(),
                 idle: config.idle,
                 associations: ports.associations.clone(),
+                refusals: entry::Sparse::default(),
             };
             ports.accepting.spawn(Arc::new(door).serve(port, ports.accepting.clone()));
         }
@@ -123,6 +124,8 @@ struct Door {
     callers: Limits,
     idle: Duration,
     associations: Tasks,
+    /// Those that are written to the access log.
+    refusals: entry::Sparse,
 }
 
 impl Door {
@@ -156,7 +159,7 @@ impl Door {
         let (flow, pass) = match opened.await {
             Ok(opened) => opened,
             Err(refused) => {
-                refused.log(address, Some(endpoint));
+                refused.log_sparsely(address, endpoint, &self.refusals);
                 return client.discard().await;
             }
         };

@@ -234,7 +234,8 @@ impl Door {
                 if refusal.code == Code::Elsewhere {
                     tracing::debug!(%client, agent = %hello.agent, %refusal, "a link was sent elsewhere");
                 } else {
-                    tracing::warn!(%client, agent = %hello.agent, %refusal, "a link was refused");
+                    let code = refusal.code.name();
+                    tracing::warn!(target: "adit::access", %client, agent = %hello.agent, code, %refusal, "a link was refused");
                 }
                 if let Err(error) = writer.send(&Control::Refused(refusal)).await {
                     tracing::debug!(%client, %error, "the refused went away first");

@@ -417,7 +417,8 @@ impl ControlLoop {
     ) -> Result<(), FrameError> {
         let session = &self.session;
         if let Err(refused) = renewed {
-            tracing::warn!(link = %session.id, agent = %session.identity.agent, %refused, "a link's new token is refused");
+            let (agent, code) = (session.identity.agent, refused.code());
+            tracing::warn!(target: "adit::access", link = %session.id, %agent, code, %refused, "a link's new token is refused");
             return writer.send(&Control::Refused(refused.refusal())).await;
         }
         tracing::debug!(link = %session.id, "a link's token is renewed");
@@ -432,7 +433,8 @@ impl ControlLoop {
             }
         });
         for (id, upstream, refused) in withdrawn {
-            tracing::warn!(link = %session.id, endpoint = %upstream.name, %refused, "an endpoint is withdrawn");
+            let (endpoint, code) = (&upstream.name, refused.code());
+            tracing::warn!(target: "adit::access", link = %session.id, %endpoint, code, %refused, "an endpoint is withdrawn");
             self.upstreams.unlisten(&upstream);
             writer.send(&Control::ListenRefused(id, refused.refusal())).await?;
         }
@@ -473,7 +475,8 @@ impl ControlLoop {
         let (upstream, pass) = match listening {
             Ok(listening) => listening,
             Err(refusal) => {
-                tracing::warn!(link = %session.id, %endpoint, %refusal, "an endpoint is refused");
+                let code = refusal.code.name();
+                tracing::warn!(target: "adit::access", link = %session.id, %endpoint, code, %refusal, "an endpoint is refused");
                 return writer.send(&Control::ListenRefused(id, refusal)).await;
             }
         };

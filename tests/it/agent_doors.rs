@@ -379,8 +379,52 @@ async fn who_is_refused_is_in_the_access_log_and_what_was_shown_is_not() {
         eventually("it is logged", async || log.lines(&format!("status={status} ")).len() == 1).await;
         let line = log.lines(&format!("status={status} ")).remove(0);
         assert!(line.contains("adit::access") && line.contains(&format!("client={source} ")), "{line}");
+        let code = match status {
+            401 => "code=\"login_required\"",
+            403 => "code=\"address_denied\"",
+            _ => "",
+        };
+        assert!(line.contains(code) && (line.contains("code=") == (status != 200)), "{line}");
     }
     for secret in ["wrong-word", "hunter2", "sesame", &BASE64_STANDARD.encode("ann:hunter2")] {
+        assert_eq!(log.lines(secret), [""; 0]);
+    }
+}
+
+#[tokio::test]
+async fn who_is_refused_is_logged_once_also_where_no_access_log_was_asked_for() {
+    let log = Log::of_this_thread();
+    let service = service::mirror().await;
+    let web = Web::to(service.address, logins(), None, 1).await;
+    let door = not_the_second();
+    let tcp = web.nodes.all[0].agent_with("tcp", Kind::Tcp, service.address, |endpoint| endpoint.door = door);
+    let _tcp = ok(tcp.await);
+    let mut client = Http1::connect(web.edge).await;
+    for (login, lines) in [("ann:wrong-word", 1), ("ann:hunter2", 1), ("ann:other-word", 2)] {
+        let fields: [(&str, &str); 2] = [("authorization", &basic(login)), ("x-door", "open sesame")];
+        client.ask(with(request("GET", "web", "/path?query", ""), &fields)).await;
+        eventually("it is logged", async || log.lines("adit::access").len() >= lines).await;
+        let all = log.lines("adit::access");
+        assert_eq!(all.len(), lines, "{all:?}");
+        let line = all.last().expect("there is one");
+        for says in [
+            "INFO",
+            "endpoint=web",
+            "client=127.0.0.1 ",
+            "path=\"/path\"",
+            "status=401",
+            "code=\"login_required\"",
+        ] {
+            assert!(line.contains(says), "{says}: {line}");
+        }
+    }
+    let dialled = ok(Client::new(web.nodes.all[0].client()));
+    let dialled = dialled.dial_for(&ok(EndpointId::new("tcp")), "127.0.0.2:7".parse().ok()).await;
+    assert_eq!(code(dialled), Some(Code::Forbidden));
+    let lines = log.lines("a flow was refused");
+    let says = ["adit::access", "INFO", "endpoint=tcp", "client=127.0.0.2:7", "code=\"address_denied\""];
+    assert!(lines.len() == 1 && says.iter().all(|says| lines[0].contains(says)), "{lines:?}");
+    for secret in ["wrong-word", "other-word", "hunter2", "sesame"] {
         assert_eq!(log.lines(secret), [""; 0]);
     }
 }

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use crate::support::{
     Fabric,
-    client::{Answer, Body, Http1, body, request},
+    client::{Answer, Body, Http1, Http2, body, over_http2, request},
     log::Log,
     ok,
     raw::{Raw, hello},
@@ -210,8 +210,11 @@ async fn each_port_judges_each_credential_logs_it_and_counts_it() {
             assert_eq!(refused(&fabric, &admin, port.name(), reason).await, before + 1, "{what} at {port:?}");
             let lines = log.lines(port.logs());
             let line = lines.last().unwrap_or_else(|| panic!("{what} at {port:?} is not in the log"));
-            let says = if port == Port::Link { code.as_str() } else { reason };
-            assert!(line.contains(says) || port == Port::PikoAgent, "{what} at {port:?}: {line}");
+            // A link is told the sentence alone.
+            let code = if port == Port::Link { code } else { format!("code=\"{reason}\"") };
+            for says in ["adit::access", "client=127.0.0.1:", &code] {
+                assert!(line.contains(says), "{what} at {port:?}: {line}");
+            }
         }
         if let Some(token) = &token {
             assert_eq!(log.lines(token), Vec::<String>::new(), "a credential is in the log");
@@ -271,6 +274,36 @@ async fn a_service_sees_no_credential_that_was_for_the_edge_and_each_that_was_no
         request.headers_mut().insert(name, ok(value.parse()));
     }
     assert_eq!(ask(open.addresses.edge, request).await.text(), "Basic YTpi - - -");
+}
+
+#[tokio::test]
+async fn a_service_sees_none_of_adits_own_fields_whoever_sent_them() {
+    let fabric = Fabric::start().await;
+    let service = service::http(async |request: Request<hyper::body::Incoming>| {
+        let mut seen: Vec<_> = request.headers().keys().map(|name| name.as_str().to_owned()).collect();
+        seen.retain(|name| name.starts_with("x-adit") || name.starts_with("x-piko"));
+        seen.sort();
+        http::Response::new(body(seen.join(" ")))
+    })
+    .await;
+    let _agent = fabric.agent("web", Kind::Http, service.address).await;
+    let ask = |more: &[(&'static str, &'static str)]| {
+        let mut request = request("GET", "web", "/", "");
+        let own = ["x-adit-tenant", "x-adit-error", "x-adit-foo", "x-adit-", "x-adit", "x-piko-endpoint"];
+        for (name, value) in own.map(|name| (name, "default")).iter().chain(more) {
+            request.headers_mut().append(*name, ok(value.parse()));
+        }
+        request
+    };
+    let upgrade = [("connection", "upgrade"), ("upgrade", "x-test")];
+    let edge = fabric.addresses.edge;
+    for (how, answer) in [
+        ("HTTP/1.1", Http1::connect(edge).await.ask(ask(&[])).await),
+        ("an upgrade", Http1::connect(edge).await.ask(ask(&upgrade)).await),
+        ("HTTP/2", Http2::connect(edge).await.ask(over_http2(ask(&[]))).await),
+    ] {
+        assert_eq!((answer.status, answer.text()), (StatusCode::OK, "x-adit x-piko-endpoint"), "{how}");
+    }
 }
 
 #[tokio::test]

@@ -325,7 +325,10 @@ async fn a_flow_of_a_forwarder_is_refused_as_busy_with_the_limit() {
         let Refusal { code, message } = refusal.expect("it is there");
         assert_eq!(code, Code::Busy);
         assert!(message.starts_with(&format!("{name} is limited to {most} ")), "{message}");
-        assert!(!log.lines("a flow was refused").is_empty() || name.starts_with("agent"), "{name}");
+        let lines = log.lines("a flow was refused");
+        assert!(!lines.is_empty() || name.starts_with("agent"), "{name}");
+        let says = ["adit::access", "client=127.0.0.1:", "code=\"busy\""];
+        assert!(lines.iter().all(|line| says.iter().all(|says| line.contains(says))), "{lines:?}");
         if name.ends_with("flows") {
             assert_eq!(flows.len(), 1);
         }

@@ -13,12 +13,15 @@ use hyper::body::Incoming;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpSocket,
+    time::Instant,
 };
 
 use crate::support::{
     Fabric,
     client::{Http1, Http2, body, metric, over_http2, request},
-    eventually, ok, service, soon,
+    eventually,
+    log::Log,
+    ok, service, soon,
     udp::Echo,
 };
 
@@ -133,4 +136,28 @@ async fn an_address_that_is_denied_reaches_an_endpoint_by_no_port() {
     let allowed = ok(tokio::net::UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await);
     ok(allowed.send_to(b"there?", port).await);
     assert_eq!(ok(soon(allowed.recv(&mut [0; 6])).await), 6);
+}
+
+#[tokio::test]
+async fn a_flood_of_packets_is_counted_in_full_and_floods_no_log() {
+    let log = Log::of_this_thread();
+    let fabric = node().await;
+    let port = fabric.node.as_ref().expect("it runs").udp_ports()[0].listen;
+    let began = Instant::now();
+    let mut clients = Vec::new();
+    for _ in 0..200 {
+        let client = ok(tokio::net::UdpSocket::bind((DENIED, 0)).await);
+        ok(client.send_to(b"there?", port).await);
+        clients.push(client);
+    }
+    let counted = "adit_auth_refused_total{port=\"edge\",reason=\"address_denied\"}";
+    let count = async || metric(fabric.addresses.admin, counted).await;
+    eventually("each is counted", async || count().await == 200).await;
+    let lines = log.lines("adit::access");
+    let seconds = usize::try_from(began.elapsed().as_secs()).unwrap_or(usize::MAX);
+    assert!((1..=seconds + 1).contains(&lines.len()), "{} lines in {seconds} s", lines.len());
+    let says = ["client=127.0.9.9:", "endpoint=udp", "code=\"address_denied\""];
+    assert!(says.iter().all(|says| lines[0].contains(says)), "{}", lines[0]);
+    let others = log.lines("others=").len();
+    assert_eq!(others, lines.len() - 1, "each but the first says how many were left out");
 }

@@ -31,7 +31,9 @@ use crate::{
         Fabric,
         client::{Answer, Client, Http1, Http2, body, get, raw, request, whole},
         cluster::Nodes,
-        eventually, kind, ok,
+        eventually, kind,
+        log::Log,
+        ok,
         piko::{Piko, frame, write},
         random, reset,
         service::{self, Running, drain},
@@ -404,6 +406,7 @@ fn told(answer: &Answer) -> (u16, String, String, String) {
 
 #[tokio::test]
 async fn what_does_not_begin_is_answered_by_a_status() {
+    let log = Log::of_this_thread();
     let fabric = Fabric::start().await;
     let _agent = fabric.agent("refusing", Kind::Tcp, service::refusing()).await;
     let edge = fabric.addresses.edge;
@@ -463,6 +466,9 @@ async fn what_does_not_begin_is_answered_by_a_status() {
             _ => {}
         }
     }
+    let foreign = log.lines("code=\"foreign_origin\"");
+    assert!(foreign.len() == 2 && foreign.iter().all(|line| line.contains("adit::access")), "{foreign:?}");
+    assert_eq!((log.lines("adit::access").len(), fabric.refused("foreign_origin").await), (2, 2));
     let refused = Piko::try_connect(edge, "nobody").await;
     assert!(matches!(refused, Err(tungstenite::Error::Http(response)) if response.status() == 502));
     fabric.tells("adit_tcp_connections_total{door=\"websocket\",outcome=\"no_upstream\"} 4").await;

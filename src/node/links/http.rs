@@ -174,8 +174,10 @@ async fn upgrade(
                 response
             }
             Err(refused) => {
-                tracing::warn!(%client, path = request.uri().path(), %refused, "no link over WebSocket");
-                door.refused(refused.status().1);
+                let (path, (status, code)) = (request.uri().path(), refused.status());
+                let status = status.as_u16();
+                tracing::warn!(target: "adit::access", %client, path, status, code, %refused, "no link over WebSocket");
+                door.refused(code);
                 refused.response()
             }
         };
@@ -301,7 +303,8 @@ async fn enter(asked: Asked, upgraded: Upgraded, client: SocketAddr, door: &Door
             );
             tracing::info!(link = %session.id, %client, %agent, %endpoint, "a Piko agent serves an endpoint");
             if let Err(refusal) = upstreams.run_bare(session, endpoint).await {
-                tracing::warn!(%client, %refusal, "a Piko agent's endpoint is refused");
+                let code = refusal.code.name();
+                tracing::warn!(target: "adit::access", %client, code, %refusal, "a Piko agent's endpoint is refused");
             }
         }
     }
