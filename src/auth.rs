@@ -36,7 +36,7 @@ pub use claims::Rules;
 pub use config::{Config, KeysConfig};
 pub use credentials::{ADIT_AUTHORIZATION, Bearer, PIKO_AUTHORIZATION, basic, bearer};
 pub use doors::{Door, Doors};
-pub use grant::{Action, Grant, NotPermitted, Pattern, Tenants, UnknownAction};
+pub use grant::{Action, Grant, Hosts, NotPermitted, Pattern, Tenants, UnknownAction};
 pub use guard::{Guard, Guards, Lapsed, PortConfig, Shown, Standing};
 pub use jwk::{InvalidJwks, read_jwks};
 pub use jwks::{

@@ -174,19 +174,9 @@ pub enum ConfigError {
         /// What is missing.
         key: &'static str,
     },
-    /// A link port that anybody could serve and reach everything by.
-    #[error(
-        "the link port {0} can be reached from other machines, and asks nobody who they are: give --link-auth-key-file, \
-         --link-auth-jwks or --link-client-ca, bind it to 127.0.0.1, or say --allow-anonymous if whoever reaches it may serve \
-         and reach everything"
-    )]
-    AnonymousLink(std::net::SocketAddr),
-    /// A port that lets in whom another one asks for credentials.
-    #[error(
-        "--edge-sni-bind lets whoever reaches it in without credentials, which the edge asks for: leave it out, or say \
-         --allow-anonymous if that is meant"
-    )]
-    AnonymousSni,
+    /// A port lets in whom it should not.
+    #[error(transparent)]
+    Exposed(#[from] crate::node::Exposed),
     /// A file of keys cannot be used.
     #[error(transparent)]
     AuthKeys(#[from] LoadKeysError),

@@ -1,6 +1,7 @@
 //! A node: assembles edge, links, relay and admin port, and takes them apart in the order in which nothing is lost.
 
 mod advertise;
+mod exposure;
 mod glue;
 mod links;
 mod reload;
@@ -29,6 +30,7 @@ use crate::{
     upstream::{Name, Upstreams},
 };
 use advertise::Ways;
+pub use exposure::{Exposed, Exposure};
 use glue::Glue;
 use links::{Links, Welcomer};
 use reload::Reloads;
@@ -58,6 +60,8 @@ pub struct Config {
     pub hosts: Vec<(HostPattern, Name)>,
     /// What the ports ask of their callers.
     pub auth: Auth,
+    /// Whether whoever reaches a port may be let in without credentials where that gives more than was meant: see [`Exposed`].
+    pub allow_anonymous: bool,
     /// What each caller may have, whichever port it comes by.
     pub limits: Vec<auth::Limit>,
     /// How long a request waits at most for an agent of an endpoint that had one a moment ago.
@@ -154,6 +158,9 @@ pub struct Addresses {
 /// Why a node does not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
+    /// A port would let in whom it should not.
+    #[error(transparent)]
+    Exposed(#[from] Exposed),
     /// The edge does not.
     #[error(transparent)]
     Edge(#[from] edge::BindError),
@@ -207,7 +214,7 @@ impl Node {
     /// Binds every port and serves: when this returns, the node is ready.
     ///
     /// # Errors
-    /// When a port is taken, or a certificate cannot be used.
+    /// When a port is taken, a certificate cannot be used, or whoever reaches a port would be let in and that is not allowed.
     pub async fn start(config: Config) -> Result<Self, StartError> {
         let Config {
             node,
@@ -219,12 +226,14 @@ impl Node {
             rebalance,
             hosts,
             auth,
+            allow_anonymous,
             limits,
             upstream_wait,
             admin,
             grace_period,
             drain_delay,
         } = config;
+        Exposure { link: link.bind, sni: edge.sni.is_some(), admin }.check(&auth, allow_anonymous)?;
         let (link_tls, link_https) = links::tls_of(&link)?;
         let secret = link.identity.derive_key(b"adit link");
         let LinkConfig { bind, advertise, identity: _, clients: _, settings } = link;

@@ -8,7 +8,7 @@ use std::{collections::HashSet, str::FromStr, time::Duration, time::SystemTime};
 use rustls::pki_types::CertificateDer;
 use x509_parser::{certificate::X509Certificate, extensions::GeneralName};
 
-use super::{Action, Grant, Pattern, Refused, Tenants};
+use super::{Action, Grant, Hosts, Pattern, Refused, Tenants};
 use crate::tls::{Fingerprint, ParseFingerprintError};
 
 /// Names of certificates: a whole one, `*.` and what a DNS name ends with, or what a name begins with and `*`.
@@ -97,6 +97,8 @@ pub struct CertificateRule {
     pub tenants: Tenants,
     /// On which endpoints; all when there is nothing here.
     pub endpoints: Option<Vec<Pattern>>,
+    /// Which whole hosts may stand for its endpoints. Without it none, if it says tenants or endpoints.
+    pub hosts: Option<Vec<Hosts>>,
 }
 
 /// What client certificates are for.
@@ -136,6 +138,10 @@ impl CertificateRules {
             tenants: rule.tenants.clone(),
             actions: Action::implied(rule.endpoints.is_some()),
             endpoints: rule.endpoints.iter().cloned().collect(),
+            hosts: match &rule.hosts {
+                Some(hosts) => vec![hosts.clone()],
+                None => Grant::implied_hosts(rule.endpoints.is_some() || rule.tenants != Tenants::default()),
+            },
             ..whole
         })
     }
@@ -254,6 +260,7 @@ mod tests {
             name: name.parse().unwrap(),
             tenants: Tenants::one(TenantId::new(tenant).unwrap()),
             endpoints: endpoints.map(|texts| texts.iter().map(|text| text.parse().unwrap()).collect()),
+            hosts: None,
         }
     }
 

@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Deserializer, de::Error as _};
 
-use super::{Action, Grant, Pattern, Refused, Tenants};
+use super::{Action, Grant, Hosts, Pattern, Refused, Tenants};
 use crate::protocol::TenantId;
 
 /// What a port demands of every token.
@@ -22,6 +22,8 @@ pub struct Rules {
     pub skew: Duration,
     /// The tenant whose keys these are: tokens are for it, and may not name another. Without it, tokens name theirs.
     pub tenant: Option<TenantId>,
+    /// The whole hosts that such a tenant's agents may have stand for their endpoints, whatever its tokens say.
+    pub hosts: Vec<Hosts>,
 }
 
 impl Rules {
@@ -34,7 +36,7 @@ impl Rules {
 
 impl Default for Rules {
     fn default() -> Self {
-        Self { issuers: Vec::new(), audiences: Vec::new(), skew: Self::SKEW, tenant: None }
+        Self { issuers: Vec::new(), audiences: Vec::new(), skew: Self::SKEW, tenant: None, hosts: Vec::new() }
     }
 }
 
@@ -56,6 +58,8 @@ pub(super) struct Claims {
 struct Adit {
     #[serde(default)]
     endpoints: Option<Vec<Read<Pattern>>>,
+    #[serde(default)]
+    hosts: Option<Vec<Read<Hosts>>>,
     #[serde(default)]
     actions: Option<Vec<Read<Action>>>,
     #[serde(default)]
@@ -118,11 +122,20 @@ impl Claims {
             Some(actions) => actions.into_iter().map(|read| read.0).collect(),
             None => Action::implied(!endpoints.is_empty()),
         };
+        let named = adit.tenant.is_some() && rules.tenant.is_none();
+        let mut hosts = match adit.hosts {
+            Some(hosts) => vec![Read::all(hosts)],
+            None => Grant::implied_hosts(named || !endpoints.is_empty()),
+        };
+        if rules.tenant.is_some() {
+            hosts.push(rules.hosts.clone());
+        }
         Ok(Grant {
             subject: self.sub.map(Into::into),
             tenants: tenants(adit.tenant, rules.tenant.as_ref())?,
             actions,
             endpoints,
+            hosts,
             expires: self.exp.map(|date| date.plus(skew)),
         })
     }
@@ -237,7 +250,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::protocol::EndpointId;
+    use crate::protocol::{EndpointId, HostPattern};
 
     fn at(seconds: u64) -> SystemTime {
         SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)
@@ -321,6 +334,38 @@ mod tests {
         assert!(permits(both.clone(), Connect, "db") && !permits(both, Connect, "web"));
         let limited = json!({ "piko": { "endpoints": ["web"] }, "adit": { "actions": ["connect"] } });
         assert!(!permits(limited, Connect, "db"));
+    }
+
+    #[test]
+    fn hosts_are_those_that_are_named_and_none_of_a_token_that_is_limited_otherwise() {
+        let of = |adit: Value, tenant: Option<&str>, theirs: &[&str], host: &str| {
+            let rules = Rules {
+                tenant: tenant.map(|name| TenantId::new(name).unwrap()),
+                hosts: theirs.iter().map(|text| text.parse().unwrap()).collect(),
+                ..rules()
+            };
+            let host = HostPattern::new(host).unwrap();
+            grant(json!({ "adit": adit }), &rules, 0).unwrap().permits_host(&host).is_ok()
+        };
+        let own = |adit: Value, host: &str| of(adit, None, &[], host);
+        assert!(own(json!({}), "a.com") && own(json!({ "actions": ["serve"] }), "*.com"));
+        assert!(!own(json!({ "endpoints": ["web"] }), "a.com") && !own(json!({ "tenant": "a" }), "a.com"));
+        for limited in [json!(["a.com", "*.b.com"]), json!(["*.b.com", "a.com"])] {
+            let adit = json!({ "tenant": "a", "endpoints": ["web"], "hosts": limited });
+            assert!(
+                own(adit.clone(), "a.com") && own(adit.clone(), "x.b.com") && own(adit.clone(), "*.y.b.com")
+            );
+            assert!(!own(adit.clone(), "b.com") && !own(adit.clone(), "x.a.com") && !own(adit, "*.com"));
+        }
+        assert!(
+            own(json!({ "tenant": "a", "hosts": ["*"] }), "*.com") && !own(json!({ "hosts": [] }), "a.com")
+        );
+        // Keys of a tenant vouch for the hosts that the node's file names.
+        assert!(!of(json!({ "hosts": ["*"] }), Some("a"), &[], "a.com"));
+        assert!(of(json!({}), Some("a"), &["a.com"], "a.com"));
+        assert!(of(json!({ "tenant": "a" }), Some("a"), &["a.com"], "a.com"));
+        assert!(!of(json!({ "endpoints": ["web"] }), Some("a"), &["a.com"], "a.com"));
+        assert!(!of(json!({ "hosts": ["b.com"] }), Some("a"), &["a.com", "b.com"], "a.com"));
     }
 
     #[test]

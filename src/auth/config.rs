@@ -11,8 +11,6 @@ pub struct Config {
     pub keys: KeysConfig,
     /// What it demands of them.
     pub rules: Rules,
-    /// Whether links and flows that rely on a token end with it.
-    pub disconnect_on_expiry: bool,
 }
 
 /// Where keys are had from.

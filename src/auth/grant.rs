@@ -5,7 +5,7 @@
 
 use std::{collections::BTreeSet, fmt, str::FromStr, sync::Arc, time::SystemTime};
 
-use crate::protocol::{EndpointId, InvalidId, TenantId};
+use crate::protocol::{EndpointId, HostPattern, InvalidHost, InvalidId, TenantId};
 
 /// What somebody wants to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -96,6 +96,32 @@ impl fmt::Display for Pattern {
     }
 }
 
+/// Whole hosts that an agent may have stand for its endpoints: one, those below one, `*.NAME`, or all, `*`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Hosts(Option<HostPattern>);
+
+impl Hosts {
+    /// Whether all that the pattern stands for are among them.
+    pub fn cover(&self, host: &HostPattern) -> bool {
+        self.0.as_ref().is_none_or(|own| own.covers(host))
+    }
+}
+
+impl FromStr for Hosts {
+    type Err = InvalidHost;
+
+    /// Reads a host name, `*.` and one, or `*`.
+    fn from_str(text: &str) -> Result<Self, InvalidHost> {
+        if text == "*" { Ok(Self(None)) } else { HostPattern::new(text).map(|host| Self(Some(host))) }
+    }
+}
+
+impl fmt::Display for Hosts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.0.as_ref().map_or("*", HostPattern::as_str))
+    }
+}
+
 /// The tenants that a caller may act in.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Tenants {
@@ -147,6 +173,8 @@ pub struct Grant {
     pub actions: BTreeSet<Action>,
     /// Limits on the endpoints, each of which one of its patterns must match. No limit when there is none.
     pub endpoints: Vec<Vec<Pattern>>,
+    /// Limits on the whole hosts that stand for endpoints, each of which one of its members must cover. As `endpoints`.
+    pub hosts: Vec<Vec<Hosts>>,
     /// The first moment at which it holds no longer.
     pub expires: Option<SystemTime>,
 }
@@ -159,6 +187,7 @@ impl Default for Grant {
             tenants: Tenants::default(),
             actions: Action::ALL.into(),
             endpoints: Vec::new(),
+            hosts: Vec::new(),
             expires: None,
         }
     }
@@ -183,6 +212,22 @@ impl Grant {
         if self.endpoints.iter().all(within) { Ok(()) } else { Err(NotPermitted::Endpoint(endpoint.clone())) }
     }
 
+    /// Whether an endpoint that is served may have a whole host stand for it.
+    ///
+    /// # Errors
+    /// [`NotPermitted::Host`].
+    pub fn permits_host(&self, host: &HostPattern) -> Result<(), NotPermitted> {
+        let within = |limit: &Vec<Hosts>| limit.iter().any(|hosts| hosts.cover(host));
+        if self.hosts.iter().all(within) { Ok(()) } else { Err(NotPermitted::Host(host.clone())) }
+    }
+
+    /// The limits on hosts of credentials that name none, where whoever made them thought of tenants or of some endpoints
+    /// alone: none is theirs. Hosts are shared by all tenants and come before endpoints' names, so that whoever may have any
+    /// has the requests of others.
+    pub fn implied_hosts(limited: bool) -> Vec<Vec<Hosts>> {
+        if limited { vec![Vec::new()] } else { Vec::new() }
+    }
+
     /// The tenant to act in: the one that is `asked` for, by a header or a host, if it is one of the caller's; when none is
     /// asked for, the caller's first.
     ///
@@ -205,6 +250,7 @@ impl Grant {
             tenants: self.tenants.and(other.tenants),
             actions: &self.actions & &other.actions,
             endpoints: [self.endpoints, other.endpoints].concat(),
+            hosts: [self.hosts, other.hosts].concat(),
             expires: match (self.expires, other.expires) {
                 (Some(one), Some(other)) => Some(one.min(other)),
                 (one, other) => one.or(other),
@@ -222,6 +268,14 @@ pub enum NotPermitted {
     /// They are for other endpoints. Whether the endpoint exists is not said.
     #[error("the endpoint {0} is not permitted (adit.endpoints)")]
     Endpoint(EndpointId),
+    /// They are for other hosts.
+    #[error("the host {0} is not permitted (adit.hosts)")]
+    Host(HostPattern),
+    /// The host belongs to the names of tenants' endpoints, and of another tenant.
+    #[error(
+        "the host {0} is not of this tenant, below the domain whose hosts name tenants (--tenant-domain)"
+    )]
+    HostOfTenants(HostPattern),
     /// They are of another tenant.
     #[error("the tenant {0} is not permitted (adit.tenant)")]
     Tenant(TenantId),
@@ -311,6 +365,7 @@ mod tests {
         let actions = proptest::sample::subsequence(Action::ALL.to_vec(), 0..=3);
         (tenants(), limits, actions, proptest::option::of(0..100_u64)).prop_map(
             |(tenants, endpoints, actions, expires)| Grant {
+                hosts: Vec::new(),
                 subject: None,
                 tenants,
                 endpoints,

@@ -26,7 +26,7 @@ use super::{
 };
 use crate::{
     drain::Tasks,
-    protocol::{EndpointId, TenantId},
+    protocol::{EndpointId, HostPattern, TenantId},
     telemetry::Metrics,
 };
 
@@ -46,6 +46,8 @@ pub struct PortConfig {
     pub asked: TenantRules,
     /// What is demanded of those who are let in, before single endpoints.
     pub doors: Doors,
+    /// Whether what relies on a credential outlives it. What is new needs a good one in any case.
+    pub keep_expired: bool,
 }
 
 impl PortConfig {
@@ -128,13 +130,12 @@ impl Guards {
         let tenants: Vec<_> =
             config.tenants.iter().map(|(tenant, config)| (tenant.clone(), verifier(config))).collect();
         let own = config.keys.as_ref().map(verifier);
-        let mut all = config.keys.iter().chain(config.tenants.iter().map(|(_, config)| config));
         Policy {
             verifiers: (own.is_some() || !tenants.is_empty()).then(|| Verifiers::new(own, tenants)),
             certificates: config.certificates.clone(),
             asked: config.asked.clone(),
             doors: config.doors.clone(),
-            ends: all.all(|config| config.disconnect_on_expiry),
+            ends: !config.keep_expired,
         }
     }
 }
@@ -197,6 +198,18 @@ impl Guard {
     /// Why the credentials are not taken, or not for that tenant; it has been counted.
     pub async fn caller(&self, shown: Shown<'_>, asked: Option<&TenantId>) -> Result<Caller, Refused> {
         self.counted(self.judge(shown, asked).await)
+    }
+
+    /// Who shows this, if they may connect to an endpoint of a tenant. Nobody is told that it exists by being refused here, so
+    /// it is not counted. Cancel safe.
+    pub async fn client_of(
+        &self,
+        shown: Shown<'_>,
+        tenant: &TenantId,
+        endpoint: &EndpointId,
+    ) -> Option<Caller> {
+        let caller = self.judge(shown, Some(tenant)).await.ok()?;
+        caller.grant.permits(Action::Connect, endpoint).is_ok().then_some(caller)
     }
 
     /// Whether a caller may do this at all.
@@ -320,12 +333,30 @@ impl Standing {
         &self.tenant
     }
 
-    /// Whether something may be done to an endpoint.
+    /// Whether something may be done to an endpoint. Where what stands outlives its credentials, nothing new may.
     ///
     /// # Errors
     /// Why not; it has been counted.
     pub fn permits(&self, action: Action, endpoint: &EndpointId) -> Result<(), Refused> {
-        self.guard.counted(self.grant.borrow().permits(action, endpoint).map_err(Refused::from))
+        let grant = self.grant.borrow();
+        let permitted = match grant.expires {
+            Some(end) if SystemTime::now() >= end => Err(Refused::Expired),
+            _ => grant.permits(action, endpoint).map_err(Refused::from),
+        };
+        self.guard.counted(permitted)
+    }
+
+    /// Whether whole hosts may stand for an endpoint that is served.
+    ///
+    /// # Errors
+    /// Why one may not; it has been counted.
+    pub fn permits_hosts(&self, hosts: &[HostPattern]) -> Result<(), Refused> {
+        let policy = self.guard.0.policy.load();
+        let permitted = |host| {
+            policy.asked.permits_host(&self.tenant, host)?;
+            self.grant.borrow().permits_host(host)
+        };
+        self.guard.counted(hosts.iter().try_for_each(permitted).map_err(Refused::from))
     }
 
     /// Stands on another token from now on, for the same tenant. Cancel safe.

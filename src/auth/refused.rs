@@ -113,6 +113,9 @@ impl Refused {
             Self::NoKeys => "no_keys",
             Self::NotPermitted(NotPermitted::Action(_)) => "action_not_permitted",
             Self::NotPermitted(NotPermitted::Endpoint(_)) => "endpoint_not_permitted",
+            Self::NotPermitted(NotPermitted::Host(_) | NotPermitted::HostOfTenants(_)) => {
+                "host_not_permitted"
+            }
             Self::NotPermitted(NotPermitted::Tenant(_) | NotPermitted::NoTenant) => "tenant_not_permitted",
         }
     }

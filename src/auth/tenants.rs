@@ -7,8 +7,8 @@ use std::{collections::BTreeMap, time::SystemTime};
 
 use http::{HeaderMap, HeaderName};
 
-use super::{Grant, Refused, Rules, Verifier};
-use crate::protocol::TenantId;
+use super::{Grant, NotPermitted, Refused, Rules, Verifier};
+use crate::protocol::{HostPattern, TenantId};
 
 /// Where a request may say which tenant it is for.
 #[derive(Debug, Clone, Default)]
@@ -44,6 +44,30 @@ impl TenantRules {
         };
         let whole = |label: &str| !label.is_empty() && !label.contains('.');
         (whole(names.endpoint) && names.tenant.is_none_or(whole)).then_some(names)
+    }
+
+    /// Whether a whole host may stand for an endpoint of a tenant. Below these domains hosts say whose they are, so there a
+    /// tenant has what is below its own name, and the default one what names no other.
+    ///
+    /// # Errors
+    /// [`NotPermitted::HostOfTenants`].
+    pub fn permits_host(&self, tenant: &TenantId, host: &HostPattern) -> Result<(), NotPermitted> {
+        let key = host.key();
+        let within = |domain: &&String| key == *domain || key.ends_with(&format!(".{domain}"));
+        let above = |domain: &String| key.starts_with('.') && format!(".{domain}").ends_with(key);
+        // The longest, as in `of_host`.
+        let own = self.domains.iter().filter(within).max_by_key(|domain| domain.len()).is_none_or(|domain| {
+            if *tenant == TenantId::default() {
+                !key.starts_with('.') && self.of_host(key).is_none_or(|names| names.tenant.is_none())
+            } else {
+                key.ends_with(&format!(".{tenant}.{domain}"))
+            }
+        });
+        if own && !self.domains.iter().any(above) {
+            Ok(())
+        } else {
+            Err(NotPermitted::HostOfTenants(host.clone()))
+        }
     }
 
     /// The tenant that a request asks for: its header's, else its host's, in lower case as hosts have no other.
@@ -160,6 +184,44 @@ mod tests {
             ["example.com", ".example.com", "a.b.c.example.com", "webexample.com", "web.example.org", "", "."]
         {
             assert_eq!(host(none), None, "{none}");
+        }
+    }
+
+    #[test]
+    fn below_a_domain_of_tenants_hosts_are_those_of_the_tenant() {
+        let permitted = |name: &str, host: &str| {
+            rules().permits_host(&tenant(name), &HostPattern::new(host).unwrap()).is_ok()
+        };
+        for (name, host) in [
+            ("acme", "web.acme.example.com"),
+            ("acme", "*.acme.example.com"),
+            ("acme", "a.b.acme.eu.example.com"),
+            ("acme", "acme.org"),
+            ("acme", "*.org"),
+            ("acme", "myexample.com"),
+            ("default", "web.example.com"),
+            ("default", "web.eu.example.com"),
+            ("default", "example.com"),
+            ("default", "*.example.org"),
+        ] {
+            assert!(permitted(name, host), "{name} {host}");
+        }
+        for (name, host) in [
+            ("evil", "web.acme.example.com"),
+            ("evil", "*.acme.example.com"),
+            ("evil", "*.example.com"),
+            ("evil", "*.com"),
+            ("evil", "example.com"),
+            ("evil", "web.example.com"),
+            // The endpoint `evil` of the default tenant.
+            ("evil", "evil.example.com"),
+            ("eu", "web.eu.example.com"),
+            ("default", "web.acme.example.com"),
+            ("default", "*.example.com"),
+            ("default", "*.com"),
+            ("default", "*.acme.example.com"),
+        ] {
+            assert!(!permitted(name, host), "{name} {host}");
         }
     }
 

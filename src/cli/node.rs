@@ -30,6 +30,7 @@ const TAKES: &[&str] = &[
     "--tenants",
     "--tenant-",
     "--limit",
+    "--allow-anonymous",
     "[[door]]",
 ];
 

@@ -26,7 +26,6 @@ struct Given {
     issuers: Vec<String>,
     audiences: Vec<String>,
     skew: Option<Duration>,
-    disconnect_on_expiry: bool,
 }
 
 struct Names {
@@ -73,9 +72,9 @@ impl Given {
             issuers: self.issuers,
             audiences: self.audiences,
             skew: self.skew.unwrap_or(Rules::SKEW),
-            tenant: None,
+            ..Rules::default()
         };
-        Ok(Some(auth::Config { keys, rules, disconnect_on_expiry: self.disconnect_on_expiry }))
+        Ok(Some(auth::Config { keys, rules }))
     }
 
     fn source(&self, url: &str) -> Result<JwksSource, ConfigError> {
@@ -175,7 +174,8 @@ macro_rules! auth_args {
             /// What was given cannot be used, or does not go together.
             pub fn config(self) -> Result<Option<auth::Config>, ConfigError> {
                 let Self {
-                    key, key_file, jwks, jwks_ca, jwks_ttl, jwks_timeout, issuers, audiences, skew, disconnect_on_expiry,
+                    key, key_file, jwks, jwks_ca, jwks_ttl, jwks_timeout, issuers, audiences, skew,
+                    disconnect_on_expiry: _,
                 } = self;
                 let names = Names {
                     key: concat!("--", $port, "-auth-key"),
@@ -190,9 +190,13 @@ macro_rules! auth_args {
                 };
                 Given {
                     names, key, key_file, jwks, jwks_ca, jwks_ttl, jwks_timeout, issuers, audiences, skew,
-                    disconnect_on_expiry,
                 }
                 .config()
+            }
+
+            /// Whether what relies on a token or certificate outlives it.
+            pub fn keep_expired(&self) -> bool {
+                !self.disconnect_on_expiry
             }
         }
     };
@@ -253,17 +257,17 @@ mod tests {
         let line = line(&[&words[..], &more].concat());
         assert!(!format!("{line:?}").contains(SECRET));
 
+        assert!(!line.edge.keep_expired() && line.link.keep_expired());
         let edge = line.edge.config().unwrap().unwrap();
         assert_eq!(edge.rules.issuers, ["us", "them"]);
         assert_eq!(edge.rules.skew, Duration::from_secs(60));
-        assert!(edge.disconnect_on_expiry);
         let kind = |config: &auth::Config| match &config.keys {
             KeysConfig::Fixed(keys) => keys.iter().map(auth::Key::kind).collect::<Vec<_>>(),
             KeysConfig::Jwks(..) => Vec::new(),
         };
         assert_eq!(kind(&edge), [Kind::Secret]);
         let link = line.link.config().unwrap().unwrap();
-        assert_eq!((kind(&link), link.disconnect_on_expiry), (vec![Kind::P256], false));
+        assert_eq!(kind(&link), [Kind::P256]);
         assert!(line.admin.config().unwrap().is_none());
     }
 

@@ -7,7 +7,7 @@ use serde::Deserialize;
 
 use super::{ConfigError, read_file, unreadable};
 use crate::{
-    auth::{CertificateRule, CertificateRules, DeniedList, Pattern, Tenants},
+    auth::{CertificateRule, CertificateRules, DeniedList, Hosts, Pattern, Tenants},
     protocol::TenantId,
     tls::{ClientAuth, Trust},
 };
@@ -27,6 +27,7 @@ struct Rule {
     #[serde(default)]
     tenants: Vec<String>,
     endpoints: Option<Vec<String>>,
+    hosts: Option<Vec<String>>,
 }
 
 /// What was given for one port, and the names of the flags.
@@ -95,10 +96,15 @@ impl Rule {
             let patterns: Result<Vec<Pattern>, _> = names.iter().map(|name| name.parse()).collect();
             patterns.map_err(|error| format!("endpoints: {error}"))
         };
+        let hosts = |names: Vec<String>| {
+            let hosts: Result<Vec<Hosts>, _> = names.iter().map(|name| name.parse()).collect();
+            hosts.map_err(|error| format!("hosts: {error}"))
+        };
         Ok(CertificateRule {
             name: self.name.parse().map_err(|error| format!("name: {error}"))?,
             tenants,
             endpoints: self.endpoints.map(endpoints).transpose()?,
+            hosts: self.hosts.map(hosts).transpose()?,
         })
     }
 }
@@ -113,7 +119,7 @@ macro_rules! client_args {
             ca: Option<PathBuf>,
             #[arg(id = concat!($port, "_client_rules"), long = concat!($port, "-client-rules"), value_name = "FILE")]
             #[arg(help = "TOML file that says what they are for: [[certificate]] tables with a `name` of \
-                theirs, `tenants` and `endpoints`; the first that fits counts. Without it, everything \
+                theirs, `tenants`, `endpoints` and `hosts`; the first that fits counts. Without it, everything \
                 in the default tenant")]
             rules: Option<PathBuf>,
             /// File with those that are not taken any more: a line for each, `sha256:DIGEST` or `serial:NUMBER`.

@@ -222,7 +222,15 @@ impl NodeArgs {
     fn read(self, missing: Missing) -> Result<(node::Config, Vec<PathBuf>), ConfigError> {
         let settings = self.link.settings()?;
         let (auth, edge_clients, link_clients) = self.auth()?;
-        self.check_anonymous(&auth)?;
+        let exposure = node::Exposure {
+            link: self.link_bind,
+            sni: self.edge_sni_bind.is_some(),
+            admin: self.admin_bind,
+        };
+        exposure.check(&auth, self.allow_anonymous)?;
+        if missing != Missing::Refused {
+            exposure.tell(&auth);
+        }
         let own = self.certificates()?;
         let mut made: Option<Development> = None;
         let mut development = || -> Result<Identity, ConfigError> {
@@ -260,6 +268,7 @@ impl NodeArgs {
             cluster_links,
             hosts: self.hosts()?,
             auth,
+            allow_anonymous: self.allow_anonymous,
             limits: self.callers.limits()?,
             upstream_wait: self.upstream_wait,
             rebalance: node::Rebalance {
@@ -307,6 +316,7 @@ impl NodeArgs {
             certificates: edge_certificates,
             asked: asked.clone(),
             doors: doors.into(),
+            keep_expired: self.edge_auth.keep_expired(),
         };
         let link = auth::PortConfig {
             keys: self.link_auth.clone().config()?,
@@ -314,40 +324,11 @@ impl NodeArgs {
             certificates: link_certificates,
             asked,
             doors: auth::Doors::default(),
+            keep_expired: self.link_auth.keep_expired(),
         };
         let admin =
             auth::PortConfig { keys: self.admin_auth.clone().config()?, ..auth::PortConfig::default() };
         Ok((node::Auth { edge, link, admin }, edge_clients, link_clients))
-    }
-
-    /// That nobody is let in without credentials whom that was not meant for.
-    fn check_anonymous(&self, auth: &node::Auth) -> Result<(), ConfigError> {
-        if !self.allow_anonymous {
-            if !auth.link.asks() && !self.link_bind.ip().is_loopback() {
-                return Err(ConfigError::AnonymousLink(self.link_bind));
-            }
-            if auth.edge.asks() && self.edge_sni_bind.is_some() {
-                return Err(ConfigError::AnonymousSni);
-            }
-        }
-        if !auth.edge.asks() {
-            tracing::info!(
-                "the edge asks for no credentials: whoever reaches it reaches every endpoint{}",
-                if auth.link.asks() {
-                    ", of every tenant: tenants are addresses there, not a boundary"
-                } else {
-                    ""
-                }
-            );
-        }
-        if !auth.admin.asks() && !self.admin_bind.ip().is_loopback() {
-            tracing::warn!(
-                bind = %self.admin_bind,
-                "whoever reaches the admin port sees what this node does: give --admin-auth-key-file or --admin-auth-jwks, or \
-                 bind it to 127.0.0.1"
-            );
-        }
-        Ok(())
     }
 
     /// The other nodes. Certificates that are there for nothing else leave a node alone; those that were asked for must do.

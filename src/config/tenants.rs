@@ -11,7 +11,7 @@ use serde::Deserialize;
 
 use super::{ConfigError, auth::trust_in_source, read_file};
 use crate::{
-    auth::{self, JwksSettings, JwksSource, KeysConfig, Rules, TenantRules, load_keys},
+    auth::{self, Hosts, JwksSettings, JwksSource, KeysConfig, Rules, TenantRules, load_keys},
     protocol::TenantId,
 };
 
@@ -19,7 +19,7 @@ use crate::{
 #[derive(Debug, Clone, Args)]
 pub struct TenantArgs {
     /// TOML file with a table for each tenant that has keys of its own, which vouch for it alone, on the edge and the link
-    /// port: `key-file` or `jwks`, and perhaps `issuer` and `audience`.
+    /// port: `key-file` or `jwks`, and perhaps `issuer`, `audience` and `hosts`.
     #[arg(long, value_name = "FILE", help_heading = "Tenants")]
     tenants: Option<PathBuf>,
     /// Header field in which a request may say its tenant (repeatable; the first that is there counts). A token or
@@ -42,12 +42,8 @@ struct Tenant {
     issuer: Vec<String>,
     #[serde(default)]
     audience: Vec<String>,
-    #[serde(default = "yes")]
-    disconnect_on_expiry: bool,
-}
-
-fn yes() -> bool {
-    true
+    #[serde(default)]
+    hosts: Vec<String>,
 }
 
 impl TenantArgs {
@@ -87,8 +83,10 @@ impl Tenant {
             }
             _ => return Err(wrong("give either key-file or jwks, and jwks-ca with jwks alone".into())),
         };
-        let rules = Rules { issuers: self.issuer, audiences: self.audience, ..Rules::default() };
-        Ok(auth::Config { keys, rules, disconnect_on_expiry: self.disconnect_on_expiry })
+        let hosts: Result<Vec<Hosts>, _> = self.hosts.iter().map(|host| host.parse()).collect();
+        let hosts = hosts.map_err(|error| wrong(format!("hosts: {error}")))?;
+        let rules = Rules { issuers: self.issuer, audiences: self.audience, hosts, ..Rules::default() };
+        Ok(auth::Config { keys, rules })
     }
 }
 

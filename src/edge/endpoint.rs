@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use http::HeaderMap;
 
 use crate::{
-    protocol::{EndpointId, InvalidId, TenantId},
+    protocol::{EndpointId, InvalidId},
     upstream::Name,
 };
 
@@ -28,9 +28,10 @@ pub(super) enum EndpointError {
 /// What is asked for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Target {
-    pub(super) endpoint: EndpointId,
-    /// The tenant, where the host as a whole stands for the endpoint.
-    pub(super) tenant: Option<TenantId>,
+    /// What the host as a whole stands for, which comes first.
+    pub(super) mapped: Option<Name>,
+    /// What a header or the host's first label names, in the tenant that is asked for otherwise.
+    pub(super) named: Result<EndpointId, EndpointError>,
 }
 
 /// The endpoint of a request with these headers, to this host (with or without a port); `mapped` looks up whole hosts.
@@ -38,42 +39,45 @@ pub(super) fn endpoint(
     headers: &HeaderMap,
     host: Option<&str>,
     mapped: impl Fn(&str) -> Option<Name>,
-) -> Result<Target, EndpointError> {
+) -> Target {
     for header in HEADERS {
         if let Some(value) = headers.get(header) {
             // What is no text has characters that no endpoint has.
-            return named(&String::from_utf8_lossy(value.as_bytes()));
+            return Target { mapped: None, named: named(&String::from_utf8_lossy(value.as_bytes())) };
         }
     }
-    of_host(host.ok_or(EndpointError::Missing)?, mapped)
+    match host {
+        Some(host) => of_host(host, mapped),
+        None => Target { mapped: None, named: Err(EndpointError::Missing) },
+    }
 }
 
 /// The endpoint of a host (with or without a port).
-pub(super) fn of_host(host: &str, mapped: impl Fn(&str) -> Option<Name>) -> Result<Target, EndpointError> {
-    if host.starts_with('[') {
-        return Err(EndpointError::Missing);
-    }
-    let host = host.rsplit_once(':').map_or(host, |(host, _)| host);
-    if let Some(Name { tenant, endpoint }) = mapped(host) {
-        return Ok(Target { endpoint, tenant: Some(tenant) });
-    }
-    if host.parse::<IpAddr>().is_ok() {
-        return Err(EndpointError::Missing);
-    }
-    match host.split_once('.') {
-        Some((label, rest)) if !rest.is_empty() => named(label),
+pub(super) fn of_host(host: &str, mapped: impl Fn(&str) -> Option<Name>) -> Target {
+    let Some(host) = name_of(host) else {
+        return Target { mapped: None, named: Err(EndpointError::Missing) };
+    };
+    let named = match host.split_once('.') {
+        Some((label, rest)) if !rest.is_empty() && host.parse::<IpAddr>().is_err() => named(label),
         _ => Err(EndpointError::Missing),
-    }
+    };
+    Target { mapped: mapped(host), named }
+}
+
+/// The name in a host, without its port; none of an address in brackets.
+pub(super) fn name_of(host: &str) -> Option<&str> {
+    (!host.starts_with('[')).then(|| host.rsplit_once(':').map_or(host, |(name, _)| name))
 }
 
 /// The endpoint of this name.
-pub(super) fn named(endpoint: &str) -> Result<Target, EndpointError> {
-    Ok(Target { endpoint: EndpointId::new(endpoint)?, tenant: None })
+pub(super) fn named(endpoint: &str) -> Result<EndpointId, EndpointError> {
+    Ok(EndpointId::new(endpoint)?)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::protocol::TenantId;
 
     fn of(headers: &[(&'static str, &'static str)], host: Option<&str>) -> Result<String, EndpointError> {
         let headers = headers
@@ -82,7 +86,8 @@ mod tests {
             .collect();
         let whole = || Name { tenant: TenantId::default(), endpoint: EndpointId::new("whole").unwrap() };
         let mapped = |host: &str| (host == "mapped.example.com").then(whole);
-        endpoint(&headers, host, mapped).map(|target| target.endpoint.to_string())
+        let Target { mapped, named } = endpoint(&headers, host, mapped);
+        mapped.map_or(named, |name| Ok(name.endpoint)).map(|endpoint| endpoint.to_string())
     }
 
     #[test]

@@ -111,13 +111,14 @@ async fn forward<B: RequestBody>(
     check(shared, &request)?;
     let text = host.as_ref().and_then(|host| host.to_str().ok());
     let is_piko = piko::is_tcp(&request);
-    let target = match is_piko {
-        true => piko::target(&request),
+    let (mapped, named) = match is_piko {
+        true => (None, piko::endpoint(&request)),
         false => {
-            endpoint(request.headers(), text, |host| shared.upstreams.of_host(host)).map_err(Error::from)
+            let target = endpoint(request.headers(), text, |host| shared.upstreams.of_host(host));
+            (target.mapped, target.named.map_err(Error::from))
         }
     };
-    let permit = permit(shared, &client, &mut request, text, target).await?;
+    let permit = permit(shared, &client, &mut request, text, mapped, named).await?;
     shared.callers.endpoint(&mut pass, &permit.name.tenant, &permit.name.endpoint)?;
     let pace = exchange.admit(pass);
     if is_piko {

@@ -5,11 +5,12 @@
 
 use std::sync::Arc;
 
-use http::Request;
+use http::{HeaderMap, Request};
 
-use super::{Shared, connection::Client, endpoint::Target, error::Error};
+use super::{Shared, connection::Client, endpoint, error::Error};
 use crate::{
     auth::{Action, Lapsed, Refused, Shown, Standing},
+    protocol::EndpointId,
     upstream::Name,
 };
 
@@ -37,23 +38,24 @@ impl Permit {
     }
 }
 
-/// The leave that a request's credentials give to its target, of which nothing is told before they are good. They are taken
-/// from the request.
+/// The leave that a request's credentials give to what it asks for, of which nothing is told before they are good. They are
+/// taken from the request. What its host is `mapped` to comes first, for those who may reach it; to all others there is no
+/// mapping, so that none is told to those who may not, and the endpoint is the one that is `named`.
 pub(super) async fn permit<B>(
     shared: &Shared,
     client: &Client,
     request: &mut Request<B>,
     host: Option<&str>,
-    target: Result<Target, Error>,
+    mapped: Option<Name>,
+    named: Result<EndpointId, Error>,
 ) -> Result<Permit, Error> {
     let guard = &shared.guard;
-    let mapped = target.as_ref().ok().and_then(|target| target.tenant.clone());
-    let asked = match mapped {
-        Some(tenant) => Some(tenant),
-        None => guard.asked(request.headers(), host)?,
-    };
+    let asked = |headers: &HeaderMap| guard.asked(headers, host.and_then(endpoint::name_of));
     if !guard.asks() {
-        let name = Name { tenant: asked.unwrap_or_default(), endpoint: target?.endpoint };
+        let name = match mapped {
+            Some(name) => name,
+            None => Name { tenant: asked(request.headers())?.unwrap_or_default(), endpoint: named? },
+        };
         pass_doors(shared, client, request, &name)?;
         return Ok(Permit { name, standing: None });
     }
@@ -63,12 +65,17 @@ pub(super) async fn permit<B>(
         |refused: &Refused| certificate.is_some() && matches!(refused, Refused::Missing | Refused::Scheme);
     let bearer = guard.bearer(request.headers(), needless)?;
     let shown = Shown { token: bearer.as_ref().map(|bearer| bearer.token), certificate };
-    let caller = guard.caller(shown, asked.as_ref()).await?;
-    let consumed = bearer.map(|bearer| bearer.field);
-    if let Some(field) = consumed {
+    let of_mapped = match &mapped {
+        Some(Name { tenant, endpoint }) => guard.client_of(shown, tenant, endpoint).await,
+        None => None,
+    };
+    let (caller, endpoint) = match (of_mapped, mapped) {
+        (Some(caller), Some(name)) => (caller, name.endpoint),
+        _ => (guard.caller(shown, asked(request.headers())?.as_ref()).await?, named?),
+    };
+    if let Some(field) = bearer.map(|bearer| bearer.field) {
         request.headers_mut().remove(field);
     }
-    let endpoint = target?.endpoint;
     let standing = Standing::new(guard, caller, client.certificate.clone());
     standing.permits(Action::Connect, &endpoint)?;
     let name = Name { tenant: standing.tenant().clone(), endpoint };

@@ -27,7 +27,7 @@ use super::{
     activity::Exchange,
     body::Body,
     connection::Client,
-    endpoint::{self, Target},
+    endpoint,
     error::Error,
     headers,
     http::{NOT_SERVED, RequestBody},
@@ -40,6 +40,7 @@ use super::{
 };
 use crate::{
     auth::Lapsed,
+    protocol::EndpointId,
     splice::Counts,
     upstream::{BoxError, OpenFlow, SendError},
 };
@@ -76,7 +77,7 @@ pub(super) fn is_tcp<B>(request: &Request<B>) -> bool {
 }
 
 /// The endpoint that the path names.
-pub(super) fn target<B>(request: &Request<B>) -> Result<Target, Error> {
+pub(super) fn endpoint<B>(request: &Request<B>) -> Result<EndpointId, Error> {
     let endpoint = request.uri().path().strip_prefix(TCP).unwrap_or_default();
     if endpoint.is_empty() || endpoint.contains('/') {
         return Err(Refusal::Path.into());

@@ -84,10 +84,15 @@ async fn open(stream: &mut TcpStream, ends: Ends, shared: &Shared) -> Result<Ope
     let (postgres, host, hello) =
         tokio::time::timeout(PATIENCE, asked).await.unwrap_or(Err(Refused::Silent))?;
     let host = host.ok_or(Refused::Nameless)?;
-    let Target { endpoint, tenant } = endpoint::of_host(&host, |host| shared.upstreams.of_host(host))?;
-    // What a host cannot say as a tenant it does not say at all: there is no field that could.
-    let asked = || shared.guard.asked(&HeaderMap::new(), Some(&host)).ok().flatten();
-    let name = Name { tenant: tenant.or_else(asked).unwrap_or_default(), endpoint };
+    let Target { mapped, named } = endpoint::of_host(&host, |host| shared.upstreams.of_host(host));
+    let name = match mapped {
+        Some(name) => name,
+        None => {
+            // What a host cannot say as a tenant it does not say at all: there is no field that could.
+            let asked = shared.guard.asked(&HeaderMap::new(), Some(&host)).ok().flatten();
+            Name { tenant: asked.unwrap_or_default(), endpoint: named? }
+        }
+    };
     let pass = entry::admit(&shared.guard, &shared.callers, pass, &name, ends.client)?;
     let mut flow = tcp::open(shared, &name, ends, pass.pace()).await.map_err(entry::Refused::from)?;
     if postgres {

@@ -9,7 +9,7 @@ use prometheus_client::{
     metrics::{counter::Counter, family::Family},
 };
 
-use super::{Auth, Config, Node, StartError, links};
+use super::{Auth, Config, Exposure, Node, StartError, links};
 use crate::{auth::Limit, cluster, edge, telemetry::Metrics};
 
 /// What became of a configuration that was read again.
@@ -76,6 +76,14 @@ impl Node {
     /// When something in it cannot be used; then nothing is exchanged.
     pub fn reload(&self, config: &Config) -> Result<(), StartError> {
         let ready = Ready::new(config)?;
+        // Where the ports are, and not where they would be after a restart.
+        let exposure = Exposure {
+            link: self.addresses.link,
+            sni: self.addresses.edge_sni.is_some(),
+            admin: self.addresses.admin,
+        };
+        exposure.check(&config.auth, config.allow_anonymous)?;
+        exposure.tell(&config.auth);
         if let Some(handshakes) = ready.edge {
             self.edge.replace(handshakes);
         }

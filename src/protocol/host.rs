@@ -54,6 +54,11 @@ impl HostPattern {
         &self.0
     }
 
+    /// Whether all hosts that the other one stands for are among those that this one does.
+    pub fn covers(&self, other: &Self) -> bool {
+        self == other || (self.0.starts_with('*') && other.key().ends_with(self.key()))
+    }
+
     /// What to find it by: the host itself, or the end that all names below it have, with its dot.
     pub fn key(&self) -> &str {
         self.0.strip_prefix('*').unwrap_or(&self.0)
@@ -131,6 +136,25 @@ mod tests {
         ] {
             let error = HostPattern::new(bad).unwrap_err().to_string();
             assert!(error.contains(why), "{bad}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_wildcard_covers_what_is_below_it() {
+        let covers = |one, other| HostPattern::new(one).unwrap().covers(&HostPattern::new(other).unwrap());
+        for (one, other) in
+            [("a.com", "a.com"), ("*.a.com", "b.a.com"), ("*.a.com", "*.a.com"), ("*.a.com", "*.b.a.com")]
+        {
+            assert!(covers(one, other), "{one} {other}");
+        }
+        for (one, other) in [
+            ("a.com", "b.a.com"),
+            ("a.com", "*.a.com"),
+            ("*.a.com", "a.com"),
+            ("*.b.a.com", "*.a.com"),
+            ("*.a.com", "b.xa.com"),
+        ] {
+            assert!(!covers(one, other), "{one} {other}");
         }
     }
 

@@ -19,13 +19,13 @@ use tokio::{
     time::Instant,
 };
 
-use super::{registry::Upstreams, service::Upstream, status::LinkStatus};
+use super::{registry::Upstreams, routes::Route as _, service::Upstream, status::LinkStatus};
 use crate::{
     auth::{Action, ListenPass, Refused, Standing},
     drain::{Aborted, Tasks},
     protocol::{
-        AgentId, Close, Code, Control, DecodeError, GoAway, Kind, LinkId, Listen, NodeAddress, Refusal,
-        Retire, Role, TenantId,
+        AgentId, Close, Code, Control, DecodeError, EndpointId, GoAway, HostPattern, Kind, LinkId, Listen,
+        NodeAddress, Refusal, Retire, Role, TenantId,
     },
     transport::{ControlReader, ControlWriter, Datagrams, FrameError, Link, Monitor, Vitals},
 };
@@ -212,6 +212,12 @@ impl Session {
                 None => upstream.retire_all(),
             }
         }
+    }
+
+    /// Whether what it stands on lets it serve an endpoint with these hosts.
+    fn may_serve(&self, endpoint: &EndpointId, hosts: &[HostPattern]) -> Result<(), Refused> {
+        self.standing.permits(Action::Serve, endpoint)?;
+        self.standing.permits_hosts(hosts)
     }
 
     /// Has it serve an endpoint.
@@ -424,7 +430,7 @@ impl ControlLoop {
         tracing::debug!(link = %session.id, "a link's token is renewed");
         let mut withdrawn = Vec::new();
         session.listens().retain(|id, Listening { upstream, .. }| {
-            match session.standing.permits(Action::Serve, &upstream.name.endpoint) {
+            match session.may_serve(&upstream.name.endpoint, upstream.hosts()) {
                 Ok(()) => true,
                 Err(refused) => {
                     withdrawn.push((*id, Arc::clone(upstream), refused));
@@ -450,7 +456,7 @@ impl ControlLoop {
                     Code::Unsupported,
                     "only a link with the role of an agent serves endpoints",
                 ))
-            } else if let Err(refused) = session.standing.permits(Action::Serve, &listen.endpoint) {
+            } else if let Err(refused) = session.may_serve(&listen.endpoint, &listen.options.hosts) {
                 Some(refused.refusal())
             } else if let Kind::Other(kind) = listen.kind {
                 Some(Refusal::new(Code::Unsupported, format!("this node knows no endpoints of kind {kind}")))

@@ -33,6 +33,7 @@ fn rules() -> CertificateRules {
         name: ok(name.parse()),
         tenants: Tenants::one(ok(TenantId::new(tenant))),
         endpoints: endpoints.map(|pattern| vec![ok(pattern.parse())]),
+        hosts: None,
     };
     let rules = vec![rule("*.acme.example", "acme", Some("web-*")), rule("ops.example", "default", None)];
     CertificateRules { rules, ..CertificateRules::default() }

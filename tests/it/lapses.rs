@@ -5,7 +5,7 @@ use std::time::Duration;
 use adit::{
     client::{self, Token, Transport},
     forward::PortKind,
-    protocol::{Close, Code, Control, Kind, Role, Secret},
+    protocol::{Close, Code, Control, EndpointId, Kind, Role, Secret},
     transport::Lost,
 };
 use futures_util::{SinkExt, StreamExt};
@@ -67,9 +67,7 @@ async fn echoes(socket: &mut WebSocketStream<TcpStream>) -> bool {
 async fn path(issuer: &Issuer, ends: bool) -> (Nodes, Vec<adit::agent::Agent>, std::net::SocketAddr) {
     let nodes = Nodes::with(2, |config| {
         config.auth.edge = issuer.port();
-        if let Some(keys) = &mut config.auth.edge.keys {
-            keys.disconnect_on_expiry = ends;
-        }
+        config.auth.edge.keep_expired = !ends;
     })
     .await;
     let (echo, bytes) = (websocket::echo().await, service::echo().await);
@@ -157,6 +155,33 @@ async fn where_it_is_meant_what_is_open_outlives_its_token() {
     sleep(Duration::from_secs_f64(LIFE + 1.0)).await;
     assert!(began.elapsed().as_secs_f64() > LIFE);
     assert!(echoes(&mut upgraded).await && echoes(&mut tcp).await);
+}
+
+#[tokio::test]
+async fn where_a_link_outlives_its_token_nothing_new_is_opened_on_it() {
+    let issuer = Issuer::new();
+    let fabric = Fabric::with(|config| {
+        config.auth.link = issuer.port();
+        config.auth.link.keep_expired = true;
+    })
+    .await;
+    let echo = service::echo().await;
+    let token = |claims| Some(Token::fixed(Secret::new(issuer.token(&claims))));
+    let config = client::Config { token: token(json!({})), ..fabric.client() };
+    let agent = fabric.start_agent(config, &[("tcp", Kind::Tcp, echo.address.to_string())]);
+    ok(soon(agent.serve()).await);
+    let config = client::Config { token: token(json!({ "exp": in_seconds(LIFE) })), ..fabric.client() };
+    let (client, endpoint) = (ok(client::Client::new(config)), ok(EndpointId::new("tcp")));
+    let mut flow = ok(soon(client.dial(&endpoint)).await);
+    sleep(Duration::from_secs_f64(LIFE + 1.0)).await;
+    match soon(client.dial(&endpoint)).await {
+        Err(client::DialError::Refused(refusal)) => {
+            assert_eq!(refusal.code, Code::Unauthenticated, "{refusal}")
+        }
+        other => panic!("{other:?}"),
+    }
+    ok(flow.write_all(b"there?").await);
+    ok(soon(flow.read_exact(&mut [0; 6])).await);
 }
 
 #[tokio::test]

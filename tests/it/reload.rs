@@ -308,6 +308,35 @@ async fn limits_change_while_a_node_runs_and_those_that_stay_go_on_counting() {
 }
 
 #[tokio::test]
+async fn ports_are_not_opened_to_everybody_where_they_are() {
+    let issuer = Issuer::new();
+    let fabric = Fabric::with(|config| {
+        config.auth.link = issuer.port();
+        config.edge.sni = Some(ok(ANY.parse()));
+        config.link.bind = ok("0.0.0.0:0".parse());
+        config.link.advertise = Some(ok("127.0.0.1:1".parse()));
+    })
+    .await;
+    let node = fabric.node.as_ref().expect("it runs");
+    let mut config = fabric.config.clone();
+    config.allow_anonymous = false;
+    // Where the ports would be after a restart is of no help.
+    config.link.bind = ok(ANY.parse());
+    config.edge.sni = None;
+    let refused = |config: &node::Config| match node.reload(config) {
+        Err(node::StartError::Exposed(exposed)) => exposed,
+        other => panic!("{other:?}"),
+    };
+    config.auth.link = PortConfig::default();
+    assert!(matches!(refused(&config), node::Exposed::Link(address) if address.ip().is_unspecified()));
+    config.auth.link = issuer.port();
+    config.auth.edge = issuer.port();
+    assert_eq!(refused(&config), node::Exposed::Sni);
+    config.allow_anonymous = true;
+    ok(node.reload(&config));
+}
+
+#[tokio::test]
 async fn fetched_keys_outlive_a_reload_while_their_source_is_down() {
     let folder = ok(tempfile::tempdir());
     let key = ok(SigningKey::generate(Algorithm::Es256));

@@ -18,7 +18,7 @@ use crate::support::{
     eventually,
     fabric::forwarder_of,
     ok,
-    raw::{Raw, hello},
+    raw::{Raw, hello, listen},
     service::{self, Running},
     soon,
     tokens::{Issuer, bearer},
@@ -96,7 +96,8 @@ impl Caller {
             By::Field(tenant) => drop(headers.insert("x-adit-tenant", ok(tenant.parse()))),
             By::Host(tenant) => {
                 headers.remove("x-adit-endpoint");
-                let host = format!("{}.{tenant}.tunnel.example.com", self.endpoint);
+                // As clients say it at another port than the usual one.
+                let host = format!("{}.{tenant}.tunnel.example.com:8000", self.endpoint);
                 headers.insert(header::HOST, ok(host.parse()));
             }
         }
@@ -243,6 +244,66 @@ async fn the_tenant_of_a_link_is_that_of_its_token_and_no_other() {
             .await;
         }
     }
+}
+
+#[tokio::test]
+async fn whole_hosts_are_no_way_into_another_tenant_and_tell_nothing_of_it() {
+    let issuer = Issuer::new();
+    let fabric = Fabric::with(|config| {
+        config.auth = adit::node::Auth { edge: issuer.port(), link: issuer.port(), ..Default::default() };
+        config.upstream_wait = std::time::Duration::ZERO;
+    })
+    .await;
+    let _acme = serve(&fabric, &issuer, "acme", "web").await;
+    let service = saying("evil/web".into()).await;
+    let token = |hosts: Option<&[&str]>| {
+        Secret::new(issuer.token(&json!({ "adit": { "tenant": "evil", "hosts": hosts } })))
+    };
+    for (number, (hosts, host)) in [
+        (Some(&["*"][..]), "web.acme.tunnel.example.com"),
+        (Some(&["*"]), "*.acme.tunnel.example.com"),
+        (Some(&["*"]), "*.example.com"),
+        (Some(&["evil.org"]), "shop.example.org"),
+        (None, "shop.example.org"),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let mut first = hello(Role::Agent, number as u128 + 1, &[]);
+        first.token = Some(token(hosts));
+        let mut raw = Raw::welcomed(&fabric, first).await;
+        let mut mapped = listen(1, "web");
+        mapped.options.hosts = vec![ok(host.parse())];
+        raw.say(Control::Listen(mapped)).await;
+        match raw.hear().await {
+            Ok(Control::ListenRefused(1, refusal)) => assert_eq!(refusal.code, Code::Forbidden, "{refusal}"),
+            other => panic!("{hosts:?} {host}: {other:?}"),
+        }
+    }
+    let mut endpoint = fabric.endpoint("web", Kind::Http, service.address);
+    endpoint.hosts = vec![ok("shop.example.org".parse())];
+    let token = Some(Token::fixed(token(Some(&["*.example.org"]))));
+    let client = client::Config { token, links: 1, ..fabric.client() };
+    let evil = ok(Agent::start(adit::agent::Config { client, endpoints: vec![endpoint] }));
+    ok(soon(evil.serve()).await);
+
+    let ask = async |tenants: &[&str], host: &str| {
+        let mut request = request("GET", "web", "/", "");
+        let headers = request.headers_mut();
+        headers.remove("x-adit-endpoint");
+        headers.insert(header::HOST, ok(host.parse()));
+        headers
+            .insert(header::AUTHORIZATION, bearer(&issuer.token(&json!({ "adit": { "tenant": tenants } }))));
+        let answer = soon(Http1::connect(fabric.addresses.edge).await.ask(request)).await;
+        (answer.status, answer.text().to_owned())
+    };
+    assert_eq!(ask(&["evil"], "shop.example.org").await, (StatusCode::OK, "evil/web".into()));
+    let acme = (StatusCode::OK, "acme/web".to_owned());
+    assert_eq!(ask(&["evil", "acme"], "web.acme.tunnel.example.com:8000").await, acme);
+    assert_eq!(ask(&["acme"], "web.example.net").await, acme);
+    let unknown = ask(&["acme"], "shop.example.net").await;
+    assert_eq!(unknown.0, StatusCode::BAD_GATEWAY);
+    assert_eq!(ask(&["acme"], "shop.example.org").await, unknown, "the mapping is told to nobody else");
 }
 
 #[tokio::test]

@@ -43,7 +43,7 @@ impl Issuer {
     pub(crate) fn config(&self) -> auth::Config {
         let keys = ok(read_keys(ok(self.0.jwks()).as_bytes()));
         let rules = Rules { skew: Duration::ZERO, ..Rules::default() };
-        auth::Config { keys: KeysConfig::Fixed(keys), rules, disconnect_on_expiry: true }
+        auth::Config { keys: KeysConfig::Fixed(keys), rules }
     }
 
     /// A port that asks for its tokens.
