@@ -258,8 +258,9 @@ fn a_key_is_made_once_and_its_tokens_are_verified_with_what_was_written() {
         let secret =
             format!("token --secret 0123456789abcdef0123456789abcdef --expires never --kid one{more}");
         let token = String::from_utf8(run(&secret).stdout).unwrap();
-        let granted = verifier.verify(token.trim_end(), SystemTime::now());
-        assert_eq!(granted, Ok(Grant { tenants, ..Grant::default() }), "{more}");
+        let grant = verifier.verify(token.trim_end(), SystemTime::now()).unwrap();
+        assert_eq!(grant.tenants, tenants, "{more}");
+        assert!(!more.is_empty() || grant == Grant::default());
     }
 }
 

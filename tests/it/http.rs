@@ -32,7 +32,7 @@ async fn a_request_reaches_the_service_and_its_response_comes_back() {
         answer.text(),
         format!(
             "POST /a/b?c=d HTTP/1.1\ncontent-length: 5\nforwarded: for={client_ip};proto=http;host=127.0.0.1\n\
-             host: 127.0.0.1\nx-adit-endpoint: web\nx-forwarded-for: {client_ip}\nx-forwarded-host: 127.0.0.1\n\
+             host: 127.0.0.1\nx-forwarded-for: {client_ip}\nx-forwarded-host: 127.0.0.1\n\
              x-forwarded-proto: http\n\nhello"
         )
     );

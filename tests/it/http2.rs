@@ -47,7 +47,7 @@ async fn a_request_arrives_as_http2_has_it() {
     assert_eq!(
         answer.text(),
         "POST http://127.0.0.1/a/b?c=d HTTP/2.0\ncontent-length: 5\nforwarded: for=127.0.0.1;proto=http;host=127.0.0.1\n\
-         x-adit-endpoint: web\nx-forwarded-for: 127.0.0.1\nx-forwarded-host: 127.0.0.1\nx-forwarded-proto: http\n\nhello"
+         x-forwarded-for: 127.0.0.1\nx-forwarded-host: 127.0.0.1\nx-forwarded-proto: http\n\nhello"
     );
     let fields = "te: trailers, deflate\r\nconnection: close, x-hop\r\nx-hop: 1\r\nkeep-alive: timeout=5\r\n\
                   transfer-encoding: chunked\r\nproxy-connection: x\r\nupgrade: h2c\r\n\r\n2\r\nhi\r\n0\r\n\r\n";
