@@ -182,14 +182,10 @@ impl Relay {
         if let Kind::Other(kind) = open.kind {
             return Err(unknown(kind));
         }
-        match &open.tenant {
-            Some(tenant) if *tenant != from.identity.tenant => {
-                return Err(Refusal::new(Code::Forbidden, format!("the link is not of the tenant {tenant}")));
-            }
-            _ => {}
-        }
         // Nobody is told of endpoints that are not theirs.
-        from.standing.permits(Action::Connect, &open.endpoint).map_err(|refused| refused.refusal())?;
+        let own = open.tenant.as_ref().map_or(Ok(()), |tenant| from.standing.is_of(tenant));
+        own.and_then(|()| from.standing.permits(Action::Connect, &open.endpoint))
+            .map_err(|refused| refused.refusal())?;
         // Whether a service speaks HTTP is its own affair, and its agent's.
         let kind = if open.kind == Kind::Udp { Kind::Udp } else { Kind::Tcp };
         Ok(Open { tenant: None, kind, hop: Hop::Final, ..open })

@@ -21,8 +21,8 @@ use rustls::pki_types::CertificateDer;
 use tokio::sync::watch;
 
 use super::{
-    Action, Bearer, Caller, CertificateRules, Config, Denied, Doors, Grant, JwksCounters, JwksSets, Refused,
-    TenantRules, Tenants, Verifiers, bearer,
+    Action, Bearer, Caller, CertificateRules, Config, Denied, Doors, Grant, JwksCounters, JwksSets,
+    NotPermitted, Refused, TenantRules, Tenants, Verifiers, bearer,
 };
 use crate::{
     drain::Tasks,
@@ -344,6 +344,15 @@ impl Standing {
             _ => grant.permits(action, endpoint).map_err(Refused::from),
         };
         self.guard.counted(permitted)
+    }
+
+    /// Whether something may be asked for in a tenant.
+    ///
+    /// # Errors
+    /// When that is another; it has been counted.
+    pub fn is_of(&self, tenant: &TenantId) -> Result<(), Refused> {
+        let is_own = *tenant == self.tenant;
+        self.guard.counted(if is_own { Ok(()) } else { Err(NotPermitted::Tenant(tenant.clone()).into()) })
     }
 
     /// Whether whole hosts may stand for an endpoint that is served.

@@ -15,7 +15,7 @@ use serde_json::{Map, Value, json};
 use zeroize::Zeroizing;
 
 use crate::{
-    auth::{Action, Algorithm, Kind, Pattern, SigningKey},
+    auth::{Action, Algorithm, Hosts, Kind, Pattern, SigningKey},
     protocol::{InvalidId, Secret, TenantId},
     tls::write_new,
 };
@@ -49,6 +49,10 @@ struct MintArgs {
     /// Endpoint that the token is for (repeatable), or prefix-* for all that begin so. By default, all.
     #[arg(long = "endpoint", value_name = "NAME")]
     endpoints: Vec<Pattern>,
+    /// Whole host that an agent may have stand for its endpoints (repeatable), or *.NAME, or * for all. By default, all; none
+    /// when there is an --endpoint or a --tenant.
+    #[arg(long = "host", value_name = "HOST")]
+    hosts: Vec<Hosts>,
     /// What the token is for (repeatable): serve, connect or admin. By default, all that its ports do; admin only when there
     /// is no --endpoint.
     #[arg(long = "action", value_name = "ACTION")]
@@ -152,6 +156,9 @@ fn claims(args: &MintArgs, now: SystemTime) -> anyhow::Result<Value> {
     if !args.endpoints.is_empty() {
         let endpoints = args.endpoints.iter().map(ToString::to_string);
         adit.insert("endpoints".into(), endpoints.collect());
+    }
+    if !args.hosts.is_empty() {
+        adit.insert("hosts".into(), args.hosts.iter().map(ToString::to_string).collect());
     }
     if !args.actions.is_empty() {
         adit.insert("actions".into(), args.actions.iter().map(|action| action.name()).collect());

@@ -222,7 +222,7 @@ fn a_key_is_made_once_and_its_tokens_are_verified_with_what_was_written() {
             assert_eq!(mode & 0o077 == 0, private, "{algorithm} {extension}");
         }
         let line = format!(
-            "token --key keys/{algorithm}.key --endpoint web --action connect --tenant acme --audience edge \
+            "token --key keys/{algorithm}.key --endpoint web --action connect --tenant acme --host *.acme.org --audience edge \
              --audience other --issuer us --subject ann --expires 5m"
         );
         let made = run(&line);
@@ -243,6 +243,8 @@ fn a_key_is_made_once_and_its_tokens_are_verified_with_what_was_written() {
             assert_eq!(grant.actions, [Action::Connect].into());
             assert!(grant.permits(Action::Connect, &"web".parse().unwrap()).is_ok());
             assert!(grant.permits(Action::Connect, &"db".parse().unwrap()).is_err());
+            assert!(grant.permits_host(&"www.acme.org".parse().unwrap()).is_ok());
+            assert!(grant.permits_host(&"acme.org".parse().unwrap()).is_err());
             let left = grant.expires.unwrap().duration_since(now).unwrap();
             assert!(left <= Duration::from_secs(300) && left > Duration::from_secs(200), "{left:?}");
         }
