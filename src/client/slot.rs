@@ -33,8 +33,7 @@ const LISTED: Duration = Duration::from_secs(3);
 /// After how many failures in a row a node that has said goodbye will do, if it lets itself be used.
 const RETURN: u32 = 5;
 
-/// How many times longer the waits grow while there is another link. One more is no emergency, and a cluster of one node is
-/// asked for another by each of its agents.
+/// How many times longer the waits grow while there is another link. One more is no emergency.
 const PATIENCE: u32 = 20;
 
 /// Over how long clients spread when a node appears that they have waited for.
@@ -311,10 +310,9 @@ impl Slot {
 
     /// Counts a failure, and says how long to wait.
     fn failed(&mut self) -> Duration {
-        let Backoff { first, longest } = self.shared.config.backoff;
-        let longest = if self.links.any_up() { longest.saturating_mul(PATIENCE) } else { longest };
+        let (backoff, linked) = (self.shared.config.backoff, self.links.any_up());
         self.failures += 1;
-        Backoff { first, longest }.wait(self.failures - 1, rand::random())
+        waits(backoff, linked, linked && self.free().is_empty()).wait(self.failures - 1, rand::random())
     }
 
     /// The same for a certain failure. A node that does not take the credentials is not asked often.
@@ -368,5 +366,34 @@ impl Slot {
             () = tokio::time::sleep(wait) => {}
             () = appears => tokio::time::sleep(SPREAD.min(wait).mul_f64(rand::random())).await,
         }
+    }
+}
+
+/// How long to wait for a link beside another one that is `linked`, or for the only one; `alone` when no node is known to which
+/// it could be.
+fn waits(backoff: Backoff, linked: bool, alone: bool) -> Backoff {
+    let Backoff { first, longest } = backoff;
+    match (linked, alone) {
+        (false, _) => backoff,
+        (true, false) => Backoff { first, longest: longest.saturating_mul(PATIENCE) },
+        // A cluster of one node would be asked for another by each of its agents. It says when there is one.
+        (true, true) => Backoff { first: longest, longest: longest.saturating_mul(PATIENCE) },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_only_link_is_looked_for_soon_and_one_more_with_patience() {
+        let most = |linked, alone, failures| waits(Backoff::default(), linked, alone).wait(failures, 1.0);
+        let ms = Duration::from_millis;
+        assert_eq!(
+            [most(false, false, 0), most(false, true, 0), most(false, true, 20)],
+            [ms(100), ms(100), ms(15_000)]
+        );
+        assert_eq!([most(true, false, 0), most(true, false, 20)], [ms(100), ms(300_000)]);
+        assert_eq!([most(true, true, 0), most(true, true, 20)], [ms(15_000), ms(300_000)]);
     }
 }
