@@ -6,12 +6,15 @@ mod dialer;
 #[cfg(feature = "server")]
 mod http3;
 mod listener;
+mod outgoing;
 mod tuning;
 
 use std::{net::SocketAddr, time::Duration};
 
 pub use dialer::{ClientCrypto, DialError, Dialer};
 pub use listener::{BindError, HandshakeError, Incoming, Listener, ServerCrypto};
+use outgoing::Line;
+pub(super) use outgoing::Outgoing;
 
 use super::{DatagramError, Lost, OpenError, Stats, Stream};
 use crate::protocol::Close;
@@ -20,6 +23,7 @@ use crate::protocol::Close;
 #[derive(Debug, Clone)]
 pub struct QuicLink {
     connection: quinn::Connection,
+    line: Line,
 }
 
 /// The certificates that the peer has shown, its own first.
@@ -31,17 +35,24 @@ pub(crate) fn peer_certificates(
 }
 
 impl QuicLink {
+    fn new(connection: quinn::Connection) -> Self {
+        Self { connection, line: Line::new() }
+    }
+
+    fn stream(&self, (send, recv): (quinn::SendStream, quinn::RecvStream)) -> Stream {
+        Stream::quic(Outgoing::new(send, self.line.clone()), recv)
+    }
+
     pub(super) async fn open(&self, patience: Duration) -> Result<Stream, OpenError> {
         match tokio::time::timeout(patience, self.connection.open_bi()).await {
-            Ok(Ok((send, recv))) => Ok(Stream::quic(send, recv)),
+            Ok(Ok(stream)) => Ok(self.stream(stream)),
             Ok(Err(error)) => Err(OpenError::Lost(error.into())),
             Err(_) => Err(OpenError::Busy),
         }
     }
 
     pub(super) async fn accept(&self) -> Result<Stream, Lost> {
-        let (send, recv) = self.connection.accept_bi().await?;
-        Ok(Stream::quic(send, recv))
+        Ok(self.stream(self.connection.accept_bi().await?))
     }
 
     pub(super) fn send_datagram(&self, data: bytes::Bytes) -> Result<(), DatagramError> {

@@ -10,7 +10,7 @@ use std::{
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::yamux;
+use super::{quic::Outgoing, yamux};
 use crate::{protocol::Reset, splice::Side};
 
 /// A bidirectional stream of a link.
@@ -23,7 +23,7 @@ pub struct Stream {
 }
 
 impl Stream {
-    pub(super) fn quic(send: quinn::SendStream, recv: quinn::RecvStream) -> Self {
+    pub(super) fn quic(send: Outgoing, recv: quinn::RecvStream) -> Self {
         Self {
             send: SendStream { inner: Sender::Quic(send), ended: false, arrived: None },
             recv: RecvStream { inner: Receiver::Quic(recv) },
@@ -122,7 +122,7 @@ impl std::fmt::Debug for Arrived {
 
 #[derive(Debug)]
 enum Sender {
-    Quic(quinn::SendStream),
+    Quic(Outgoing),
     Yamux(yamux::Sender),
 }
 
@@ -159,7 +159,7 @@ impl Drop for SendStream {
 impl AsyncWrite for SendStream {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         match &mut self.inner {
-            Sender::Quic(stream) => Pin::new(stream).poll_write(cx, buf).map_err(|error| match error {
+            Sender::Quic(stream) => stream.poll_write(cx, buf).map_err(|error| match error {
                 // The peer takes no more, which says nothing of what it sends: as a pipe whose reader is gone.
                 quinn::WriteError::Stopped(_) => io::Error::new(io::ErrorKind::BrokenPipe, error),
                 other => other.into(),
@@ -170,7 +170,7 @@ impl AsyncWrite for SendStream {
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match &mut self.inner {
-            Sender::Quic(stream) => Pin::new(stream).poll_flush(cx),
+            Sender::Quic(stream) => stream.poll_flush(cx),
             // The driver sends it without being asked.
             Sender::Yamux(_) => Poll::Ready(Ok(())),
         }
@@ -188,7 +188,7 @@ impl AsyncWrite for SendStream {
                 return stream.poll_finish(cx);
             }
             (none @ None, Sender::Quic(stream)) => {
-                ready!(Pin::new(&mut *stream).poll_shutdown(cx))?;
+                ready!(Pin::new(&mut **stream).poll_shutdown(cx))?;
                 this.ended = true;
                 let stopped = stream.stopped();
                 none.insert(Arrived(Box::pin(async move {

@@ -18,6 +18,7 @@ mod cluster;
 mod elsewhere;
 mod errors;
 mod failover;
+mod fairness;
 mod grpc;
 mod floods;
 mod half_close;

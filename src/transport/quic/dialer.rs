@@ -114,7 +114,7 @@ impl Dialer {
         let client = self.client.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let connecting = self.endpoint.connect_with(client, address, name).map_err(invalid)?;
         match tokio::time::timeout(HANDSHAKE, connecting).await {
-            Ok(Ok(connection)) => Ok(Link::Quic(QuicLink { connection })),
+            Ok(Ok(connection)) => Ok(Link::Quic(QuicLink::new(connection))),
             Ok(Err(quinn::ConnectionError::TimedOut)) | Err(_) => {
                 Err(DialError::Timeout { address, after: HANDSHAKE })
             }

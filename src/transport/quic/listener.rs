@@ -185,7 +185,7 @@ impl Incoming {
     /// # Errors
     /// When it fails, or is not done in time.
     pub async fn handshake(self, deadline: Duration) -> Result<Link, HandshakeError> {
-        self.connection(deadline).await.map(|connection| Link::Quic(QuicLink { connection }))
+        self.connection(deadline).await.map(|connection| Link::Quic(QuicLink::new(connection)))
     }
 
     /// The same for a connection that is no link.
