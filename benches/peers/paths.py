@@ -58,25 +58,6 @@ def nginx_http(processes, service, pooled):
     return Path(name, port, [process])
 
 
-def nginx_tcp(processes, service):
-    port = free_port()
-    modules = "load_module /usr/lib/nginx/modules/ngx_stream_module.so;\n"
-    process = nginx(
-        processes,
-        "stream",
-        "stream { proxy_buffer_size 64k; server { listen 127.0.0.1:%d; proxy_pass 127.0.0.1:%d; } }" % (port, service),
-    )
-    config = processes.folder / "stream.conf"
-    if process.poll() is None:
-        try:
-            processes.until_open(port, process)
-        except RuntimeError:
-            config.write_text(modules + config.read_text())
-            process = processes.start("stream", "nginx", "-p", processes.folder, "-c", "stream.conf")
-            processes.until_open(port, process)
-    return Path("nginx stream", port, [process])
-
-
 def rathole(processes, service, transport):
     control, port = free_port(), free_port()
     folder = processes.folder / f"rathole-{transport}"

@@ -34,7 +34,12 @@ def machine_cpu():
 def children(pid):
     found = []
     for task in Path(f"/proc/{pid}/task").iterdir():
-        for child in (task / "children").read_text().split():
+        try:
+            here = (task / "children").read_text().split()
+        except FileNotFoundError:
+            # A thread that has ended meanwhile.
+            continue
+        for child in here:
             found += [int(child), *children(int(child))]
     return found
 

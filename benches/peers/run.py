@@ -145,7 +145,6 @@ def tcp(processes, args):
     time.sleep(0.5)
     made = [paths.direct(processes, service)]
     if "adit" != args.only:
-        made.append(paths.nginx_tcp(processes, service))
         made += paths.tunnels(processes, service)
     for label, binary in args.binaries:
         for hops in (1, 2, 3):
