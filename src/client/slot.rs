@@ -197,6 +197,12 @@ impl Slot {
         self.shared.nodes.free(|node| avoid.contains(node))
     }
 
+    /// Whether nodes have told of themselves, and of none that this slot might have a link to. Who tells of none at all may be
+    /// one of several behind a name.
+    fn alone(&self) -> bool {
+        self.free().is_empty() && !self.shared.nodes.free(|_| false).is_empty()
+    }
+
     /// The token to show. Got before a node is dialled, which does not wait long for its first frame.
     async fn token(&self) -> Result<Option<Secret>, ConnectError> {
         self.shared.tokens.for_link().await.map_err(ConnectError::Token)
@@ -312,7 +318,7 @@ impl Slot {
     fn failed(&mut self) -> Duration {
         let (backoff, linked) = (self.shared.config.backoff, self.links.any_up());
         self.failures += 1;
-        waits(backoff, linked, linked && self.free().is_empty()).wait(self.failures - 1, rand::random())
+        waits(backoff, linked, linked && self.alone()).wait(self.failures - 1, rand::random())
     }
 
     /// The same for a certain failure. A node that does not take the credentials is not asked often.
