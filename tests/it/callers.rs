@@ -11,7 +11,7 @@ use adit::{
     agent::Agent,
     auth::Limit,
     client, edge, node,
-    protocol::{Close, Code, Control, Hop, Kind, Open, Refusal, Role, TenantId},
+    protocol::{Close, Code, Control, Kind, Refusal, Role, TenantId},
     transport::{self, AskError, Stream},
 };
 use futures_util::{SinkExt, StreamExt};
@@ -33,7 +33,7 @@ use crate::support::{
     ok,
     piko_agent::Peer,
     random,
-    raw::{Raw, hello, listen},
+    raw::{Raw, hello, listen, opening},
     service, soon,
     streams::{endless, mirror_bodies, mirror_http2_bodies},
     tokens::Issuer,
@@ -339,17 +339,7 @@ async fn a_flow_of_a_forwarder_is_refused_as_busy_with_the_limit() {
 
 async fn open(forwarder: &Raw, endpoint: &str) -> Result<Stream, Refusal> {
     let mut stream = ok(forwarder.link.open(SOON).await);
-    let open = Open {
-        endpoint: ok(endpoint.parse()),
-        tenant: None,
-        kind: Kind::Tcp,
-        hop: Hop::First,
-        agent: None,
-        client: None,
-        server: None,
-        trace: None,
-    };
-    match soon(transport::ask(&mut stream, open)).await {
+    match soon(transport::ask(&mut stream, opening(Kind::Tcp, endpoint))).await {
         Ok(()) => Ok(stream),
         Err(AskError::Refused(refusal)) => Err(refusal),
         Err(other) => panic!("{other:?}"),

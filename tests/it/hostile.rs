@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use adit::{
-    protocol::{Close, Code, Control, Flow, Hop, Kind, Open, Role, VERSION},
+    protocol::{Close, Code, Control, Flow, Kind, Role, VERSION},
     transport::{self, AskError, FrameError, Lost},
 };
 use http::StatusCode;
@@ -16,7 +16,7 @@ use crate::support::{
     Fabric, SOON,
     client::get,
     ok,
-    raw::{Raw, hello, listen},
+    raw::{Raw, hello, listen, opening},
     service, soon,
 };
 
@@ -146,16 +146,7 @@ async fn flows_that_do_not_begin_with_open_are_refused() {
             other => panic!("{bytes:02x?}: {other:?}"),
         }
     }
-    let open = |endpoint: &str| Open {
-        endpoint: ok(endpoint.parse()),
-        tenant: None,
-        kind: Kind::Tcp,
-        hop: Hop::First,
-        agent: None,
-        client: None,
-        server: None,
-        trace: None,
-    };
+    let open = |endpoint| opening(Kind::Tcp, endpoint);
     let mut stream = ok(raw.link.open(SOON).await);
     match soon(transport::ask(&mut stream, open("nobody"))).await {
         Err(AskError::Refused(refusal)) => assert_eq!(refusal.code, Code::NoUpstream),

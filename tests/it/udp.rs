@@ -10,7 +10,7 @@ use adit::{
     client,
     edge::udp::Port,
     forward::PortKind,
-    protocol::{Flow, Hop, Kind, Open, Role},
+    protocol::{Flow, Kind, Role},
     splice::packets::Dropped,
     transport::{self, DatagramError},
 };
@@ -25,7 +25,7 @@ use crate::support::{
     fabric::forwarder_of,
     middle::Middle,
     ok, random,
-    raw::{Raw, hello},
+    raw::{Raw, hello, opening},
     service, soon,
     udp::{Client, Echo, UDP, UdpPath, metric},
 };
@@ -381,7 +381,7 @@ async fn datagrams_that_overtake_their_stream_arrive_all_the_same() {
         ok(raw.link.send_datagram([&[stream.id() as u8][..], packet].concat().into()));
     }
     sleep(50 * MS).await;
-    ok(soon(transport::ask(&mut stream, open("udp"))).await);
+    ok(soon(transport::ask(&mut stream, opening(Kind::Udp, "udp"))).await);
     for packet in [b"one", b"two"] {
         assert_eq!(&ok(soon(raw.link.datagram()).await)[1..], packet);
     }
@@ -405,7 +405,7 @@ async fn an_association_that_takes_nothing_holds_up_no_other() {
         ok(transport::write_flow(&mut stream, &Flow::Opened).await);
         stream
     };
-    let (opened, _unread) = tokio::join!(transport::ask(&mut stuck, open("silent")), accept);
+    let (opened, _unread) = tokio::join!(transport::ask(&mut stuck, opening(Kind::Udp, "silent")), accept);
     ok(opened);
     let large = ok(adit::protocol::encode_packet(&[7; 60_000]).ok_or("it is too long"));
     let fill = async { while stuck.send.write_all(&large).await.is_ok() {} };
@@ -416,25 +416,11 @@ async fn an_association_that_takes_nothing_holds_up_no_other() {
     }
 
     let mut stream = ok(raw.link.open(SOON).await);
-    ok(soon(transport::ask(&mut stream, open("udp"))).await);
+    ok(soon(transport::ask(&mut stream, opening(Kind::Udp, "udp"))).await);
     let question = [&[stream.id() as u8][..], b"hello"].concat();
     ok(raw.link.send_datagram(question.clone().into()));
     assert_eq!(&ok(soon(raw.link.datagram()).await)[..], question);
     let admin = fabric.addresses.admin;
     let dropped = "adit_udp_dropped_total{reason=\"queue_full\"}";
     eventually("what nobody takes is dropped", async || metric(admin, dropped).await > 0).await;
-}
-
-/// Asks for a UDP flow.
-fn open(endpoint: &str) -> Open {
-    Open {
-        endpoint: ok(endpoint.parse()),
-        tenant: None,
-        kind: Kind::Udp,
-        hop: Hop::First,
-        agent: None,
-        client: None,
-        server: None,
-        trace: None,
-    }
 }

@@ -4,8 +4,8 @@ use std::net::SocketAddr;
 
 use adit::{
     protocol::{
-        AgentId, Control, EndpointId, Flow, Hello, Kind, Listen, ListenOptions, NodeAddress, OLDEST_VERSION,
-        Role, VERSION,
+        AgentId, Control, EndpointId, Flow, Hello, Hop, Kind, Listen, ListenOptions, NodeAddress,
+        OLDEST_VERSION, Open, Role, VERSION,
     },
     tls::{self, Trust},
     transport::{self, ControlReader, ControlWriter, FrameError, Link, Settings, Stream, quic::Dialer},
@@ -40,6 +40,20 @@ pub(crate) fn hello(role: Role, agent: u128, endpoints: &[&str]) -> Hello {
 
 pub(crate) fn listen(id: u64, endpoint: &str) -> Listen {
     Listen { id, endpoint: ok(EndpointId::new(endpoint)), kind: Kind::Tcp, options: ListenOptions::default() }
+}
+
+/// What a forwarder asks for first on a flow.
+pub(crate) fn opening(kind: Kind, endpoint: &str) -> Open {
+    Open {
+        endpoint: ok(EndpointId::new(endpoint)),
+        tenant: None,
+        kind,
+        hop: Hop::First,
+        agent: None,
+        client: None,
+        server: None,
+        trace: None,
+    }
 }
 
 impl Raw {
