@@ -19,7 +19,7 @@ from pathlib import Path as File
 
 from paths import nginx
 from processes import Processes
-from run import spread, table, MS
+from run import latencies, spread, table
 
 NODE, AGENT = "10.79.0.1", "10.79.0.2"
 
@@ -29,10 +29,12 @@ def run(*words, **options):
 
 
 class Network:
-    def __init__(self, loss):
+    def __init__(self):
         self.node, self.agent = (f"adit-{side}-{os.getpid()}" for side in ("node", "agent"))
         for space in (self.node, self.agent):
             run("ip", "netns", "add", space)
+
+    def join(self, loss):
         run("ip", "-n", self.node, "link", "add", "near", "type", "veth", "peer", "name", "far")
         run("ip", "-n", self.node, "link", "set", "far", "netns", self.agent)
         for space, link, address in ((self.node, "near", NODE), (self.agent, "far", AGENT)):
@@ -80,9 +82,8 @@ def measure(processes, network, binary, transport, seconds):
         process.wait(60)
     if "Non-2xx" in out or "Requests/sec" not in out:
         raise RuntimeError(out)
-    p = {q: float(v) * MS[u] for q, v, u in re.findall(r"^\s*(50|90|99)%\s*([\d.]+)(us|ms|s)\s*$", out, re.M)}
     carried = re.findall(r"Transfer/sec:\s*([\d.]+)(KB|MB|GB)", large)[-1]
-    return {**p, "carried": float(carried[0]) * {"KB": 0.001, "MB": 1, "GB": 1000}[carried[1]]}
+    return {**latencies(out), "carried": float(carried[0]) * {"KB": 0.001, "MB": 1, "GB": 1000}[carried[1]]}
 
 
 def main():
@@ -94,8 +95,9 @@ def main():
     args = parser.parse_args()
     binary = File(args.binary).resolve()
     with tempfile.TemporaryDirectory() as folder:
-        processes, network = Processes(folder), Network(args.loss)
+        processes, network = Processes(folder), Network()
         try:
+            network.join(args.loss)
             body = processes.folder / "body"
             body.mkdir()
             (body / "small").write_bytes(b"x" * 1024)

@@ -62,11 +62,7 @@ def rathole(processes, service, transport):
     control, port = free_port(), free_port()
     folder = processes.folder / f"rathole-{transport}"
     folder.mkdir()
-    common = {
-        "plain": ('type = "tcp"', ""),
-        "noise": ('type = "noise"', ""),
-        "tls": ('type = "tls"', ""),
-    }[transport][0]
+    kind = "tcp" if transport == "plain" else transport
     server, client = "", ""
     if transport == "tls":
         certificate(folder)
@@ -78,11 +74,11 @@ def rathole(processes, service, transport):
         server = f'[server.transport.noise]\nlocal_private_key = "{private}"\n'
         client = f'[client.transport.noise]\nremote_public_key = "{public}"\n'
     (folder / "server.toml").write_text(
-        f'[server]\nbind_addr = "127.0.0.1:{control}"\ndefault_token = "t"\n[server.transport]\n{common}\n{server}'
+        f'[server]\nbind_addr = "127.0.0.1:{control}"\ndefault_token = "t"\n[server.transport]\ntype = "{kind}"\n{server}'
         f'[server.services.s]\nbind_addr = "127.0.0.1:{port}"\n'
     )
     (folder / "client.toml").write_text(
-        f'[client]\nremote_addr = "127.0.0.1:{control}"\ndefault_token = "t"\n[client.transport]\n{common}\n{client}'
+        f'[client]\nremote_addr = "127.0.0.1:{control}"\ndefault_token = "t"\n[client.transport]\ntype = "{kind}"\n{client}'
         f'[client.services.s]\nlocal_addr = "127.0.0.1:{service}"\n'
     )
     both = [
@@ -177,20 +173,24 @@ class Adit:
         return port, process
 
 
-def adit_http(processes, binary, service, nodes):
-    fabric = Adit(processes, binary, nodes, service, "http", f"http{nodes}")
-    name = "adit, one node" if nodes == 1 else "adit, forwarded across two"
-    return Path(name, fabric.edge, fabric.all(), {"x-adit-endpoint": "bench"}, nodes)
+def adit_http(processes, binary, service, nodes, label=""):
+    fabric = Adit(processes, binary, nodes, service, "http", f"{label}http{nodes}")
+    name = "one node" if nodes == 1 else "forwarded across two"
+    return Path(named(label, name), fabric.edge, fabric.all(), {"x-adit-endpoint": "bench"}, nodes)
 
 
-def adit_tcp(processes, binary, service, hops):
-    nodes = 2 if hops == 3 else 1
-    fabric = Adit(processes, binary, nodes, service, "tcp", f"tcp{hops}")
+def adit_tcp(processes, binary, service, hops, label=""):
+    fabric = Adit(processes, binary, 2 if hops == 3 else 1, service, "tcp", f"{label}tcp{hops}")
     if hops == 1:
-        return Path("adit, node to agent", fabric.tcp, fabric.all(), hops=1)
+        return Path(named(label, "node to agent"), fabric.tcp, fabric.all(), hops=1)
     port, forwarder = fabric.forwarder()
-    name = "adit, forwarder to agent" if hops == 2 else "adit, forwarder to agent, forwarded across two"
-    return Path(name, port, [*fabric.all(), forwarder], hops=hops)
+    name = "forwarder to agent" if hops == 2 else "forwarder to agent, forwarded across two"
+    return Path(named(label, name), port, [*fabric.all(), forwarder], hops=hops)
+
+
+def named(label, name):
+    """Of two binaries each has a label."""
+    return f"adit, {label + ', ' if label else ''}{name}"
 
 
 def tunnels(processes, service):

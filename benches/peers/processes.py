@@ -25,12 +25,6 @@ def cpu_of(pid):
     return sum(map(int, fields[11:15])) / TICK
 
 
-def machine_cpu():
-    """Seconds in which any processor was busy."""
-    fields = list(map(int, Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:]))
-    return (sum(fields[:8]) - fields[3] - fields[4]) / TICK
-
-
 def children(pid):
     found = []
     for task in Path(f"/proc/{pid}/task").iterdir():

@@ -20,16 +20,22 @@ import time
 from pathlib import Path as File
 
 import paths
-from processes import Processes, cpu_of, free_port, has, machine_cpu, used
+from processes import Processes, free_port, has, used
 
 MS = {"us": 0.001, "ms": 1.0, "s": 1000.0}
+
+
+def latencies(out):
+    """What wrk says of 50, 90 and 99 of a hundred requests, in ms."""
+    found = re.findall(r"^\s*(50|90|99)%\s*([\d.]+)(us|ms|s)\s*$", out, re.M)
+    return {share: float(value) * MS[unit] for share, value, unit in found}
 
 
 def wrk(path, connections, seconds):
     """Requests a second, p50 and p99 in ms, processor seconds for 1,000 requests of what is in between."""
     headers = [word for name, value in path.headers.items() for word in ("-H", f"{name}: {value}")]
     command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--latency", *headers, f"http://127.0.0.1:{path.port}/"]
-    before, busy = used(path.between), machine_cpu()
+    before = used(path.between)
     out = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     after = used(path.between)
     failed = re.search(r"(Non-2xx.*|Socket errors.*)", out)
@@ -37,7 +43,7 @@ def wrk(path, connections, seconds):
         raise RuntimeError(f"{path.name}: {failed[0]}")
     requests = int(re.search(r"(\d+) requests in", out)[1])
     rate = float(re.search(r"Requests/sec:\s*([\d.]+)", out)[1])
-    p = {q: float(v) * MS[u] for q, v, u in re.findall(r"^\s*(50|99)%\s*([\d.]+)(us|ms|s)\s*$", out, re.M)}
+    p = latencies(out)
     cpu = [(b - a) * 1000 / requests for a, b in zip(before, after)]
     return {"rate": rate, "p50": p["50"], "p99": p["99"], "cpu": sum(cpu), "each": cpu}
 
@@ -102,11 +108,7 @@ def http(processes, args):
     if "adit" != args.only:
         made += [paths.nginx_http(processes, service, pooled) for pooled in (True, False)]
         made += paths.tunnels(processes, service)
-    for label, binary in args.binaries:
-        for nodes in (1, 2):
-            path = paths.adit_http(processes, binary, service, nodes) if not label else labelled(
-                processes, binary, service, nodes, label)
-            made.append(path)
+    made += [paths.adit_http(processes, binary, service, nodes, label) for label, binary in args.binaries for nodes in (1, 2)]
     for path in made:
         answers(path)
     for connections in (50, 1):
@@ -120,11 +122,6 @@ def http(processes, args):
                 for path in made
             ],
         )
-
-
-def labelled(processes, binary, service, nodes, label):
-    fabric = paths.Adit(processes, binary, nodes, service, "http", f"{label}-http{nodes}")
-    return paths.Path(f"{label}, {nodes} node(s)", fabric.edge, fabric.all(), {"x-adit-endpoint": "bench"}, nodes)
 
 
 def answers(path):
@@ -146,11 +143,7 @@ def tcp(processes, args):
     made = [paths.direct(processes, service)]
     if "adit" != args.only:
         made += paths.tunnels(processes, service)
-    for label, binary in args.binaries:
-        for hops in (1, 2, 3):
-            path = paths.adit_tcp(processes, binary, service, hops)
-            path.name = f"{label}: {path.name}" if label else path.name
-            made.append(path)
+    made += [paths.adit_tcp(processes, binary, service, hops, label) for label, binary in args.binaries for hops in (1, 2, 3)]
     time.sleep(1)
     if args.quinn:
         made.append(paths.Path("quinn alone, its default MTU", 0))
