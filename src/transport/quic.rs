@@ -7,6 +7,7 @@ mod dialer;
 mod http3;
 mod listener;
 mod outgoing;
+mod runtime;
 mod tuning;
 
 use std::{net::SocketAddr, time::Duration};

@@ -89,7 +89,7 @@ impl Dialer {
     pub fn new(tls: rustls::ClientConfig, settings: &Settings) -> Result<Self, DialError> {
         let socket = unspecified().map_err(DialError::Socket)?;
         let endpoint =
-            quinn::Endpoint::new(tuning::endpoint(None), None, socket, Arc::new(quinn::TokioRuntime))
+            quinn::Endpoint::new(tuning::endpoint(None), None, socket, Arc::new(super::runtime::Batching))
                 .map_err(DialError::Socket)?;
         let transport = Arc::new(tuning::transport(settings, settings.max_flows, true));
         let client = Mutex::new(client(tls.try_into()?, &transport));
