@@ -24,6 +24,7 @@ use super::{
     activity::{Activity, Exchange, Overdue},
     admission::Admission,
     body::Received,
+    headers::Forwarding,
     http::serve as answer,
     proxied::{self, Ends},
     sni,
@@ -67,8 +68,10 @@ pub(super) struct Client {
     pub(super) scheme: &'static str,
     /// The certificate that it has shown, which TLS has verified.
     pub(super) certificate: Option<Arc<CertificateDer<'static>>>,
-    /// As services are told of it.
+    /// As services are told of it ahead of its requests.
     pub(super) connection: upstream::Client,
+    /// As services are told of it in its requests.
+    pub(super) forwarding: Forwarding,
 }
 
 impl Client {
@@ -81,7 +84,13 @@ impl Client {
         let Ends { client: address, server } = ends;
         let number = shared.clients.fetch_add(1, Relaxed);
         let certificate = certificates.into_iter().next().map(Arc::new);
-        Self { address, scheme, certificate, connection: upstream::Client { number, address, server } }
+        Self {
+            address,
+            scheme,
+            certificate,
+            connection: upstream::Client { number, address, server },
+            forwarding: Forwarding::new(address.ip(), scheme),
+        }
     }
 }
 

@@ -1,6 +1,6 @@
 //! What a proxy changes in headers: hop-by-hop fields end here, and who forwarded for whom is added.
 
-use std::net::SocketAddr;
+use std::{net::IpAddr, sync::Arc};
 
 use http::{
     HeaderMap, HeaderName, HeaderValue,
@@ -100,31 +100,53 @@ fn has_token(value: &HeaderValue, token: &str) -> bool {
     value.to_str().is_ok_and(|value| value.split(',').any(|part| part.trim().eq_ignore_ascii_case(token)))
 }
 
-/// Says for whom the request is forwarded. The list of addresses grows by the client's; scheme and host are those that this
-/// edge has seen, whatever the client claims.
-pub(super) fn forwarded(
-    headers: &mut HeaderMap,
-    client: SocketAddr,
-    scheme: &'static str,
-    host: Option<&str>,
-) {
-    append(headers, X_FORWARDED_FOR, &client.ip().to_string());
-    headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static(scheme));
-    headers.remove(X_FORWARDED_HOST);
-    // An IPv6 address and a port need quotes (RFC 7239 §6).
-    let node = if client.is_ipv6() { format!("\"[{}]\"", client.ip()) } else { client.ip().to_string() };
-    let mut element = format!("for={node};proto={scheme}");
-    if let Some(host) = host {
-        if let Ok(value) = HeaderValue::from_str(host) {
-            headers.insert(X_FORWARDED_HOST, value);
-        }
-        if host.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-.".contains(&byte)) {
-            element.push_str(&format!(";host={host}"));
-        } else if !host.contains(['"', '\\']) {
-            element.push_str(&format!(";host=\"{host}\""));
+/// What the fields of forwarding say of a client in every request of its connection.
+#[derive(Debug, Clone)]
+pub(super) struct Forwarding {
+    address: HeaderValue,
+    scheme: HeaderValue,
+    /// The element of `Forwarded` up to its host.
+    element: Arc<str>,
+}
+
+impl Forwarding {
+    pub(super) fn new(client: IpAddr, scheme: &'static str) -> Self {
+        let address = client.to_string();
+        // An IPv6 address needs quotes (RFC 7239 §6).
+        let node = if client.is_ipv6() { format!("\"[{address}]\"") } else { address.clone() };
+        Self {
+            address: HeaderValue::try_from(address).unwrap_or(const { HeaderValue::from_static("unknown") }),
+            scheme: HeaderValue::from_static(scheme),
+            element: format!("for={node};proto={scheme}").into(),
         }
     }
-    append(headers, FORWARDED, &element);
+
+    fn element(&self, host: &str) -> String {
+        // A port needs quotes (RFC 7239 §4).
+        let (before, after) =
+            match host.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-.".contains(&byte)) {
+                true => (";host=", ""),
+                false if host.contains(['"', '\\']) => return self.element.to_string(),
+                false => (";host=\"", "\""),
+            };
+        [&self.element, before, host, after].concat()
+    }
+
+    /// Says for whom the request is forwarded. The list of addresses grows by the client's; scheme and host are those that
+    /// this edge has seen, whatever the client claims.
+    pub(super) fn tell(&self, headers: &mut HeaderMap, host: Option<&HeaderValue>) {
+        append(headers, X_FORWARDED_FOR, self.address.clone());
+        headers.insert(X_FORWARDED_PROTO, self.scheme.clone());
+        let text = host.and_then(|host| host.to_str().ok());
+        match host.filter(|_| text.is_some()) {
+            Some(host) => headers.insert(X_FORWARDED_HOST, host.clone()),
+            None => headers.remove(X_FORWARDED_HOST),
+        };
+        let element = text.map_or_else(|| self.element.to_string(), |host| self.element(host));
+        if let Ok(element) = HeaderValue::try_from(element) {
+            append(headers, FORWARDED, element);
+        }
+    }
 }
 
 /// Joins cookies that HTTP/2 and HTTP/3 let a client send in several fields; in HTTP/1.1 there is but one (RFC 9113 §8.2.3,
@@ -139,17 +161,15 @@ pub(super) fn join_cookies(headers: &mut HeaderMap) {
 }
 
 /// Adds an element to a list field, joining what may stand in several lines.
-fn append(headers: &mut HeaderMap, name: HeaderName, element: &str) {
-    let mut list = String::new();
-    for value in headers.get_all(&name) {
-        // What is no text cannot be part of the list.
-        if let Ok(value) = value.to_str() {
-            list.push_str(value);
-            list.push_str(", ");
-        }
+fn append(headers: &mut HeaderMap, name: HeaderName, element: HeaderValue) {
+    // What is no text cannot be part of the list.
+    let mut list: Vec<&str> = headers.get_all(&name).iter().filter_map(|value| value.to_str().ok()).collect();
+    if list.is_empty() {
+        headers.insert(name, element);
+        return;
     }
-    list.push_str(element);
-    if let Ok(value) = HeaderValue::from_str(&list) {
+    list.extend(element.to_str());
+    if let Ok(value) = HeaderValue::try_from(list.join(", ")) {
         headers.insert(name, value);
     }
 }
@@ -235,7 +255,8 @@ mod tests {
             ("x-forwarded-host", "evil"),
             ("forwarded", "for=1.1.1.1"),
         ]);
-        forwarded(&mut headers, "[::1]:9".parse().unwrap(), "http", Some("app.test:8000"));
+        let host = HeaderValue::from_static("app.test:8000");
+        Forwarding::new("::1".parse().unwrap(), "http").tell(&mut headers, Some(&host));
         assert_eq!(
             lines(&headers),
             [

@@ -220,12 +220,7 @@ fn rewrite<B: RequestBody>(
         // Without either, hyper sends no body for methods that seldom have one.
         headers.insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
     }
-    headers::forwarded(
-        headers,
-        client.address,
-        client.scheme,
-        host.as_ref().and_then(|host| host.to_str().ok()),
-    );
+    client.forwarding.tell(headers, host.as_ref());
     if let Some(host) = host {
         headers.insert(header::HOST, host);
     }
