@@ -201,7 +201,8 @@ impl Door {
 
     /// Reads a link's `Hello`, and runs the link until it ends if it may be.
     async fn enter(&self, link: Link, client: SocketAddr, tasks: &Tasks) {
-        let hello = tokio::time::timeout(HANDSHAKE, async {
+        // Boxed, as what is done once: the task of a link would hold the room for it for as long as the link.
+        let hello = Box::pin(tokio::time::timeout(HANDSHAKE, async {
             let stream = link.accept().await.map_err(|lost| lost.to_string())?;
             let (mut reader, writer) = (ControlReader::new(stream.recv), ControlWriter::new(stream.send));
             match reader.next().await {
@@ -209,7 +210,7 @@ impl Door {
                 Ok(_) => Err("a link begins with Hello".into()),
                 Err(error) => Err(error.to_string()),
             }
-        });
+        }));
         let (hello, reader, mut writer) = match hello.await {
             Ok(Ok(opened)) => opened,
             Ok(Err(reason)) => {
@@ -221,13 +222,13 @@ impl Door {
                 return link.close(Close::Timeout, "no Hello in time");
             }
         };
-        let admitted = async {
+        let admitted = Box::pin(async {
             let version = self.admit(&hello)?;
             let mut pass = self.welcomer.callers.link(client.ip()).map_err(limited)?;
             let standing = self.authenticate(&hello, &link).await.map_err(|refused| refused.refusal())?;
             self.welcomer.callers.link_of(&mut pass, standing.tenant()).map_err(limited)?;
             Ok::<_, Refusal>((version, standing, pass))
-        };
+        });
         let (version, standing, _pass) = match admitted.await {
             Ok(admitted) => admitted,
             Err(refusal) => {

@@ -30,8 +30,9 @@ use crate::{
     transport::{ControlReader, ControlWriter, Datagrams, FrameError, Link, Monitor, Vitals},
 };
 
-/// Frames that wait for the control stream. Senders wait when it is full.
-const CONTROL_QUEUE: usize = 16;
+/// How many goodbyes wait for the control stream: a node that drains says one more than it has said before. Senders wait when
+/// it is full.
+const GOODBYES: usize = 16;
 
 /// How long endpoints stay with a superseded link until the newer one has listened for them.
 const MOVE: Duration = Duration::from_secs(5);
@@ -100,27 +101,27 @@ pub struct Session {
     state: AtomicU8,
     superseded: Notify,
     shed: AtomicBool,
-    control: mpsc::Sender<Control>,
+    goodbyes: mpsc::Sender<GoAway>,
     listens: Mutex<BTreeMap<u64, Listening>>,
     since: Instant,
 }
 
 impl Session {
-    /// A link that is about to be welcomed, and the frames that wait for its control stream.
+    /// A link that is about to be welcomed, and the goodbyes that wait for its control stream.
     pub fn new(
         id: LinkId,
         identity: Identity,
         standing: Standing,
         datagrams: Datagrams,
-    ) -> (Arc<Self>, mpsc::Receiver<Control>) {
-        let (control, queue) = mpsc::channel(CONTROL_QUEUE);
-        (Arc::new(Self::made(id, identity, standing, datagrams, control)), queue)
+    ) -> (Arc<Self>, mpsc::Receiver<GoAway>) {
+        let (goodbyes, queue) = mpsc::channel(GOODBYES);
+        (Arc::new(Self::made(id, identity, standing, datagrams, goodbyes)), queue)
     }
 
     /// A link without a control stream.
     pub fn bare(id: LinkId, identity: Identity, standing: Standing, datagrams: Datagrams) -> Arc<Self> {
-        let (control, _) = mpsc::channel(1);
-        Arc::new(Self { bare: true, ..Self::made(id, identity, standing, datagrams, control) })
+        let (goodbyes, _) = mpsc::channel(1);
+        Arc::new(Self { bare: true, ..Self::made(id, identity, standing, datagrams, goodbyes) })
     }
 
     fn made(
@@ -128,7 +129,7 @@ impl Session {
         identity: Identity,
         standing: Standing,
         datagrams: Datagrams,
-        control: mpsc::Sender<Control>,
+        goodbyes: mpsc::Sender<GoAway>,
     ) -> Self {
         Self {
             id,
@@ -142,7 +143,7 @@ impl Session {
             state: AtomicU8::new(State::Up as u8),
             superseded: Notify::new(),
             shed: AtomicBool::new(false),
-            control,
+            goodbyes,
             listens: Mutex::default(),
             since: Instant::now(),
         }
@@ -184,7 +185,7 @@ impl Session {
 
     /// Says goodbye. The opener is to link elsewhere; until it has, it is still sent what nobody else can take.
     pub async fn go_away(&self, away: GoAway) {
-        if !self.bare && self.control.send(Control::GoAway(away)).await.is_err() {
+        if !self.bare && self.goodbyes.send(away).await.is_err() {
             tracing::debug!(link = %self.id, "the link ended before its goodbye");
         }
     }
@@ -289,7 +290,7 @@ impl Upstreams {
         listens: Vec<Listen>,
         max_listens: usize,
         (reader, mut writer): (ControlReader, ControlWriter),
-        queue: mpsc::Receiver<Control>,
+        goodbyes: mpsc::Receiver<GoAway>,
         nodes: watch::Receiver<Arc<[NodeAddress]>>,
     ) {
         self.add_link(&session);
@@ -301,7 +302,7 @@ impl Upstreams {
             }
         }
         let why = match hello {
-            Ok(()) => run.run(reader, writer, queue, nodes).await,
+            Ok(()) => run.run(reader, writer, goodbyes, nodes).await,
             Err(error) => error.to_string(),
         };
         run.ended = true;
@@ -328,7 +329,7 @@ impl ControlLoop {
         &self,
         mut reader: ControlReader,
         mut writer: ControlWriter,
-        mut queue: mpsc::Receiver<Control>,
+        mut goodbyes: mpsc::Receiver<GoAway>,
         mut nodes: watch::Receiver<Arc<[NodeAddress]>>,
     ) -> String {
         let link = &self.session.link;
@@ -340,7 +341,7 @@ impl ControlLoop {
             let step = tokio::select! {
                 frame = reader.next() => self.read(frame, &mut renewal, &mut writer).await,
                 number = monitor.ping(link) => writer.send(&Control::Ping(number)).await,
-                Some(frame) = queue.recv() => writer.send(&frame).await,
+                Some(away) = goodbyes.recv() => writer.send(&Control::GoAway(away)).await,
                 Ok(()) = nodes.changed() => {
                     let nodes = nodes.borrow_and_update().to_vec();
                     writer.send(&Control::Nodes(nodes)).await
