@@ -29,7 +29,7 @@ const AT_ONCE: usize = 50;
 /// Flows that each agent is ready for.
 const FLOWS: u32 = 8;
 
-/// Before what is idle is looked at: for what has just begun to come to rest.
+/// For the node, which has just begun, to come to rest.
 const SETTLE: Duration = Duration::from_secs(3);
 
 /// How long all links have.
@@ -45,6 +45,10 @@ pub(in crate::cli) struct IdleArgs {
     /// Let them serve so many endpoints in all, at least one each. By default, one each.
     #[arg(long, value_name = "M")]
     endpoints: Option<u32>,
+    /// Watch the node only so long after the last link was made. New links try for a minute what packets their path
+    /// takes, and agents look for a second node.
+    #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = some_time)]
+    settle: Duration,
     /// Watch the node for so long.
     #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = some_time)]
     duration: Duration,
@@ -84,8 +88,11 @@ async fn once(args: &IdleArgs, endpoints: u32, progress: &Progress) -> anyhow::R
     let agents = progress.during(linking, share).await;
     let agents = agents.with_context(|| format!("not all are linked within {PATIENCE:?}"))??;
     let (linked, took) = (usage()?, started.elapsed().as_secs_f64());
-    progress.says("letting it settle");
-    tokio::time::sleep(SETTLE).await;
+    let settling = tokio::time::sleep(args.settle);
+    let share = |elapsed: Duration| {
+        (elapsed.as_secs_f64() / args.settle.as_secs_f64(), "letting it settle".to_owned())
+    };
+    progress.during(settling, share).await;
     let meter = Meter::start(fabric.children());
     let quiet = usage()?;
     let watching = tokio::time::sleep(args.duration);
