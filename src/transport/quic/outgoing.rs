@@ -22,6 +22,8 @@ use tokio::{
 };
 use tokio_util::sync::PollSemaphore;
 
+use super::runtime::wrote;
+
 /// How many ask for room at once.
 const HEADS: usize = 2;
 
@@ -104,6 +106,7 @@ impl Outgoing {
             }
             let written = Pin::new(&mut self.stream).poll_write(cx, bytes);
             if written.is_ready() {
+                wrote();
                 self.place = Place::Free;
                 return written;
             }
