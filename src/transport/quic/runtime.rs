@@ -2,7 +2,7 @@
 //!
 //! A driver is woken by the first write on its link, and tokio would run it next, in the middle of others that are about to
 //! write as well: 50 requests at a time were 50 packets, each with a system call of its own and a wake-up of the peer. One
-//! turn later they are one packet or a few, which leave in one call: a node and an agent need a third less processor time for
+//! turn later they are one packet or a few, which leave in one call: a node and an agent need a quarter less processor time for
 //! a request. Where no others write the turn would cost a lone request some microseconds, and perhaps the wake-up of another
 //! worker; so a driver waits for it only as long as it often finds more than one write when it runs.
 
