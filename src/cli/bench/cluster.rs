@@ -94,9 +94,7 @@ async fn once(args: &ClusterArgs, progress: &Progress) -> anyhow::Result<Run> {
     tokio::time::sleep(SETTLE).await;
     let usage = || fabric.nodes.iter().filter_map(|node| Usage::of(node.child.id()?)).collect::<Vec<_>>();
     let (before, wire) = (usage(), interface_bytes("lo"));
-    let share =
-        |elapsed: Duration| (elapsed.as_secs_f64() / args.duration.as_secs_f64(), "at rest".to_owned());
-    progress.during(tokio::time::sleep(args.duration), share).await;
+    progress.wait(args.duration, "at rest").await;
     let (after, wire) = (usage(), wire.zip(interface_bytes("lo")).map(|(before, after)| after - before));
     fabric.runs()?;
     drop(listeners);

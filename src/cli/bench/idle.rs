@@ -88,17 +88,10 @@ async fn once(args: &IdleArgs, endpoints: u32, progress: &Progress) -> anyhow::R
     let agents = progress.during(linking, share).await;
     let agents = agents.with_context(|| format!("not all are linked within {PATIENCE:?}"))??;
     let (linked, took) = (usage()?, started.elapsed().as_secs_f64());
-    let settling = tokio::time::sleep(args.settle);
-    let share = |elapsed: Duration| {
-        (elapsed.as_secs_f64() / args.settle.as_secs_f64(), "letting it settle".to_owned())
-    };
-    progress.during(settling, share).await;
+    progress.wait(args.settle, "letting it settle").await;
     let meter = Meter::start(fabric.children());
     let quiet = usage()?;
-    let watching = tokio::time::sleep(args.duration);
-    let share =
-        |elapsed: Duration| (elapsed.as_secs_f64() / args.duration.as_secs_f64(), "watching".to_owned());
-    progress.during(watching, share).await;
+    progress.wait(args.duration, "watching").await;
     let (after, spent) = (usage()?, meter.end());
     fabric.runs()?;
     let links = agents.iter().filter(|(client, _)| !client.agent_state().borrow().nodes().is_empty()).count();

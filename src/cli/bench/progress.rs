@@ -64,6 +64,12 @@ impl Progress {
             }
         }
     }
+
+    /// Waits, and shows how much of that is over.
+    pub(super) async fn wait(&self, time: Duration, says: &str) {
+        let share = |elapsed: Duration| (elapsed.as_secs_f64() / time.as_secs_f64(), says.to_owned());
+        self.during(tokio::time::sleep(time), share).await;
+    }
 }
 
 impl Drop for Progress {
