@@ -71,7 +71,7 @@ pub(super) struct Client {
     /// As services are told of it ahead of its requests.
     pub(super) connection: upstream::Client,
     /// As services are told of it in its requests.
-    pub(super) forwarding: Forwarding,
+    pub(super) forwarding: Arc<Forwarding>,
 }
 
 impl Client {
@@ -89,7 +89,7 @@ impl Client {
             scheme,
             certificate,
             connection: upstream::Client { number, address, server },
-            forwarding: Forwarding::new(address.ip(), scheme),
+            forwarding: Arc::new(Forwarding::new(address.ip(), scheme)),
         }
     }
 }

@@ -1,6 +1,6 @@
 //! What a proxy changes in headers: hop-by-hop fields end here, and who forwarded for whom is added.
 
-use std::{net::IpAddr, sync::Arc};
+use std::net::IpAddr;
 
 use http::{
     HeaderMap, HeaderName, HeaderValue,
@@ -101,12 +101,12 @@ fn has_token(value: &HeaderValue, token: &str) -> bool {
 }
 
 /// What the fields of forwarding say of a client in every request of its connection.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub(super) struct Forwarding {
     address: HeaderValue,
     scheme: HeaderValue,
     /// The element of `Forwarded` up to its host.
-    element: Arc<str>,
+    element: String,
 }
 
 impl Forwarding {
@@ -117,7 +117,7 @@ impl Forwarding {
         Self {
             address: HeaderValue::try_from(address).unwrap_or(const { HeaderValue::from_static("unknown") }),
             scheme: HeaderValue::from_static(scheme),
-            element: format!("for={node};proto={scheme}").into(),
+            element: format!("for={node};proto={scheme}"),
         }
     }
 
@@ -126,10 +126,10 @@ impl Forwarding {
         let (before, after) =
             match host.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-.".contains(&byte)) {
                 true => (";host=", ""),
-                false if host.contains(['"', '\\']) => return self.element.to_string(),
+                false if host.contains(['"', '\\']) => return self.element.clone(),
                 false => (";host=\"", "\""),
             };
-        [&self.element, before, host, after].concat()
+        [self.element.as_str(), before, host, after].concat()
     }
 
     /// Says for whom the request is forwarded. The list of addresses grows by the client's; scheme and host are those that
@@ -137,12 +137,16 @@ impl Forwarding {
     pub(super) fn tell(&self, headers: &mut HeaderMap, host: Option<&HeaderValue>) {
         append(headers, X_FORWARDED_FOR, self.address.clone());
         headers.insert(X_FORWARDED_PROTO, self.scheme.clone());
-        let text = host.and_then(|host| host.to_str().ok());
-        match host.filter(|_| text.is_some()) {
-            Some(host) => headers.insert(X_FORWARDED_HOST, host.clone()),
-            None => headers.remove(X_FORWARDED_HOST),
+        let element = match host.and_then(|host| Some((host, host.to_str().ok()?))) {
+            Some((host, text)) => {
+                headers.insert(X_FORWARDED_HOST, host.clone());
+                self.element(text)
+            }
+            None => {
+                headers.remove(X_FORWARDED_HOST);
+                self.element.clone()
+            }
         };
-        let element = text.map_or_else(|| self.element.to_string(), |host| self.element(host));
         if let Ok(element) = HeaderValue::try_from(element) {
             append(headers, FORWARDED, element);
         }
