@@ -9,7 +9,7 @@ use std::{
 
 use quinn::crypto::rustls::QuicClientConfig;
 
-use super::{QuicLink, tuning};
+use super::{QuicLink, runtime::Batching, tuning};
 use crate::{
     net, tls,
     transport::{Link, Lost, Settings},
@@ -88,9 +88,8 @@ impl Dialer {
     /// When there is none, or TLS is not fit for QUIC.
     pub fn new(tls: rustls::ClientConfig, settings: &Settings) -> Result<Self, DialError> {
         let socket = unspecified().map_err(DialError::Socket)?;
-        let endpoint =
-            quinn::Endpoint::new(tuning::endpoint(None), None, socket, Arc::new(super::runtime::Batching))
-                .map_err(DialError::Socket)?;
+        let endpoint = quinn::Endpoint::new(tuning::endpoint(None), None, socket, Arc::new(Batching))
+            .map_err(DialError::Socket)?;
         let transport = Arc::new(tuning::transport(settings, settings.max_flows, true));
         let client = Mutex::new(client(tls.try_into()?, &transport));
         Ok(Self { endpoint, transport, client })

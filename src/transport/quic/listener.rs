@@ -5,7 +5,7 @@ use std::{fmt, io, net::SocketAddr, sync::Arc, time::Duration};
 use quinn::crypto::rustls::QuicServerConfig;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use super::{QuicLink, tuning};
+use super::{QuicLink, runtime::Batching, tuning};
 use crate::{
     net,
     protocol::Close,
@@ -100,7 +100,7 @@ impl Listener {
         let mut server = quinn::ServerConfig::with_crypto(ServerCrypto::try_from(tls)?.0);
         server.transport_config(Arc::new(transport));
         let socket = net::bind_udp(address).map_err(bind)?;
-        let runtime = Arc::new(super::runtime::Batching);
+        let runtime = Arc::new(Batching);
         let endpoint = quinn::Endpoint::new(endpoint, Some(server.clone()), socket, runtime).map_err(bind)?;
         Ok(Self { endpoint, server, handshakes: Arc::new(Semaphore::new(HANDSHAKES)) })
     }

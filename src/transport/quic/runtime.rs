@@ -56,7 +56,8 @@ pub(super) fn wrote() {
     WRITES.set(WRITES.get().saturating_add(1));
 }
 
-/// A driver that, woken, runs after all that were ready before it.
+/// A driver that, woken, runs after all that were ready before it. Those of sockets and of HTTP/3 are such too, as quinn
+/// begins all alike; what is written on links decides for them as well.
 struct LastInTurn {
     driver: Driver,
     /// How often it still expects to find several writes.
@@ -88,10 +89,7 @@ impl Future for LastInTurn {
 mod tests {
     use std::{
         future::{pending, poll_fn},
-        sync::{
-            Arc,
-            atomic::{AtomicUsize, Ordering::Relaxed},
-        },
+        sync::atomic::{AtomicUsize, Ordering::Relaxed},
         task::Waker,
     };
 
