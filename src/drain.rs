@@ -5,6 +5,7 @@
 use std::{future::Future, time::Duration};
 
 use tokio_util::{
+    future::FutureExt,
     sync::CancellationToken,
     task::{TaskTracker, task_tracker::TaskTrackerToken},
 };
@@ -39,14 +40,9 @@ impl Tasks {
         reason = "the one place where tasks are spawned, with this group as their owner"
     )]
     pub fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
-        let abort = self.abort.clone();
-        tokio::spawn(self.tracker.track_future(async move {
-            tokio::select! {
-                biased;
-                () = abort.cancelled() => {}
-                () = task => {}
-            }
-        }));
+        // An async block would have room for the task twice: as what it has captured, and as what it waits for.
+        let task = task.with_cancellation_token_owned(self.abort.clone());
+        tokio::spawn(self.tracker.track_future(task));
     }
 
     /// Something other than a task that the group waits for until it is dropped, such as an open flow.
