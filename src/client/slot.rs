@@ -36,6 +36,9 @@ const RETURN: u32 = 5;
 /// How many times longer the waits grow while there is another link. One more is no emergency.
 const PATIENCE: u32 = 20;
 
+/// The same while nodes tell of no other that there could be a link to: they say when there is one.
+const ALONE: u32 = 240;
+
 /// Over how long clients spread when a node appears that they have waited for.
 const SPREAD: Duration = Duration::from_secs(1);
 
@@ -145,6 +148,13 @@ impl Slot {
                 links.note(None);
                 return session;
             }
+            let none = links.of(self.index).is_none_or(|session| session.has_ended());
+            if none && self.failures == 0 && links.any_up() && self.alone() {
+                turn = None;
+                let wait = self.failed();
+                self.pause(wait, true).await;
+                continue;
+            }
             let way = self.choose();
             let token = self.token().await;
             let shown = token.as_ref().ok().cloned().flatten();
@@ -166,13 +176,14 @@ impl Slot {
                 self.former.extend(links.put(self.index, None));
                 self.let_go();
             }
+            let alone = self.alone();
             let wait = self.wait_after(&error);
             // While there is no link at all, one slot looks for all of them.
             if links.any_up() {
                 turn = None;
             }
             tokio::select! {
-                () = self.pause(wait) => {}
+                () = self.pause(wait, alone) => {}
                 () = self.other_token(shown), if error.is_of_credentials() => {}
             }
         }
@@ -197,10 +208,13 @@ impl Slot {
         self.shared.nodes.free(|node| avoid.contains(node))
     }
 
-    /// Whether nodes have told of themselves, and of none that this slot might have a link to. Who tells of none at all may be
+    /// Whether nodes have told of themselves, and of none that other slots are not linked to. Who tells of none at all may be
     /// one of several behind a name.
     fn alone(&self) -> bool {
-        self.free().is_empty() && !self.shared.nodes.free(|_| false).is_empty()
+        // A node that has said goodbye may be back before its old link has ended.
+        let others = self.links.avoid(self.index, true);
+        let free = self.shared.nodes.free(|node| others.contains(node));
+        free.is_empty() && !self.shared.nodes.free(|_| false).is_empty()
     }
 
     /// The token to show. Got before a node is dialled, which does not wait long for its first frame.
@@ -351,12 +365,12 @@ impl Slot {
         self.links.note(Some(text));
     }
 
-    /// Waits, or until a node can be linked to that could not before.
-    async fn pause(&self, wait: Duration) {
+    /// Waits, or until a node can be linked to that could not before, or, where there was none, nodes tell of one.
+    async fn pause(&self, wait: Duration, alone: bool) {
         let appears = async {
             let (mut lists, mut links) = (self.shared.nodes.changes(), self.links.now());
             let mut before = self.free();
-            loop {
+            while !alone || self.alone() {
                 tokio::select! {
                     () = lists.next() => {}
                     () = self.links.changed(&mut links) => {}
@@ -382,8 +396,11 @@ fn waits(backoff: Backoff, linked: bool, alone: bool) -> Backoff {
     match (linked, alone) {
         (false, _) => backoff,
         (true, false) => Backoff { first, longest: longest.saturating_mul(PATIENCE) },
-        // A cluster of one node would be asked for another by each of its agents. It says when there is one.
-        (true, true) => Backoff { first: longest, longest: longest.saturating_mul(PATIENCE) },
+        // A cluster of one node would be asked for another by each of its agents.
+        (true, true) => {
+            let long = longest.saturating_mul(ALONE);
+            Backoff { first: long, longest: long }
+        }
     }
 }
 
@@ -400,6 +417,6 @@ mod tests {
             [ms(100), ms(100), ms(15_000)]
         );
         assert_eq!([most(true, false, 0), most(true, false, 20)], [ms(100), ms(300_000)]);
-        assert_eq!([most(true, true, 0), most(true, true, 20)], [ms(15_000), ms(300_000)]);
+        assert_eq!([most(true, true, 0), most(true, true, 20)], [ms(3_600_000); 2]);
     }
 }
