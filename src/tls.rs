@@ -15,7 +15,7 @@ mod trust;
 mod write;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 #[cfg(test)]
 mod tests_files;
 #[cfg(test)]

@@ -38,11 +38,29 @@ pub struct Settings {
     pub idle_timeout: Duration,
     /// How many flows the peer may have open at once.
     pub max_flows: u32,
+    /// How what this side sends over QUIC is fitted to the path.
+    pub congestion: Congestion,
+}
+
+/// Congestion control (RFC 9002 §7). Over WebSocket, it is the system's.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Congestion {
+    /// RFC 9438. It takes each lost packet for a sign of a full queue.
+    #[default]
+    Cubic,
+    /// BBR, which goes by the rate that arrives: many times faster on a path that loses packets for other reasons, such as
+    /// radio. It takes more than its share from others on a path whose queue is full.
+    Bbr,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { keep_alive: Duration::from_secs(5), idle_timeout: Duration::from_secs(20), max_flows: 4096 }
+        Self {
+            keep_alive: Duration::from_secs(5),
+            idle_timeout: Duration::from_secs(20),
+            max_flows: 4096,
+            congestion: Congestion::Cubic,
+        }
     }
 }
 

@@ -24,15 +24,15 @@ pub(super) fn identity_of(issued: &Issued) -> Identity {
     Identity::new(chain, PrivateKeyDer::from_pem_slice(issued.key_pem.as_bytes()).unwrap()).unwrap()
 }
 
-pub(super) fn authority() -> Authority {
+pub(crate) fn authority() -> Authority {
     Authority::generate("test CA").unwrap()
 }
 
-pub(super) fn roots(authority: &Authority) -> Vec<CertificateDer<'static>> {
+pub(crate) fn roots(authority: &Authority) -> Vec<CertificateDer<'static>> {
     vec![authority.certificate().clone()]
 }
 
-pub(super) fn issue(authority: &Authority, names: &[&str]) -> Identity {
+pub(crate) fn issue(authority: &Authority, names: &[&str]) -> Identity {
     identity_of(&authority.issue(&request(names, Usage::Both)).unwrap())
 }
 

@@ -126,3 +126,43 @@ impl From<quinn::ConnectionError> for Lost {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use quinn::congestion::{Bbr, Cubic};
+
+    use super::*;
+    use crate::{
+        tls::{
+            self, ClientAuth, Trust,
+            tests::{authority, issue, roots},
+        },
+        transport::{Congestion, Link, Settings},
+    };
+
+    const SOON: Duration = Duration::from_secs(30);
+
+    /// A link between two who are set up like this: of the one who has opened it, and of the other.
+    async fn pair(opener: &Settings, other: &Settings) -> (Link, Link, Dialer, Listener) {
+        let authority = authority();
+        let identity = issue(&authority, &["node.example"]);
+        let server = tls::server_config(&[identity], ClientAuth::None, &[b"test"]).unwrap();
+        let listener = Listener::bind(([127, 0, 0, 1], 0).into(), server, None, other).unwrap();
+        let trust = Trust::Roots(roots(&authority));
+        let dialer = Dialer::new(tls::client_config(&trust, None, &[b"test"]).unwrap(), opener).unwrap();
+        let dial = dialer.dial(listener.local_address().unwrap(), "node.example");
+        let accept = async { listener.accept().await.unwrap().handshake(SOON).await.unwrap() };
+        let (opened, accepted) = tokio::join!(dial, accept);
+        (opened.unwrap(), accepted, dialer, listener)
+    }
+
+    #[tokio::test]
+    async fn each_side_fits_what_it_sends_to_the_path_as_it_was_told() {
+        let bbr = Settings { congestion: Congestion::Bbr, ..Settings::default() };
+        let (Link::Quic(opened), Link::Quic(accepted), ..) = pair(&Settings::default(), &bbr).await else {
+            panic!("they are links over QUIC");
+        };
+        let control = |link: &QuicLink| link.connection.congestion_state().into_any();
+        assert!(control(&opened).is::<Cubic>() && control(&accepted).is::<Bbr>());
+    }
+}

@@ -3,10 +3,13 @@
 use std::{sync::Arc, time::Duration};
 
 use aws_lc_rs::hmac;
-use quinn::{EndpointConfig, IdleTimeout, MtuDiscoveryConfig, TransportConfig, VarInt};
+use quinn::{
+    EndpointConfig, IdleTimeout, MtuDiscoveryConfig, TransportConfig, VarInt,
+    congestion::{BbrConfig, CubicConfig},
+};
 use quinn_proto::HashedConnectionIdGenerator;
 
-use crate::transport::Settings;
+use crate::transport::{Congestion, Settings};
 
 /// The largest packet that path MTU discovery probes for, in bytes. With segmentation offload ten packets leave in one
 /// system call of at most 65,507 bytes, so more than 6,550 would turn that off or fail.
@@ -48,6 +51,10 @@ pub(super) fn transport(settings: &Settings, peer_streams: u32, keep_alive: bool
         .send_window(SEND_WINDOW)
         .initial_rtt(INITIAL_RTT)
         .mtu_discovery_config(Some(mtu));
+    match settings.congestion {
+        Congestion::Cubic => config.congestion_controller_factory(Arc::new(CubicConfig::default())),
+        Congestion::Bbr => config.congestion_controller_factory(Arc::new(BbrConfig::default())),
+    };
     config
 }
 
