@@ -1,7 +1,7 @@
 //! Links over WebSocket, for those who have nothing better: the same streams as over QUIC, on one TCP connection.
 //!
 //! A [`Dialer`] opens them, through HTTP load balancers and proxies; a node accepts the connection as HTTP and hands it to
-//! [`accepted`]. Both get a [`Link`] and a [`Driver`], the task that moves its messages. There are no datagrams: packets ride
+//! [`accepted`]; the dialer hands it to [`opened`]. Both get a [`Link`] and a [`Driver`], the task that moves its messages. There are no datagrams: packets ride
 //! on their stream.
 
 mod dialer;
@@ -80,6 +80,20 @@ where
 {
     let limits = yamux::Limits { peer: STREAMS_BEFORE_HELLO, own: settings.max_flows };
     link(socket, yamux::Side::Server, limits, remote, certificates, settings)
+}
+
+/// The same at the other end of the connection: the link that was opened by it.
+pub fn opened<S>(
+    socket: WebSocketStream<S>,
+    remote: SocketAddr,
+    certificates: Vec<CertificateDer<'static>>,
+    settings: &Settings,
+) -> (Link, Driver<S>)
+where
+    S: io::AsyncRead + io::AsyncWrite + Unpin,
+{
+    let limits = yamux::Limits { peer: settings.max_flows, own: settings.max_flows };
+    link(socket, yamux::Side::Client, limits, remote, certificates, settings)
 }
 
 fn link<S>(

@@ -19,7 +19,7 @@ use tokio_tungstenite::{
     },
 };
 
-use super::{PATH, SUBPROTOCOL, yamux};
+use super::{PATH, SUBPROTOCOL};
 use crate::{
     drain::Tasks,
     net::{self, Connection, HostPort, Proxy, ProxyError, websocket},
@@ -177,9 +177,7 @@ impl Dialer {
             }
             Err(source) => return Err(DialError::Upgrade { url, source: Box::new(source) }),
         };
-        let limits = yamux::Limits { peer: self.settings.max_flows, own: self.settings.max_flows };
-        let (link, driver) =
-            super::link(socket, yamux::Side::Client, limits, remote, certificates, &self.settings);
+        let (link, driver) = super::opened(socket, remote, certificates, &self.settings);
         self.tasks.spawn(async move {
             if let Some(reason) = driver.run().await {
                 tracing::warn!(reason, "a node's WebSocket was closed: it does not keep to the protocol");

@@ -15,12 +15,12 @@ use tokio_tungstenite::{
     },
 };
 
-use super::{super::Settings, Driver, Link, accepted, link};
+use super::{super::Settings, Driver, Link, accepted, opened};
 use crate::{
     drain::Tasks,
     net::websocket::{MAX_MESSAGE, config},
     protocol::{Close, Reset},
-    transport::{Lost, OpenError, Stream, yamux},
+    transport::{Lost, OpenError, Stream},
 };
 
 const REMOTE: std::net::SocketAddr =
@@ -40,10 +40,7 @@ async fn socket<S: AsyncRead + AsyncWrite + Unpin>(io: S, role: Role) -> Socket<
 }
 
 async fn client(io: DuplexStream) -> (Link, Driver<DuplexStream>) {
-    let settings = Settings::default();
-    let limits = yamux::Limits { peer: settings.max_flows, own: settings.max_flows };
-    let socket = socket(io, Role::Client).await;
-    link(socket, yamux::Side::Client, limits, REMOTE, Vec::new(), &settings)
+    opened(socket(io, Role::Client).await, REMOTE, Vec::new(), &Settings::default())
 }
 
 async fn server(io: DuplexStream) -> (Link, Driver<DuplexStream>) {
