@@ -1,8 +1,18 @@
-//! The operators' port: health, readiness, metrics and status, over HTTP/1.1.
+//! The operators' port: health, readiness, metrics, and the API by which a node tells what it sees and is told what to do, over
+//! HTTP/1.1.
 //!
-//! Reads snapshots that it owns; it never holds a lock of the data path while it answers.
+//! Reads snapshots that it owns; it never holds a lock of the data path while it answers. What it is told to do, others do:
+//! whoever runs the node drains it. [`Answers`] is the same API for the operators of other nodes, who come by their node's
+//! link. docs/admin.md and docs/openapi.json describe all of it.
 
+mod actions;
+mod answers;
+mod elsewhere;
+mod error;
+mod operator;
+mod pages;
 mod piko;
+mod tables;
 
 use std::{
     io,
@@ -12,31 +22,34 @@ use std::{
 };
 
 use axum::{
-    Extension, Json, Router,
-    extract::{ConnectInfo, Request, State},
-    http::{HeaderMap, StatusCode, header},
-    middleware::{self, Next},
-    response::{IntoResponse, Response},
-    routing::get,
+    Router,
+    extract::State,
+    http::{StatusCode, header},
+    middleware,
+    response::IntoResponse,
+    routing::{MethodRouter, get, post},
 };
-use tokio::{net::TcpListener, sync::watch};
+use tokio::{net::TcpListener, sync::watch, time::Instant};
 
 use crate::{
-    auth::{Action, Caller, Guard, Refused, Shown, Tenants},
-    cluster::{Cluster, PeerStatus},
+    auth::Guard,
+    cluster::Cluster,
     drain::{Aborted, Tasks},
-    protocol::{NodeId, Phase, TenantId},
-    telemetry::Metrics,
-    upstream::{EndpointStatus, LinkStatus, Upstreams},
+    protocol::{NodeId, Phase},
+    telemetry::{Log, Metrics},
+    upstream::Upstreams,
 };
+pub use answers::Answers;
 
-/// What the port shows.
+/// What the port shows, and what it passes orders on to.
 #[derive(Debug, Clone)]
 pub struct Source {
     /// This node.
     pub node: NodeId,
     /// Its cluster.
     pub cluster: String,
+    /// When it was started.
+    pub started: Instant,
     /// Where it is in its life.
     pub phase: watch::Receiver<Phase>,
     /// Its agents.
@@ -49,24 +62,24 @@ pub struct Source {
     pub guard: Guard,
     /// What it counts.
     pub metrics: Metrics,
-}
-
-/// A node's status, as `GET /api/v1/status` answers it.
-#[derive(Debug, Clone, serde::Serialize)]
-struct Status {
-    node: String,
-    cluster: String,
-    phase: &'static str,
-    version: &'static str,
-    peers: Vec<PeerStatus>,
-    links: Vec<LinkStatus>,
-    endpoints: Vec<EndpointStatus>,
+    /// Its log, if whoever runs it lets operators change that.
+    pub log: Arc<OnceLock<Log>>,
+    /// Told that the node is to leave; whoever runs it listens, or nobody does.
+    pub leave: watch::Sender<bool>,
+    /// How long what is under way may take then.
+    pub grace_period: Duration,
+    /// How long clients are served on then.
+    pub drain_delay: Duration,
+    /// What operators have begun and do not wait for.
+    pub tasks: Tasks,
 }
 
 /// A running admin port.
 #[derive(Debug)]
 pub struct Admin {
     address: SocketAddr,
+    /// The API without the port's guards.
+    api: Arc<Router>,
     tasks: Tasks,
 }
 
@@ -76,6 +89,58 @@ pub struct Admin {
 pub struct BindError {
     address: SocketAddr,
     source: io::Error,
+}
+
+/// Paths, and what answers to them.
+type Routes<const N: usize> = [(&'static str, MethodRouter<Arc<Source>>); N];
+
+/// What the API tells.
+fn reads() -> Routes<7> {
+    [
+        ("/api/v1/status", get(tables::status)),
+        ("/api/v1/nodes", get(tables::nodes)),
+        ("/api/v1/nodes/{id}", get(tables::node)),
+        ("/api/v1/endpoints", get(tables::endpoints)),
+        ("/api/v1/agents", get(tables::agents)),
+        ("/api/v1/links", get(tables::links)),
+        ("/api/v1/flows", get(tables::flows)),
+    ]
+}
+
+/// What it does.
+fn acts() -> Routes<3> {
+    [
+        ("/api/v1/drain", post(actions::drain)),
+        ("/api/v1/agents/{id}/disconnect", post(actions::disconnect)),
+        ("/api/v1/log-level", post(actions::log_level)),
+    ]
+}
+
+/// What balancers and orchestrators ask, who have no credentials.
+fn open() -> Routes<2> {
+    [("/health", get(|| async { "ok\n" })), ("/ready", get(ready))]
+}
+
+/// What is asked of this node alone, in text.
+fn metrics_route() -> Routes<1> {
+    [("/metrics", get(metrics))]
+}
+
+fn routed<const N: usize>(routes: Routes<N>) -> Router<Arc<Source>> {
+    routes.into_iter().fold(Router::new(), |router, (path, route)| router.route(path, route))
+}
+
+fn router(source: &Arc<Source>, address: SocketAddr) -> Router {
+    let api = routed(reads()).merge(routed(acts()));
+    let api = api
+        .route_layer(middleware::from_fn_with_state(Arc::clone(source), elsewhere::answer))
+        .route_layer(middleware::from_fn_with_state(source.guard.clone(), pages::refuse));
+    routed(metrics_route())
+        .merge(api)
+        .with_state(Arc::clone(source))
+        .merge(piko::router(Arc::clone(source), address))
+        .route_layer(middleware::from_fn_with_state(source.guard.clone(), operator::permit))
+        .merge(routed(open()).with_state(Arc::clone(source)))
 }
 
 impl Admin {
@@ -88,15 +153,8 @@ impl Admin {
         let listener = TcpListener::bind(bind).await.map_err(failed)?;
         let address = listener.local_addr().map_err(failed)?;
         let source = Arc::new(source);
-        let router = Router::new()
-            .route("/metrics", get(metrics))
-            .route("/api/v1/status", get(status))
-            .with_state(Arc::clone(&source))
-            .merge(piko::router(Arc::clone(&source), address))
-            .route_layer(middleware::from_fn_with_state(source.guard.clone(), permit))
-            // Balancers and orchestrators have no credentials.
-            .route("/health", get(|| async { "ok\n" }))
-            .route("/ready", get(ready).with_state(source));
+        let router = router(&source, address);
+        let api = Arc::new(routed(reads()).merge(routed(acts())).with_state(source));
         let tasks = Tasks::new();
         let signal = tasks.clone();
         tasks.spawn(async move {
@@ -107,12 +165,17 @@ impl Admin {
                 tracing::error!(%error, "the admin port has failed");
             }
         });
-        Ok(Self { address, tasks })
+        Ok(Self { address, api, tasks })
     }
 
     /// The address that was bound.
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// What other nodes are told for their operators.
+    pub fn answers(&self) -> Answers {
+        Answers::of(&self.api)
     }
 
     /// Stops accepting and finishes what is under way, at most until the deadline.
@@ -130,55 +193,6 @@ impl Drop for Admin {
     }
 }
 
-/// Who asks, which the port's guard has let in.
-#[derive(Debug, Clone)]
-struct Operator {
-    tenants: Tenants,
-}
-
-impl Operator {
-    /// Whether what is of a tenant is for them.
-    fn sees(&self, tenant: &TenantId) -> bool {
-        self.tenants.contain(tenant)
-    }
-}
-
-/// Lets in who may do what operators do.
-async fn permit(
-    State(guard): State<Guard>,
-    ConnectInfo(client): ConnectInfo<SocketAddr>,
-    mut request: Request,
-    next: Next,
-) -> Response {
-    match operator(&guard, request.headers()).await {
-        Ok(operator) => {
-            request.extensions_mut().insert(operator);
-            next.run(request).await
-        }
-        Err(refused) => {
-            let (path, status, code) = (request.uri().path(), refused.status().as_u16(), refused.code());
-            tracing::info!(target: "adit::access", %client, path, status, code, %refused, "an operator was refused");
-            refuse(&refused)
-        }
-    }
-}
-
-async fn operator(guard: &Guard, headers: &HeaderMap) -> Result<Operator, Refused> {
-    let token = guard.bearer(headers, |_| false)?.map(|bearer| bearer.token);
-    let Caller { grant, .. } = guard.caller(Shown { token, certificate: None }, None).await?;
-    guard.may(&grant, Action::Admin)?;
-    Ok(Operator { tenants: grant.tenants })
-}
-
-fn refuse(refused: &Refused) -> Response {
-    let json = Json(serde_json::json!({ "error": refused.to_string(), "code": refused.code() }));
-    let mut response = (refused.status(), json).into_response();
-    if let Some(challenge) = refused.challenge() {
-        response.headers_mut().insert(header::WWW_AUTHENTICATE, challenge);
-    }
-    response
-}
-
 async fn ready(State(source): State<Arc<Source>>) -> impl IntoResponse {
     let phase = *source.phase.borrow();
     let status = if phase == Phase::Ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
@@ -190,31 +204,48 @@ async fn metrics(State(source): State<Arc<Source>>) -> impl IntoResponse {
     ([(header::CONTENT_TYPE, kind)], source.metrics.encode())
 }
 
-async fn status(
-    State(source): State<Arc<Source>>,
-    Extension(operator): Extension<Operator>,
-) -> impl IntoResponse {
-    let phase = *source.phase.borrow();
-    Json(Status {
-        node: source.node.to_string(),
-        cluster: source.cluster.clone(),
-        phase: phase.name(),
-        version: env!("CARGO_PKG_VERSION"),
-        peers: source
-            .peers
-            .get()
-            .map_or_else(Vec::new, |cluster| cluster.peers().iter().map(|peer| peer.status()).collect()),
-        links: source
-            .upstreams
-            .link_status()
-            .into_iter()
-            .filter(|link| operator.sees(&link.tenant))
-            .collect(),
-        endpoints: source
-            .upstreams
-            .endpoint_status()
-            .into_iter()
-            .filter(|endpoint| operator.sees(&endpoint.tenant))
-            .collect(),
-    })
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    const OPENAPI: &str = include_str!("../docs/openapi.json");
+    const PAGE: &str = include_str!("../docs/admin.md");
+
+    /// Every path that is answered, with its method.
+    fn answered() -> BTreeSet<(&'static str, &'static str)> {
+        fn all<const N: usize>(
+            method: &'static str,
+            routes: Routes<N>,
+        ) -> impl Iterator<Item = (&'static str, &'static str)> {
+            routes.map(|(path, _)| (method, path)).into_iter()
+        }
+        let gets = all("get", reads()).chain(all("get", open())).chain(all("get", metrics_route()));
+        let piko = piko::PATHS.map(|path| ("get", path));
+        gets.chain(piko).chain(all("post", acts())).collect()
+    }
+
+    #[test]
+    fn the_description_has_every_path_that_is_answered_and_no_other() {
+        let document: serde_json::Value = serde_json::from_str(OPENAPI).unwrap();
+        let paths = document["paths"].as_object().unwrap();
+        let described: BTreeSet<_> = paths
+            .iter()
+            .flat_map(|(path, methods)| {
+                methods.as_object().unwrap().keys().map(|method| (method.as_str(), path.as_str()))
+            })
+            .filter(|(method, _)| *method != "parameters")
+            .collect();
+        assert_eq!(described, answered());
+        assert_eq!(document["info"]["version"], env!("CARGO_PKG_VERSION"));
+    }
+
+    #[test]
+    fn the_page_has_every_path_that_is_answered() {
+        for (method, path) in answered() {
+            let title = format!("`{} {path}`", method.to_uppercase());
+            assert!(PAGE.contains(&title), "{title}");
+        }
+    }
 }

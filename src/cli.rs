@@ -109,9 +109,9 @@ enum Command {
     /// Measure: a cluster of its own, a real one, or anything that answers HTTP
     #[command(subcommand)]
     Bench(bench::BenchCommand),
-    /// Show the links and endpoints of a node
+    /// Show what nodes see: each other, agents, links, endpoints, flows
     #[command(after_help = ENVIRONMENT)]
-    Status(status::StatusArgs),
+    Status(Box<status::StatusArgs>),
     /// Make certificates, and show what is in them
     Certs(certs::CertsArgs),
     /// Make a token, or the keys for tokens
@@ -211,7 +211,7 @@ fn execute(command: Command, given: &Given) -> Result<(), Failure> {
         Command::Forward(ForwardCommand::Run(args)) => forward::run(*args),
         Command::Forward(ForwardCommand::Check(args)) => check::forward(*args),
         Command::Bench(command) => bench::run(command),
-        Command::Status(args) => status::run(&args),
+        Command::Status(args) => status::run(*args),
         // All that goes wrong there is a file or a name that the user gave.
         Command::Certs(args) => certs::run(args, &mut std::io::stdout().lock()).map_err(Failure::Usage),
         Command::Token(args) => token::run(*args, &mut std::io::stdout().lock()).map_err(Failure::Usage),

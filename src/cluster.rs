@@ -4,6 +4,7 @@
 //! which `node` implements: what a peer serves goes to `upstream`, flows that a peer opens go to `relay`. It never chooses
 //! an upstream and never touches a client.
 
+mod ask;
 pub mod exchange;
 mod faults;
 mod links;
@@ -28,6 +29,7 @@ use std::{
 use bytes::Bytes;
 use tokio::sync::{mpsc, watch};
 
+pub use ask::{Answer, AskError, answer};
 pub use node::{Announcements, Node, PeerStatus};
 
 use crate::{
@@ -51,7 +53,7 @@ pub trait Handler: Send + Sync + fmt::Debug {
     fn removed(&self, peer: &Arc<Node>, routes: &[PeerRoute]);
     /// No further request may be put on these flows, which this side has opened.
     fn retired(&self, peer: &Arc<Node>, flows: &[u64]);
-    /// A peer opens a flow.
+    /// A peer opens a flow, or asks something for its operators.
     fn flow(&self, peer: &Arc<Node>, stream: Stream) -> BoxFuture;
     /// What all linked peers serve has been told.
     fn settled(&self);

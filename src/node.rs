@@ -24,7 +24,7 @@ use crate::{
     net::HostPort,
     protocol::{Close, GoAway, GoAwayReason, HostPattern, NodeAddress, NodeId, Phase},
     relay::Relay,
-    telemetry::Metrics,
+    telemetry::{Log, Metrics},
     tls::{self, ServerTls},
     transport::{self, quic},
     upstream::{Name, Upstreams},
@@ -205,6 +205,8 @@ pub struct Node {
     guards: Guards,
     limits: auth::Limits,
     reloads: Reloads,
+    log: Arc<OnceLock<Log>>,
+    leave: watch::Sender<bool>,
     tasks: Tasks,
     grace_period: Duration,
     drain_delay: Duration,
@@ -246,17 +248,24 @@ impl Node {
         let relay = Relay::new(upstreams.clone(), limits.clone());
         let peers = Arc::new(OnceLock::new());
         let edge_address = Arc::new(OnceLock::new());
+        let (log, leave) = (Arc::new(OnceLock::new()), watch::Sender::new(false));
         let admin = Admin::start(
             admin,
             admin::Source {
                 node: node.clone(),
                 cluster: cluster.clone(),
+                started: Instant::now(),
                 phase: phase.subscribe(),
                 upstreams: upstreams.clone(),
                 edge: Arc::clone(&edge_address),
                 peers: Arc::clone(&peers),
                 guard: guards.admin.clone(),
                 metrics: metrics.clone(),
+                log: Arc::clone(&log),
+                leave: leave.clone(),
+                grace_period,
+                drain_delay,
+                tasks: tasks.clone(),
             },
         )
         .await?;
@@ -286,7 +295,11 @@ impl Node {
                     link_address: link_address.clone(),
                     phase: phase.subscribe(),
                 };
-                let handler = Arc::new(Glue { upstreams: upstreams.clone(), relay: relay.clone() });
+                let handler = Arc::new(Glue {
+                    upstreams: upstreams.clone(),
+                    relay: relay.clone(),
+                    answers: admin.answers(),
+                });
                 let announcements = upstreams.announcements();
                 let packets = upstreams.packets().clone();
                 let cluster =
@@ -341,6 +354,8 @@ impl Node {
             guards,
             limits,
             reloads: Reloads::new(&metrics),
+            log,
+            leave,
             tasks,
             grace_period,
             drain_delay,
@@ -357,9 +372,26 @@ impl Node {
         self.udp.bound()
     }
 
-    /// Whether an agent serves the endpoint of the default tenant, here or at a peer.
+    /// Whether an agent serves an endpoint of this name, here or at a peer.
     pub fn serves(&self, endpoint: &str) -> bool {
-        self.upstreams.endpoint_status().iter().any(|status| status.endpoint == endpoint)
+        self.upstreams.serves(endpoint)
+    }
+
+    /// Lets operators change what is logged, by the admin port.
+    pub fn logs_to(&self, log: Log) {
+        self.log.get_or_init(|| log);
+    }
+
+    /// Waits until an operator has asked the node to leave, by the admin port, which is refused while nobody waits. Whoever
+    /// runs the node is to [drain](Self::drain) it then.
+    pub fn asked_to_leave(&self) -> impl Future<Output = ()> + use<> {
+        let mut leave = self.leave.subscribe();
+        async move {
+            if leave.wait_for(|asked| *asked).await.is_err() {
+                // The node is gone, and nobody can ask any more.
+                std::future::pending().await
+            }
+        }
     }
 
     /// Leaves, in the order in which nothing is lost: not ready; agents are told to link elsewhere; new flows of forwarders

@@ -4,6 +4,7 @@
 //! `transport` (which reads and writes the bytes) and by everything that gives frames a meaning. It is pure: no I/O, no
 //! clock, no tasks, and decoding never panics whatever the bytes.
 
+mod ask;
 mod code;
 mod control;
 mod flow;
@@ -16,6 +17,7 @@ mod peer;
 #[cfg(test)]
 mod tests;
 
+pub use ask::Ask;
 pub use code::{Close, Code, Phase, Refusal, Reset};
 pub use control::{Control, GoAway, GoAwayReason, Hello, NodeAddress, Retire, Role, Welcome};
 pub use flow::{Flow, Hop, Kind, Open};

@@ -16,7 +16,7 @@ use std::{
 use crate::{
     auth::{Action, Limited, Limits, Pace, Pass},
     cluster,
-    protocol::{Code, DecodeError, Flow, Hop, Kind, Open, Refusal},
+    protocol::{Ask, Code, DecodeError, Flow, Hop, Kind, Open, Refusal},
     splice::{
         Counts,
         packets::{self, Activity},
@@ -58,13 +58,19 @@ impl Relay {
         }
     }
 
-    /// Serves one flow that another node has opened here for an agent that it has chosen. It goes no further than that.
-    pub async fn serve_node(&self, mut stream: Stream, from: &cluster::Node) {
-        let open = match first_frame(&mut stream).await {
-            Ok(open) => open,
-            Err(Some(refusal)) => return transport::refuse(stream, refusal).await,
-            Err(None) => return,
-        };
+    /// Serves one flow that another node has opened here for an agent that it has chosen. It goes no further than that. A
+    /// question for this node is no flow, and is given back.
+    pub async fn serve_node(&self, mut stream: Stream, from: &cluster::Node) -> Option<(Ask, Stream)> {
+        match first_frame(&mut stream).await {
+            Ok(First::Open(open)) => self.serve_open(stream, open, from).await,
+            Ok(First::Ask(ask)) => return Some((ask, stream)),
+            Err(Some(refusal)) => transport::refuse(stream, refusal).await,
+            Err(None) => {}
+        }
+        None
+    }
+
+    async fn serve_open(&self, stream: Stream, open: Open, from: &cluster::Node) {
         let agent = match (open.hop, open.agent, open.kind) {
             _ if self.draining.load(Relaxed) => Err(draining()),
             (_, _, Kind::Other(kind)) => Err(unknown(kind)),
@@ -82,7 +88,8 @@ impl Relay {
 
     async fn flow(&self, mut stream: Stream, from: &Session) {
         let open = match first_frame(&mut stream).await {
-            Ok(open) => self.enter(open, from),
+            Ok(First::Open(open)) => self.enter(open, from),
+            Ok(First::Ask(_)) => Err(Refusal::new(Code::Unsupported, "only nodes ask each other")),
             Err(Some(refusal)) => Err(refusal),
             Err(None) => return,
         };
@@ -200,10 +207,17 @@ fn unknown(kind: u32) -> Refusal {
     Refusal::new(Code::Unsupported, format!("this node knows no flows of kind {kind}"))
 }
 
+/// What a stream begins with.
+enum First {
+    Open(Open),
+    Ask(Ask),
+}
+
 /// What a flow is for, or why it is refused; nothing when it has gone away.
-async fn first_frame(stream: &mut Stream) -> Result<Open, Option<Refusal>> {
+async fn first_frame(stream: &mut Stream) -> Result<First, Option<Refusal>> {
     match tokio::time::timeout(FIRST_FRAME, transport::read_flow(&mut stream.recv)).await {
-        Ok(Ok(Flow::Open(open))) => Ok(open),
+        Ok(Ok(Flow::Open(open))) => Ok(First::Open(open)),
+        Ok(Ok(Flow::Ask(ask))) => Ok(First::Ask(ask)),
         Ok(Ok(_)) => Err(Some(Refusal::new(Code::Invalid, "a flow begins with Open"))),
         Ok(Err(FlowError::Decode(error @ DecodeError::Unknown { .. }))) => {
             Err(Some(Refusal::new(Code::Unsupported, error.to_string())))

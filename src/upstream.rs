@@ -3,6 +3,7 @@
 //! Driven by `node` (which accepts links), `relay` and `edge` (which open flows). It never listens on a port and never
 //! answers a client.
 
+mod agents;
 mod bare;
 mod body;
 mod choice;
@@ -14,6 +15,8 @@ mod http1;
 mod http2;
 mod idle;
 mod metrics;
+mod open;
+mod part;
 mod registry;
 mod routes;
 mod service;
@@ -22,11 +25,13 @@ mod shared;
 mod status;
 mod upload;
 
+pub use agents::AgentStatus;
 pub use body::{Body, BoxError, ResponseBody};
 pub use client::Client;
 pub use flow::{InUse, OpenFlow, OpenFlowError};
 pub use http::SendError;
 pub use http1::Upgrade;
+pub use open::OpenStatus;
 pub use registry::{Name, Upstreams};
 pub use session::{Identity, Session, State};
 pub use status::{EndpointStatus, LinkStatus};

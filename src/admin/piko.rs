@@ -13,7 +13,7 @@ use axum::{
 };
 use serde::Serialize;
 
-use super::{Operator, Source};
+use super::{Source, operator::Operator};
 use crate::protocol::TenantId;
 
 /// A node, with its endpoints or how many they are.
@@ -45,13 +45,19 @@ struct Shown {
     address: SocketAddr,
 }
 
+/// The paths, in the order of what answers to them.
+pub(super) const PATHS: [&str; 4] = [
+    "/status/upstream/endpoints",
+    "/status/cluster/nodes",
+    "/status/cluster/nodes/local",
+    "/status/cluster/nodes/{id}",
+];
+
 pub(super) fn router(source: Arc<Source>, address: SocketAddr) -> Router {
-    Router::new()
-        .route("/status/upstream/endpoints", get(endpoints))
-        .route("/status/cluster/nodes", get(nodes))
-        .route("/status/cluster/nodes/local", get(local))
-        .route("/status/cluster/nodes/{id}", get(node))
-        .with_state(Arc::new(Shown { source, address }))
+    let answers = [get(endpoints), get(nodes), get(local), get(node)];
+    let routes = PATHS.into_iter().zip(answers);
+    let router = routes.fold(Router::new(), |router, (path, answer)| router.route(path, answer));
+    router.with_state(Arc::new(Shown { source, address }))
 }
 
 impl Shown {

@@ -65,19 +65,22 @@ impl Reload for Node {
 
 pub(super) fn run(args: &NodeArgs, given: &Given) -> Result<(), Failure> {
     let log = process::log(&args.log)?;
-    let (mut reloader, args) = Reloader::new::<Node>(given, log)?;
+    let (mut reloader, args) = Reloader::new::<Node>(given, log.clone())?;
     let (config, made) = args.start()?;
     reloader.made(&made);
     process::raise_file_limit();
     process::block_on(async {
         let (mut signals, hangups) = Signals::with_hangups()?;
         let node = Node::start(config).await?;
+        node.logs_to(log);
+        let asked_to_leave = node.asked_to_leave();
         tell(node.addresses());
         for port in node.udp_ports() {
             say(format_args!("udp    {} to {}", port.listen, port.endpoint));
         }
         tokio::select! {
             () = signals.next() => {}
+            () = asked_to_leave => {}
             never = reloader.run(&node, hangups) => match never {},
         }
         signals.leave(node.drain()).await

@@ -6,6 +6,7 @@ use tokio::sync::watch;
 
 use super::Rebalance;
 use crate::{
+    admin::Answers,
     cluster::{self, BoxFuture, Cluster, Handler, rebalance::shed},
     protocol::{GoAway, GoAwayReason, Load, PeerRoute, Phase, Role},
     relay::Relay,
@@ -18,6 +19,8 @@ use crate::{
 pub(super) struct Glue {
     pub(super) upstreams: Upstreams,
     pub(super) relay: Relay,
+    /// What this node tells others for their operators.
+    pub(super) answers: Answers,
 }
 
 impl Handler for Glue {
@@ -34,8 +37,13 @@ impl Handler for Glue {
     }
 
     fn flow(&self, peer: &Arc<cluster::Node>, stream: Stream) -> BoxFuture {
-        let (relay, peer) = (self.relay.clone(), Arc::clone(peer));
-        Box::pin(async move { relay.serve_node(stream, &peer).await })
+        let (relay, answers, peer) = (self.relay.clone(), self.answers.clone(), Arc::clone(peer));
+        Box::pin(async move {
+            if let Some((ask, stream)) = relay.serve_node(stream, &peer).await {
+                let answer = answers.to(&peer.member.node, ask).await;
+                cluster::answer(stream, answer).await;
+            }
+        })
     }
 
     fn settled(&self) {

@@ -1,11 +1,15 @@
-//! The frames that begin a flow's stream: `Open` from its opener, `Opened` or `Refused` from its acceptor. Data follows.
+//! The frames that begin a stream that is no control stream: `Open` from the opener of a flow, `Opened` or `Refused` from its
+//! acceptor. Data follows. Between nodes also `Ask` and `Answer`, which are no flow.
 
 use std::net::SocketAddr;
 
 use bytes::Bytes;
 use prost::Message;
 
-use super::{AgentId, Code, EndpointId, Frame, Refusal, TenantId};
+use super::{
+    AgentId, Ask, Code, EndpointId, Frame, Refusal, TenantId,
+    ask::{WireAnswer, WireAsk},
+};
 
 /// What a flow carries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -110,12 +114,18 @@ pub enum Flow {
     Opened,
     /// From the acceptor, instead: no byte of the flow was passed on.
     Refused(Refusal),
+    /// From one node to another, instead of `Open`: no flow, but a question.
+    Ask(Ask),
+    /// The status of the answer to that, before its body.
+    Answer(u16),
 }
 
 mod kind {
     pub(super) const REFUSED: u8 = 0x03;
     pub(super) const OPEN: u8 = 0x20;
     pub(super) const OPENED: u8 = 0x21;
+    pub(super) const ASK: u8 = 0x22;
+    pub(super) const ANSWER: u8 = 0x23;
 }
 
 impl Frame for Flow {
@@ -126,24 +136,24 @@ impl Frame for Flow {
             Self::Open(open) => (kind::OPEN, WireOpen::from(open).encode_to_vec()),
             Self::Opened => (kind::OPENED, Vec::new()),
             Self::Refused(refusal) => (kind::REFUSED, wire_refusal(refusal).encode_to_vec()),
+            Self::Ask(ask) => (kind::ASK, WireAsk::from(ask).encode_to_vec()),
+            Self::Answer(status) => (kind::ANSWER, WireAnswer { status: u32::from(*status) }.encode_to_vec()),
         }
     }
 
     fn from_parts(kind: u8, body: Bytes) -> Option<Result<Self, String>> {
+        fn read<W: Message + Default>(
+            body: Bytes,
+            parse: impl FnOnce(W) -> Result<Flow, String>,
+        ) -> Option<Result<Flow, String>> {
+            Some(W::decode(body).map_err(|error| error.to_string()).and_then(parse))
+        }
         match kind {
-            kind::OPEN => Some(
-                WireOpen::decode(body)
-                    .map_err(|error| error.to_string())
-                    .and_then(WireOpen::parse)
-                    .map(Self::Open),
-            ),
+            kind::OPEN => read(body, |w: WireOpen| w.parse().map(Self::Open)),
             kind::OPENED => Some(Ok(Self::Opened)),
-            kind::REFUSED => Some(
-                WireRefusal::decode(body)
-                    .map_err(|error| error.to_string())
-                    .and_then(parse_refusal)
-                    .map(Self::Refused),
-            ),
+            kind::REFUSED => read(body, |w| parse_refusal(w).map(Self::Refused)),
+            kind::ASK => read(body, |w: WireAsk| w.parse().map(Self::Ask)),
+            kind::ANSWER => read(body, |w: WireAnswer| w.parse().map(Self::Answer)),
             _ => None,
         }
     }

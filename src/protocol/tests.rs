@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use proptest::{collection::vec, option, prelude::*, sample::Index};
 
 use super::*;
@@ -204,7 +204,21 @@ fn controls() -> Vec<Control> {
     all
 }
 
-/// One of each frame of a flow, and three more of `Open`.
+fn ask() -> Ask {
+    Ask {
+        path: "/api/v1/links".into(),
+        act: false,
+        body: Bytes::new(),
+        tenants: Some(vec![read("acme"), read("blue")]),
+    }
+}
+
+fn act() -> Ask {
+    let body = Bytes::from_static(br#"{"level":"debug"}"#);
+    Ask { path: "/api/v1/log-level".into(), act: true, body, tenants: None }
+}
+
+/// One of each frame of a flow, three more of `Open` and one of `Ask`.
 fn flows() -> Vec<Flow> {
     let all = vec![
         Flow::Open(open()),
@@ -213,6 +227,9 @@ fn flows() -> Vec<Flow> {
         Flow::Open(told_open()),
         Flow::Opened,
         Flow::Refused(refusal(Code::UpstreamRefused, "db:5432 refused")),
+        Flow::Ask(ask()),
+        Flow::Ask(act()),
+        Flow::Answer(404),
     ];
     let numbers: BTreeSet<_> = all
         .iter()
@@ -220,9 +237,11 @@ fn flows() -> Vec<Flow> {
             Flow::Open(_) => 0,
             Flow::Opened => 1,
             Flow::Refused(_) => 2,
+            Flow::Ask(_) => 3,
+            Flow::Answer(_) => 4,
         })
         .collect();
-    assert_eq!(numbers.len(), 3);
+    assert_eq!(numbers.len(), 5);
     all
 }
 
@@ -359,6 +378,13 @@ mod bytes_on_the_wire {
         Opened 21 000000
         Refused 03 000013
           0808120f64623a353433322072656675736564
+        Ask 22 00001b
+          0a0d2f6170692f76312f6c696e6b732a0461636d652a04626c7565
+        Ask 22 00002a
+          0a112f6170692f76312f6c6f672d6c6576656c10011a117b226c6576656c223a
+          226465627567227d2001
+        Answer 23 000003
+          089403
         ");
     }
 
@@ -412,14 +438,14 @@ mod bytes_on_the_wire {
             seen
         }
         let mut all = BTreeMap::new();
-        for (count, types) in [(15, types(controls())), (3, types(flows())), (10, types(peers()))] {
+        for (count, types) in [(15, types(controls())), (5, types(flows())), (10, types(peers()))] {
             assert_eq!(types.len(), count);
             for (kind, name) in types {
                 // Where a type stands on several kinds of stream, as a refusal does, it is the same frame.
                 assert_eq!(all.entry(kind).or_insert_with(|| name.clone()), &name, "0x{kind:02x}");
             }
         }
-        assert_eq!(all.len(), 22);
+        assert_eq!(all.len(), 24);
     }
 
     #[test]
@@ -586,8 +612,20 @@ mod round_trips {
             })
     }
 
+    fn ask() -> impl Strategy<Value = Ask> {
+        let tenants = option::of(vec(tenant(), 0..Ask::MAX_TENANTS));
+        (text(300), any::<bool>(), vec(any::<u8>(), 0..100), tenants)
+            .prop_map(|(path, act, body, tenants)| Ask { path, act, body: body.into(), tenants })
+    }
+
     pub(super) fn flow() -> impl Strategy<Value = Flow> {
-        prop_oneof![open().prop_map(Flow::Open), Just(Flow::Opened), refusal().prop_map(Flow::Refused)]
+        prop_oneof![
+            open().prop_map(Flow::Open),
+            Just(Flow::Opened),
+            refusal().prop_map(Flow::Refused),
+            ask().prop_map(Flow::Ask),
+            (100_u16..600).prop_map(Flow::Answer),
+        ]
     }
 
     fn agent() -> impl Strategy<Value = AgentId> {
@@ -955,14 +993,17 @@ mod evolution {
 
     #[test]
     fn frames_of_one_kind_of_stream_are_not_known_on_the_other() {
-        let known = |kind| Flow::from_parts(kind, bytes::Bytes::new()).is_some();
-        assert_eq!((0..=u8::MAX).filter(|kind| known(*kind)).collect::<Vec<_>>(), [0x03, 0x20, 0x21]);
-        let known = |kind| Control::from_parts(kind, bytes::Bytes::new()).is_some();
+        let known = |kind| Flow::from_parts(kind, Bytes::new()).is_some();
+        assert_eq!(
+            (0..=u8::MAX).filter(|kind| known(*kind)).collect::<Vec<_>>(),
+            [0x03, 0x20, 0x21, 0x22, 0x23]
+        );
+        let known = |kind| Control::from_parts(kind, Bytes::new()).is_some();
         assert_eq!(
             (0..=u8::MAX).filter(|kind| known(*kind)).collect::<Vec<_>>(),
             (0x01..=0x0f).collect::<Vec<_>>()
         );
-        let known = |kind| Peer::from_parts(kind, bytes::Bytes::new()).is_some();
+        let known = |kind| Peer::from_parts(kind, Bytes::new()).is_some();
         assert_eq!(
             (0..=u8::MAX).filter(|kind| known(*kind)).collect::<Vec<_>>(),
             [0x03, 0x04, 0x05, 0x0d, 0x0f, 0x30, 0x31, 0x32, 0x33, 0x34]
@@ -1197,6 +1238,34 @@ mod bounds {
         let open = |len| bytes(&Flow::Open(Open { trace: Some("0".repeat(len)), ..open() }));
         accepts::<Flow>(&open(128));
         refuses::<Flow>(&open(129), "trace");
+    }
+
+    #[test]
+    fn parts_of_a_question() {
+        let bytes = |ask| bytes(&Flow::Ask(ask));
+        let path = |len| bytes(Ask { path: "x".repeat(len), ..ask() });
+        accepts::<Flow>(&path(1));
+        accepts::<Flow>(&path(1024));
+        refuses::<Flow>(&path(0), "path");
+        refuses::<Flow>(&path(1025), "path");
+        let body = |len| bytes(Ask { body: vec![0; len].into(), ..act() });
+        accepts::<Flow>(&body(512));
+        refuses::<Flow>(&body(513), "body");
+        let tenants = |count| bytes(Ask { tenants: Some(vec![read("acme"); count]), ..ask() });
+        accepts::<Flow>(&tenants(0));
+        accepts::<Flow>(&tenants(32));
+        refuses::<Flow>(&tenants(33), "tenants");
+        refuses::<Flow>(&raw(0x22, &[block(1, "/"), block(5, "")].concat()), "tenant name");
+    }
+
+    #[test]
+    fn status_of_an_answer() {
+        let answer = |status| raw(0x23, &number(1, status));
+        accepts::<Flow>(&answer(100));
+        accepts::<Flow>(&answer(599));
+        for none in [0, 99, 600, 70_000] {
+            refuses::<Flow>(&answer(none), "status");
+        }
     }
 
     #[test]
@@ -1436,6 +1505,12 @@ mod bounds {
             server: Some(read("[ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff%4294967295]:65535")),
             trace: Some(text(128)),
         })));
+        accepts::<Flow>(&bytes(&Flow::Ask(Ask {
+            path: text(1024),
+            act: true,
+            body: vec![0; 512].into(),
+            tenants: Some(vec![read(&text(64)); 32]),
+        })));
         let [hello, welcome] = with_peer_hello(|hello| {
             *hello = PeerHello {
                 version: u32::MAX,
@@ -1476,8 +1551,6 @@ mod bounds {
 }
 
 mod packets {
-    use bytes::Bytes;
-
     use super::*;
 
     #[test]
@@ -1687,8 +1760,9 @@ mod documents {
         let (control, flow) = (derived(include_str!("control.rs")), derived(include_str!("flow.rs")));
         // The frames of both kinds of control stream begin with a message of the name Hello.
         let peer = derived(&include_str!("peer.rs").replace("Wire", "Peer"));
-        let all: Fields = control.into_iter().chain(flow).chain(peer).collect();
-        assert_eq!(all.len(), 65);
+        let ask = derived(include_str!("ask.rs"));
+        let all: Fields = control.into_iter().chain(flow).chain(ask).chain(peer).collect();
+        assert_eq!(all.len(), 71);
         assert_eq!(declared(PROTO), all);
     }
 }

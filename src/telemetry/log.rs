@@ -4,6 +4,7 @@ use std::{
     fmt,
     io::{self, IsTerminal},
     str::FromStr,
+    sync::Arc,
 };
 
 use tracing_subscriber::{EnvFilter, reload::Handle};
@@ -43,8 +44,9 @@ impl FromStr for Filter {
     }
 }
 
-/// The log of this process.
-pub struct Log(Box<dyn Fn(Filter) + Send + Sync>);
+/// The log of this process. Clones are handles to the same one.
+#[derive(Clone)]
+pub struct Log(Arc<dyn Fn(Filter) + Send + Sync>);
 
 impl fmt::Debug for Log {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -93,7 +95,7 @@ pub fn init(format: LogFormat, filter: &str) -> Result<Log, InvalidFilter> {
 }
 
 fn log<S: 'static>(handle: Handle<EnvFilter, S>) -> Log {
-    Log(Box::new(move |Filter(filter)| {
+    Log(Arc::new(move |Filter(filter)| {
         // The subscriber is gone only where another was first.
         if let Err(error) = handle.reload(filter) {
             tracing::debug!(%error, "another log is written");

@@ -176,7 +176,7 @@ pub async fn ask(stream: &mut Stream, open: Open) -> Result<(), AskError> {
     match read_flow(&mut stream.recv).await? {
         Flow::Opened => Ok(()),
         Flow::Refused(refusal) => Err(AskError::Refused(refusal)),
-        Flow::Open(_) => Err(AskError::Answer),
+        Flow::Open(_) | Flow::Ask(_) | Flow::Answer(_) => Err(AskError::Answer),
     }
 }
 
@@ -189,7 +189,7 @@ pub enum AskError {
     /// The flow broke before the answer.
     #[error(transparent)]
     Broken(#[from] FlowError),
-    /// The peer answered with a question.
-    #[error("the peer answered Open with Open")]
+    /// The peer answered with something that is no answer.
+    #[error("the peer answered Open with neither Opened nor Refused")]
     Answer,
 }

@@ -7,6 +7,7 @@ use tokio_util::{sync::CancellationToken, task::task_tracker::TaskTrackerToken};
 
 use super::{
     metrics::CodeLabel,
+    open::What,
     registry::{Name, Upstreams},
     service::{InFlight, Tried, Upstream, Via},
 };
@@ -74,7 +75,7 @@ impl InUse {
 impl Drop for InUse {
     fn drop(&mut self) {
         if let Some(http) = &self.http {
-            self.in_flight.0.idle.gone(http.flow);
+            self.in_flight.upstream.idle.gone(http.flow);
         }
     }
 }
@@ -163,7 +164,7 @@ impl Upstreams {
                 tried.way(&upstream);
                 let opened = tokio::select! {
                     opened = async {
-                        let in_flight = self.begin(&upstream, pace)?;
+                        let in_flight = self.begin(&upstream, pace, open.into())?;
                         self.join(&upstream, open, in_flight).await
                     } => opened,
                     () = self.elsewhere(&upstream, name, &tried) => {
@@ -204,13 +205,19 @@ impl Upstreams {
             )
         };
         let upstream = self.local(name, agent).ok_or_else(gone)?;
-        self.join(&upstream, open, upstream.begin(Served::default())).await
+        let entered = self.inner.open.enter(open.into(), &upstream);
+        self.join(&upstream, open, upstream.begin(Served::default(), entered)).await
     }
 
     /// Counts a request or flow with this pace for an agent, if it may have one more.
-    pub(super) fn begin(&self, upstream: &Arc<Upstream>, pace: &Pace) -> Result<InFlight, Limited> {
+    pub(super) fn begin(
+        &self,
+        upstream: &Arc<Upstream>,
+        pace: &Pace,
+        what: What,
+    ) -> Result<InFlight, Limited> {
         let served = self.inner.limits.serve(pace, &upstream.name.tenant, upstream.agent)?;
-        Ok(upstream.begin(served))
+        Ok(upstream.begin(served, self.inner.open.enter(what, upstream)))
     }
 
     async fn join(
@@ -245,7 +252,7 @@ impl Upstreams {
     /// Waits until the link of a UDP flow does not answer while another agent can be asked: the flow is to be ended then, since
     /// its client's next packet begins another. Meanwhile the link is watched behind the flow's packets.
     pub async fn deserted(&self, flow: &InUse, activity: &Activity) {
-        let upstream = &flow.in_flight.0;
+        let upstream = &flow.in_flight.upstream;
         let mut tried = Tried::default();
         tried.way(upstream);
         let deserted = async {

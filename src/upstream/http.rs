@@ -22,6 +22,7 @@ use super::{
     flow::{OpenFlowError, TRY},
     http1, http2,
     idle::{FRESH, MAX_IDLE},
+    open::What,
     registry::{Name, Upstreams},
     service::{Tried, Upstream},
 };
@@ -187,7 +188,7 @@ impl Upstreams {
         age: Duration,
         after: Option<Instant>,
     ) -> Result<(Lease, bool), OpenFlowError> {
-        let in_flight = self.begin(upstream, pace)?;
+        let in_flight = self.begin(upstream, pace, What::request(client.address, switching))?;
         // Most services that speak HTTP/2 switch protocols over HTTP/1.1 alone.
         if upstream.speaks_http2() && !switching {
             let place = self.place(upstream, client, in_flight, after).await?;

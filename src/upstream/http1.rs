@@ -119,7 +119,7 @@ impl Lease {
         if spent {
             return;
         }
-        let upstream = Arc::clone(&in_flight.0);
+        let upstream = Arc::clone(&in_flight.upstream);
         if upstream.idle.give_back(Instant::now(), connection) {
             let tasks = upstream.via.flows().clone();
             tasks.spawn(async move {

@@ -208,7 +208,7 @@ pub(super) struct Place {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.in_flight.0.shared.leave(self.handle.flow, Instant::now(), self.waiting);
+        self.in_flight.upstream.shared.leave(self.handle.flow, Instant::now(), self.waiting);
     }
 }
 
@@ -219,7 +219,7 @@ impl Place {
         request: Request<Body>,
     ) -> Result<Response<body::ResponseBody>, (BoxError, Option<Request<Body>>)> {
         let (parts, body) = request.into_parts();
-        let sent = match head(&parts, self.scheme.clone(), &self.in_flight.0.name) {
+        let sent = match head(&parts, self.scheme.clone(), &self.in_flight.upstream.name) {
             Ok(sent) => sent,
             Err(error) => return Err((error.into(), None)),
         };
@@ -255,7 +255,7 @@ impl Place {
         match response {
             Ok(response) => {
                 self.waiting = None;
-                self.in_flight.0.shared.heard(self.handle.flow, Instant::now());
+                self.in_flight.upstream.shared.heard(self.handle.flow, Instant::now());
                 let unwanted = expectation.is_some_and(Expectation::responded);
                 let upload = Some(upload).filter(|upload| !upload.ended && !unwanted);
                 Ok(response.map(|body| ResponseBody::new(body, self, upload).into()))
@@ -272,7 +272,7 @@ impl Place {
 
     /// Lets no further request on the connection.
     fn retire(&self) {
-        self.in_flight.0.shared.retire(&[self.handle.flow]);
+        self.in_flight.upstream.shared.retire(&[self.handle.flow]);
     }
 }
 
@@ -324,7 +324,7 @@ impl ResponseBody {
         if let Some(mut upload) = upload {
             upload.forget();
             // It need not wait for whoever reads the response, and may outlast that.
-            place.in_flight.0.via.flows().clone().spawn(async move {
+            place.in_flight.upstream.via.flows().clone().spawn(async move {
                 // How it ended is told by the response.
                 drop(upload.await);
                 drop(place);

@@ -17,6 +17,7 @@ use tokio::{sync::watch, time::Instant};
 use super::{
     choice,
     metrics::{Counters, RoleLabel},
+    open::AllOpen,
     routes::{Route, Routes},
     service::{Tried, Upstream, Via},
     session::{Session, State},
@@ -83,6 +84,7 @@ pub(super) struct Inner {
     /// What agents may have.
     pub(super) limits: Limits,
     pub(super) counters: Counters,
+    pub(super) open: AllOpen,
     started: Instant,
 }
 
@@ -108,6 +110,7 @@ impl Upstreams {
                 wait,
                 limits,
                 counters: Counters::new(metrics),
+                open: AllOpen::default(),
                 started: Instant::now(),
             }),
         }

@@ -14,6 +14,7 @@ use super::{
     choice::Rank,
     client::Client,
     idle::Idle,
+    open::Entered,
     registry::Name,
     routes::Route,
     session::{Session, State},
@@ -245,9 +246,9 @@ impl Upstream {
     }
 
     /// Counts one more, until the answer is dropped, which its agent serves so long.
-    pub(super) fn begin(self: &Arc<Self>, served: Served) -> InFlight {
+    pub(super) fn begin(self: &Arc<Self>, served: Served, entered: Entered) -> InFlight {
         self.in_flight.fetch_add(1, Relaxed);
-        InFlight(Arc::clone(self), served)
+        InFlight { upstream: Arc::clone(self), _served: served, _entered: entered }
     }
 }
 
@@ -267,10 +268,14 @@ impl Route for Upstream {
 
 /// A request or flow in use.
 #[derive(Debug)]
-pub(super) struct InFlight(pub(super) Arc<Upstream>, #[expect(dead_code, reason = "it is held")] Served);
+pub(super) struct InFlight {
+    pub(super) upstream: Arc<Upstream>,
+    _served: Served,
+    _entered: Entered,
+}
 
 impl Drop for InFlight {
     fn drop(&mut self) {
-        self.0.in_flight.fetch_sub(1, Relaxed);
+        self.upstream.in_flight.fetch_sub(1, Relaxed);
     }
 }

@@ -1,9 +1,16 @@
 //! Links and endpoints as `adit status` shows them: copies, made when somebody asks.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
-use super::{registry::Upstreams, routes::Route, service::Via};
-use crate::protocol::TenantId;
+use super::{
+    registry::{Name, Upstreams},
+    routes::Route,
+    service::{Upstream, Via},
+};
+use crate::protocol::{AgentId, NodeId, TenantId};
 
 /// A link, as `adit status` shows it.
 #[derive(Debug, Clone, serde::Serialize)]
@@ -51,11 +58,41 @@ pub struct EndpointStatus {
     pub hosts: Vec<String>,
     /// How many agents serve it.
     pub agents: usize,
+    /// How many of them do not answer on any way that this node knows.
+    pub suspects: usize,
+    /// The nodes that these agents are linked to.
+    pub nodes: BTreeSet<String>,
     /// Flows in use.
     pub flows: usize,
 }
 
-fn shown<S: serde::Serializer>(tenant: &TenantId, serializer: S) -> Result<S::Ok, S::Error> {
+impl EndpointStatus {
+    /// That of an endpoint whose agents are reached by these, at the node `own`.
+    fn new(name: &Name, upstreams: &[Arc<Upstream>], own: &NodeId) -> Self {
+        // One agent may be linked to several nodes.
+        let mut answers = BTreeMap::<AgentId, bool>::new();
+        for upstream in upstreams {
+            *answers.entry(upstream.agent).or_default() |= !upstream.is_suspect();
+        }
+        let node = |via: &Via| match via {
+            Via::Agent(_) => own.to_string(),
+            Via::Node(node) => node.member.node.to_string(),
+        };
+        let hosts = upstreams.iter().flat_map(|upstream| upstream.hosts()).collect::<BTreeSet<_>>();
+        Self {
+            tenant: name.tenant.clone(),
+            endpoint: name.endpoint.to_string(),
+            kind: upstreams.first().map_or("", |upstream| upstream.kind.name()),
+            hosts: hosts.into_iter().map(ToString::to_string).collect(),
+            agents: answers.len(),
+            suspects: answers.values().filter(|answers| !**answers).count(),
+            nodes: upstreams.iter().map(|upstream| node(&upstream.via)).collect(),
+            flows: upstreams.iter().map(|upstream| upstream.in_flight()).sum(),
+        }
+    }
+}
+
+pub(super) fn shown<S: serde::Serializer>(tenant: &TenantId, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.collect_str(tenant)
 }
 
@@ -65,29 +102,18 @@ impl Upstreams {
         self.sessions().iter().map(|session| session.status()).collect()
     }
 
-    /// All endpoints, by name.
-    pub fn endpoint_status(&self) -> Vec<EndpointStatus> {
+    /// All endpoints, by name, as the node `own` knows them.
+    pub fn endpoint_status(&self, own: &NodeId) -> Vec<EndpointStatus> {
         let routes = self.inner.routes.load_full();
-        let mut all: Vec<_> = routes
-            .iter()
-            .map(|(name, upstreams)| EndpointStatus {
-                tenant: name.tenant.clone(),
-                endpoint: name.endpoint.to_string(),
-                kind: upstreams.first().map_or("", |upstream| upstream.kind.name()),
-                hosts: upstreams
-                    .iter()
-                    .flat_map(|upstream| upstream.hosts())
-                    .collect::<BTreeSet<_>>()
-                    .into_iter()
-                    .map(ToString::to_string)
-                    .collect(),
-                // One agent may be linked to several nodes.
-                agents: upstreams.iter().map(|upstream| upstream.agent).collect::<BTreeSet<_>>().len(),
-                flows: upstreams.iter().map(|upstream| upstream.in_flight()).sum(),
-            })
-            .collect();
+        let status = |(name, upstreams): (&Name, &[Arc<Upstream>])| EndpointStatus::new(name, upstreams, own);
+        let mut all: Vec<_> = routes.iter().map(status).collect();
         all.sort_by(|a, b| (&a.tenant, &a.endpoint).cmp(&(&b.tenant, &b.endpoint)));
         all
+    }
+
+    /// Whether any agent serves an endpoint of this name, of whichever tenant, here or at a peer.
+    pub fn serves(&self, endpoint: &str) -> bool {
+        self.inner.routes.load_full().iter().any(|(name, _)| name.endpoint.as_str() == endpoint)
     }
 
     /// How many agents serve each endpoint of the default tenant, by the name of the peer that they are linked to; none for

@@ -76,6 +76,8 @@ fn help_of_every_command_fits_80_columns_and_is_as_reviewed() {
         ("help_bench_cluster", vec!["bench", "cluster"]),
         ("help_bench_compare", vec!["bench", "compare"]),
         ("help_status", vec!["status"]),
+        ("help_status_flows", vec!["status", "flows"]),
+        ("help_status_node", vec!["status", "node"]),
         ("help_certs", vec!["certs"]),
         ("help_token", vec!["token"]),
         ("help_token_key", vec!["token", "key"]),

@@ -4,6 +4,7 @@
 
 mod across;
 mod admin;
+mod asking;
 mod agent_doors;
 mod agent_http;
 mod auth;
@@ -57,6 +58,7 @@ mod retire;
 mod sdk;
 mod sni;
 mod slow;
+mod status;
 mod smuggling;
 mod streaming;
 mod support;

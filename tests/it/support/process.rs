@@ -88,6 +88,17 @@ impl Process {
         next_with(&self.lines, text)
     }
 
+    /// The same, once there is one; it leaves the thread to what it waits for.
+    pub(crate) async fn printed(&self, text: &str) -> String {
+        let mut found = None;
+        super::eventually(&format!("{text:?} is printed"), async || {
+            found = self.lines.try_iter().find(|line| line.contains(text));
+            found.is_some()
+        })
+        .await;
+        found.expect("it has been found")
+    }
+
     /// The next line of the log that has a text in it.
     pub(crate) fn log_with(&self, text: &str) -> String {
         let end = std::time::Instant::now() + super::SOON;
