@@ -4,6 +4,7 @@
 //! variable is `ADIT_` and that name in capitals, so that neither has a list of its own. Driven by `cli`; it reads files and
 //! makes development certificates, and never opens a socket.
 
+mod access_log;
 mod agent;
 mod agent_http;
 mod auth;
@@ -30,9 +31,11 @@ use std::{
     time::Duration,
 };
 
+use http::HeaderName;
 use ipnet::IpNet;
 use serde::de::DeserializeOwned;
 
+pub use access_log::AccessLogArgs;
 pub use agent::{
     AgentArgs, EndpointArgs, EndpointKind, RunAgentArgs, ServeArgs, ServeHttpArgs, ServeUdpArgs, UpstreamArgs,
 };
@@ -150,6 +153,11 @@ pub enum ConfigError {
         "the [[door]] of {0} demands nothing: give allow, deny, basic-auth or require-header, or leave it out"
     )]
     OpenDoor(Pattern),
+    /// A header field that would be logged, and whose values open a door.
+    #[error(
+        "--access-log-header {0}: a [[door]] is opened by it, so its values are secrets: log another, or none"
+    )]
+    LoggedSecret(HeaderName),
     /// A key that was given cannot verify tokens.
     #[error("{option} cannot be used")]
     AuthKey {

@@ -65,6 +65,11 @@ impl Tasks {
         self.signal.is_cancelled()
     }
 
+    /// Whether what was left of it has been dropped.
+    pub fn is_aborted(&self) -> bool {
+        self.abort.is_cancelled()
+    }
+
     /// How many tasks and holds there are.
     pub fn len(&self) -> usize {
         self.tracker.len()

@@ -49,6 +49,7 @@ pub use handshakes::Handshakes;
 pub use limits::Limits;
 
 use crate::{
+    access_log::AccessLog,
     auth::{self, Guard},
     drain::{Aborted, Tasks},
     telemetry::Metrics,
@@ -141,6 +142,7 @@ struct Shared {
     limits: Limits,
     admissions: Admissions,
     counters: metrics::Counters,
+    access_log: AccessLog,
     /// Tells clients to open their next connection elsewhere.
     closing: AtomicBool,
     connections: Tasks,
@@ -177,6 +179,7 @@ impl Edge {
         upstreams: Upstreams,
         guard: Guard,
         callers: auth::Limits,
+        access_log: AccessLog,
         metrics: &Metrics,
     ) -> Result<Self, BindError> {
         let (plain, address) = bind(config.bind, "--edge-bind").await?;
@@ -215,6 +218,7 @@ impl Edge {
             balancers: config.balancers,
             limits: config.limits,
             counters,
+            access_log,
             closing: AtomicBool::new(false),
             connections: Tasks::new(),
             clients: AtomicU64::new(0),

@@ -23,6 +23,8 @@ pub mod cluster;
 #[cfg(feature = "server")]
 pub mod upstream;
 #[cfg(feature = "server")]
+pub mod access_log;
+#[cfg(feature = "server")]
 pub mod relay;
 #[cfg(feature = "server")]
 pub mod edge;

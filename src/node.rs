@@ -16,6 +16,7 @@ use std::{
 use tokio::{net::TcpListener, sync::watch, time::Instant};
 
 use crate::{
+    access_log::{self, AccessLog},
     admin::{self, Admin},
     auth::{self, Guard},
     cluster::{self, Cluster},
@@ -66,6 +67,8 @@ pub struct Config {
     pub limits: Vec<auth::Limit>,
     /// How long a request waits at most for an agent of an endpoint that had one a moment ago.
     pub upstream_wait: Duration,
+    /// What is logged of each request and flow, if anything.
+    pub access_log: Option<access_log::Config>,
     /// The operators' port.
     pub admin: SocketAddr,
     /// How long everything under way may take to end when the node leaves.
@@ -231,6 +234,7 @@ impl Node {
             allow_anonymous,
             limits,
             upstream_wait,
+            access_log,
             admin,
             grace_period,
             drain_delay,
@@ -245,7 +249,8 @@ impl Node {
         let guards = Guards::new(&auth, &metrics, &tasks);
         let limits = auth::Limits::new(&limits, &metrics);
         let upstreams = Upstreams::new(&metrics, upstream_wait, hosts, limits.clone());
-        let relay = Relay::new(upstreams.clone(), limits.clone());
+        let access_log = AccessLog::new(node.clone(), access_log);
+        let relay = Relay::new(upstreams.clone(), limits.clone(), access_log.clone());
         let peers = Arc::new(OnceLock::new());
         let edge_address = Arc::new(OnceLock::new());
         let (log, leave) = (Arc::new(OnceLock::new()), watch::Sender::new(false));
@@ -269,10 +274,17 @@ impl Node {
             },
         )
         .await?;
-        let edge =
-            Edge::start(edge, upstreams.clone(), guards.edge.clone(), limits.clone(), &metrics).await?;
+        let edge = Edge::start(
+            edge,
+            upstreams.clone(),
+            guards.edge.clone(),
+            limits.clone(),
+            access_log.clone(),
+            &metrics,
+        )
+        .await?;
         edge_address.get_or_init(|| edge.address());
-        let udp = udp::Ports::start(udp, &upstreams, &guards.edge, &limits)?;
+        let udp = udp::Ports::start(udp, &upstreams, &guards.edge, &limits, &access_log)?;
         let (listener, http, address) = bind_link(bind, &link_tls, &secret, &settings).await?;
         let ways = match &cluster_links {
             Some(config) if config.advertise.is_none() && config.bind.ip().is_unspecified() => {

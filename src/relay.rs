@@ -14,6 +14,7 @@ use std::{
 };
 
 use crate::{
+    access_log::{AccessLog, Ended, Record},
     auth::{Action, Limited, Limits, Pace, Pass},
     cluster,
     protocol::{Ask, Code, DecodeError, Flow, Hop, Kind, Open, Refusal},
@@ -35,13 +36,14 @@ const FIRST_FRAME: Duration = Duration::from_secs(10);
 pub struct Relay {
     upstreams: Upstreams,
     callers: Limits,
+    access_log: AccessLog,
     draining: Arc<AtomicBool>,
 }
 
 impl Relay {
     /// Joins to these agents, for forwarders within these limits.
-    pub fn new(upstreams: Upstreams, callers: Limits) -> Self {
-        Self { upstreams, callers, draining: Arc::default() }
+    pub fn new(upstreams: Upstreams, callers: Limits, access_log: AccessLog) -> Self {
+        Self { upstreams, callers, access_log, draining: Arc::default() }
     }
 
     /// Refuses new flows from now on, so that their openers ask another node; those that are open go on.
@@ -83,7 +85,9 @@ impl Relay {
         };
         let name = Name { tenant: open.tenant.clone().unwrap_or_default(), endpoint: open.endpoint.clone() };
         let opening = self.upstreams.open_local(&name, agent, &open);
-        self.join(stream, &from.datagrams, Some(from), &name, open.kind, (opening, &Pace::default())).await;
+        // It is in the log of the node that has let its client in.
+        let (pace, record) = (&Pace::default(), &Record::NONE);
+        self.join(stream, &from.datagrams, Some(from), &name, open.kind, (opening, pace, record)).await;
     }
 
     async fn flow(&self, mut stream: Stream, from: &Session) {
@@ -99,14 +103,19 @@ impl Relay {
                 let Identity { agent, tenant, .. } = &from.identity;
                 let (client, code) = (from.link.remote_address(), refusal.code.name());
                 tracing::info!(
-                    target: "adit::access", link = %from.id, %client, %agent, %tenant, code, %refusal, "a flow was refused"
+                    target: "adit::access", link = %from.id, %client, forwarder = %agent, %tenant, code, %refusal,
+                    "a flow was refused"
                 );
                 return transport::refuse(stream, refusal).await;
             }
         };
         let name = Name { tenant: from.identity.tenant.clone(), endpoint: open.endpoint.clone() };
-        let opening = self.upstreams.open(&name, &open, pass.pace());
-        self.join(stream, &from.datagrams, None, &name, open.kind, (opening, pass.pace())).await;
+        let client = open.client.unwrap_or_else(|| from.link.remote_address());
+        let record = self.access_log.flow(&from.flows, client, open.kind);
+        record.asks_for(&name);
+        record.brought_by(from.identity.agent);
+        let opening = self.upstreams.open(&name, &open, pass.pace(), record.trail());
+        self.join(stream, &from.datagrams, None, &name, open.kind, (opening, pass.pace(), &record)).await;
     }
 
     /// Joins a flow, of a node or of a forwarder, to one of an agent, once that has been opened.
@@ -117,7 +126,7 @@ impl Relay {
         node: Option<&cluster::Node>,
         name: &Name,
         kind: Kind,
-        (opening, pace): (impl Future<Output = Result<OpenFlow, OpenFlowError>>, &Pace),
+        (opening, pace, record): (impl Future<Output = Result<OpenFlow, OpenFlowError>>, &Pace, &Record),
     ) {
         let opened = tokio::select! {
             opened = opening => opened,
@@ -127,6 +136,7 @@ impl Relay {
         let flow = match opened {
             Ok(flow) => flow,
             Err(error) => {
+                record.ended(Ended::Unreachable, Some(error.name()));
                 let message = match &error {
                     OpenFlowError::Refused(refusal) => refusal.message.clone(),
                     other => other.to_string(),
@@ -141,11 +151,16 @@ impl Relay {
             let _open = self.upstreams.packets().associate();
             let (left, right) = (datagrams.associate(stream), flow.datagrams.associate(flow.stream));
             let activity = Activity::at(pace.waits());
-            let deserted = self.upstreams.deserted(&flow.in_use, &activity);
+            let _carrying = record.carrying(&activity);
+            let deserted = async {
+                self.upstreams.deserted(&flow.in_use, &activity).await;
+                record.ended(Ended::Silent, None);
+            };
             let end = packets::join(left, right, &activity, deserted).await;
             (activity.left_to_right(), activity.right_to_left(), end)
         } else {
             let (counts, number) = (Counts::at(pace.waits()), stream.id());
+            let _carrying = record.carrying(&counts);
             // Only the node that puts requests on it knows when it is idle, and so when to close it.
             let pass_on = async {
                 flow.in_use.retired().await;
@@ -160,6 +175,7 @@ impl Relay {
             };
             (counts.left_to_right(), counts.right_to_left(), end)
         };
+        record.joined(end.as_ref().copied());
         drop(flow.in_use);
         tracing::debug!(
             endpoint = %name.endpoint,

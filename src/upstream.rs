@@ -23,6 +23,7 @@ mod service;
 mod session;
 mod shared;
 mod status;
+mod trail;
 mod upload;
 
 pub use agents::AgentStatus;
@@ -35,3 +36,4 @@ pub use open::OpenStatus;
 pub use registry::{Name, Upstreams};
 pub use session::{Identity, Session, State};
 pub use status::{EndpointStatus, LinkStatus};
+pub use trail::Trail;

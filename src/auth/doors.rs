@@ -37,6 +37,11 @@ impl Doors {
         self.0.iter().filter(before).map(|door| &door.access)
     }
 
+    /// Whether some door is opened by what is in this header field.
+    pub fn open_by(&self, field: &HeaderName) -> bool {
+        self.0.iter().any(|door| door.access.consumed().any(|own| own == *field))
+    }
+
     /// Whether a client may connect, by its address: all that can be asked of TCP and UDP. A door that demands more than that
     /// lets nobody in there.
     ///

@@ -12,9 +12,9 @@ use clap::Args;
 use ipnet::IpNet;
 
 use super::{
-    AdminAuthArgs, CallerLimitArgs, ConfigError, EdgeAuthArgs, EdgeClientArgs, LimitArgs, LinkArgs,
-    LinkAuthArgs, LinkClientArgs, LogArgs, TenantArgs, UdpArgs, address, both, door::NodeDoorArgs, duration,
-    layers::table, mapping, network, port,
+    AccessLogArgs, AdminAuthArgs, CallerLimitArgs, ConfigError, EdgeAuthArgs, EdgeClientArgs, LimitArgs,
+    LinkArgs, LinkAuthArgs, LinkClientArgs, LogArgs, TenantArgs, UdpArgs, address, both, door::NodeDoorArgs,
+    duration, layers::table, mapping, network, port,
 };
 use crate::{
     auth, cluster,
@@ -174,6 +174,8 @@ pub struct NodeArgs {
     #[arg(long, value_name = "DURATION", default_value = "0s", value_parser = duration, help_heading = "Leaving")]
     drain_delay: Duration,
 
+    #[command(flatten, next_help_heading = "Logs")]
+    access_log: AccessLogArgs,
     #[command(flatten)]
     pub log: LogArgs,
 }
@@ -231,6 +233,7 @@ impl NodeArgs {
         if missing != Missing::Refused {
             exposure.tell(&auth);
         }
+        let access_log = self.access_log.clone().config(&auth.edge.doors)?;
         let own = self.certificates()?;
         let mut made: Option<Development> = None;
         let mut development = || -> Result<Identity, ConfigError> {
@@ -271,6 +274,7 @@ impl NodeArgs {
             allow_anonymous: self.allow_anonymous,
             limits: self.callers.limits()?,
             upstream_wait: self.upstream_wait,
+            access_log,
             rebalance: node::Rebalance {
                 threshold: self.rebalance_threshold,
                 minimum: self.rebalance_min,

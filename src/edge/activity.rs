@@ -22,7 +22,10 @@ use tokio::{
 };
 
 use super::{heads::Seen, limits::Limits};
-use crate::auth::{Pace, Pass};
+use crate::{
+    access_log::{Ended, Record},
+    auth::{Pace, Pass},
+};
 
 /// A client that gives up more than half of its requests before they are answered may do so this often in one connection:
 /// each costs the nodes, the agent and the service a request, and the client next to nothing (CVE-2023-44487).
@@ -51,6 +54,11 @@ impl Overdue {
             Self::GivenUp => "rapid_reset",
         }
     }
+
+    /// How what is under way ends by it.
+    fn ended(self) -> Ended {
+        if self == Self::Stalled { Ended::Stalled } else { Ended::Cut }
+    }
 }
 
 /// A connection. In HTTP/2, one of its streams as well, for the bodies.
@@ -76,6 +84,8 @@ struct State {
     last: Instant,
     answered: u64,
     given_up: u64,
+    /// What has been found to be overdue.
+    overdue: Option<Overdue>,
 }
 
 impl Activity {
@@ -90,6 +100,7 @@ impl Activity {
             last: Instant::now(),
             answered: 0,
             given_up: 0,
+            overdue: None,
         };
         Arc::new(Self { state: Mutex::new(state), given_up: Notify::new() })
     }
@@ -132,14 +143,16 @@ impl Activity {
     /// Waits until something is overdue. Cancel safe.
     pub(super) async fn overdue(&self, limits: &Limits) -> Overdue {
         loop {
-            let left = match self.state().left(limits, Instant::now()) {
-                Ok(left) => left,
-                Err(overdue) => return overdue,
+            let left = self.state().left(limits, Instant::now());
+            let overdue = match left {
+                Ok(left) => tokio::select! {
+                    () = tokio::time::sleep(left) => continue,
+                    () = self.given_up.notified() => Overdue::GivenUp,
+                },
+                Err(overdue) => overdue,
             };
-            tokio::select! {
-                () = tokio::time::sleep(left) => {}
-                () = self.given_up.notified() => return Overdue::GivenUp,
-            }
+            self.state().overdue = Some(overdue);
+            return overdue;
         }
     }
 }
@@ -179,6 +192,7 @@ pub(super) struct Exchange {
     bodies: Arc<Activity>,
     answered: AtomicBool,
     pass: OnceLock<Pass>,
+    record: OnceLock<Record>,
 }
 
 impl Exchange {
@@ -203,7 +217,28 @@ impl Exchange {
             bodies,
             answered: AtomicBool::new(false),
             pass: OnceLock::new(),
+            record: OnceLock::new(),
         })
+    }
+
+    /// Has its line written when it is over.
+    pub(super) fn keep(&self, record: Record) {
+        if record.is_on() {
+            self.record.get_or_init(|| record);
+        }
+    }
+
+    /// What its line will say; nothing before there is any.
+    pub(super) fn record(&self) -> &Record {
+        static NONE: Record = Record::NONE;
+        self.record.get().unwrap_or(&NONE)
+    }
+
+    /// What has ended it, if it was the edge for what its client did.
+    fn overdue(&self) -> Option<Overdue> {
+        let of_bodies = self.bodies.state().overdue;
+        // An idle connection has none that is under way.
+        of_bodies.or_else(|| self.connection.state().overdue).filter(|overdue| *overdue != Overdue::Idle)
     }
 
     /// It may go on with this, at this pace.
@@ -249,6 +284,11 @@ impl Exchange {
 
 impl Drop for Exchange {
     fn drop(&mut self) {
+        if self.record().is_on()
+            && let Some(overdue) = self.overdue()
+        {
+            self.record().ended(overdue.ended(), Some(overdue.code()));
+        }
         let mut state = self.connection.state();
         state.requests -= 1;
         state.last = Instant::now();
@@ -299,13 +339,16 @@ enum Wait {
 
 impl<B: Body> Watched<B> {
     fn new(body: B, exchange: &Arc<Exchange>, direction: Direction) -> Self {
-        let exchange = (!body.is_end_stream()).then(|| Arc::clone(exchange));
-        if let Some(exchange) = &exchange {
+        let watched = (!body.is_end_stream()).then(|| Arc::clone(exchange));
+        if watched.is_none() && direction == Direction::Down {
+            exchange.record().responded();
+        }
+        if let Some(exchange) = &watched {
             let mut state = exchange.bodies.state();
             *state.open(direction) += 1;
             state.moved(Instant::now());
         }
-        Self { body, direction, exchange, wait: Wait::First }
+        Self { body, direction, exchange: watched, wait: Wait::First }
     }
 }
 
@@ -315,6 +358,19 @@ impl<B> Watched<B> {
             let mut state = exchange.bodies.state();
             *state.open(self.direction) -= 1;
             state.broken |= self.direction == Direction::Down && !complete;
+            drop(state);
+            if self.direction == Direction::Down && complete {
+                exchange.record().responded();
+            }
+        }
+    }
+
+    /// Its sender has broken it off.
+    fn broke(&self) {
+        if let Some(exchange) = &self.exchange
+            && self.direction == Direction::Down
+        {
+            exchange.record().ended(Ended::Service, None);
         }
     }
 }
@@ -323,6 +379,10 @@ impl<B> Watched<B> {
     /// So many bytes of it have moved: the next wait for its pace.
     fn passed(&mut self, bytes: usize) {
         let Some(exchange) = &self.exchange else { return };
+        match self.direction {
+            Direction::Up => exchange.record().received(bytes),
+            Direction::Down => exchange.record().sent(bytes),
+        }
         let wait = exchange.pace().map_or(Duration::ZERO, |pace| pace.passed(bytes));
         exchange.bodies.state().moved(Instant::now() + wait);
         self.wait =
@@ -354,6 +414,9 @@ impl<B: Body + Unpin> Body for Watched<B> {
         let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
         let data = frame.as_ref().and_then(|frame| frame.as_ref().ok()?.data_ref());
         self.passed(data.map_or(0, Buf::remaining));
+        if matches!(frame, Some(Err(_))) {
+            self.broke();
+        }
         if frame.is_none() || self.body.is_end_stream() {
             self.over(true);
         }

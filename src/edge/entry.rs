@@ -10,6 +10,7 @@ use std::{
 use tokio::time::Instant;
 
 use crate::{
+    access_log::{Ended, Record},
     auth::{Denied, Guard, Limited, Limits, Pass},
     upstream::{Name, OpenFlowError},
 };
@@ -43,25 +44,34 @@ impl Refused {
         matches!(self, Self::Denied(_) | Self::Open(OpenFlowError::Limited(_)))
     }
 
-    /// Says so in the log; in that of access, where it is the client who may not have it.
-    pub(super) fn log(&self, client: SocketAddr, name: Option<&Name>) {
-        self.log_one(client, name, self.is_of_client().then_some(0));
+    /// Says so in the log; in that of access, where it is the client who may not have it. Else the flow's record says it.
+    pub(super) fn log(&self, client: SocketAddr, name: Option<&Name>, record: &Record) {
+        self.log_one(client, name, self.is_of_client().then_some(0), record);
     }
 
     /// The same where clients come without a connection, so that many are refused at little cost to them.
-    pub(super) fn log_sparsely(&self, client: SocketAddr, name: &Name, lines: &Sparse) {
+    pub(super) fn log_sparsely(&self, client: SocketAddr, name: &Name, lines: &Sparse, record: &Record) {
         let others = self.is_of_client().then(|| lines.line(Instant::now())).flatten();
-        self.log_one(client, Some(name), others);
+        self.log_one(client, Some(name), others, record);
     }
 
     /// Says so in the access log, for so many others as well, or only for debugging.
-    fn log_one(&self, client: SocketAddr, name: Option<&Name>, others: Option<u64>) {
-        let (code, endpoint) = (self.name(), name.map(tracing::field::display));
+    fn log_one(&self, client: SocketAddr, name: Option<&Name>, others: Option<u64>, record: &Record) {
+        let code = self.name();
+        if self.is_of_client() {
+            record.silence();
+        } else {
+            record.ended(Ended::Unreachable, Some(code));
+        }
+        let endpoint = name.map(|name| tracing::field::display(&name.endpoint));
+        let tenant = name.map(|name| tracing::field::display(&name.tenant));
         let Some(others) = others else {
-            return tracing::debug!(%client, endpoint, code, error = %self, "a client was refused");
+            return tracing::debug!(%client, endpoint, tenant, code, error = %self, "a client was refused");
         };
         let others = (others > 0).then_some(others);
-        tracing::info!(target: "adit::access", %client, endpoint, code, others, error = %self, "a client was refused");
+        tracing::info!(
+            target: "adit::access", %client, endpoint, tenant, code, others, error = %self, "a client was refused"
+        );
     }
 }
 

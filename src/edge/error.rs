@@ -5,6 +5,7 @@ use http_body_util::LengthLimitError;
 
 use super::{body::Body, endpoint::EndpointError, headers, piko};
 use crate::{
+    access_log::Ended,
     auth::{Denied, Lapsed, Limited, Refused},
     protocol::Code,
     upstream::{OpenFlowError, SendError},
@@ -123,6 +124,20 @@ impl Error {
                 // The name of the code is the code: no_upstream, upstream_refused, upstream_timeout, upstream_tls …
                 code => (StatusCode::BAD_GATEWAY, code.name()),
             },
+        }
+    }
+
+    /// How its request has ended by it.
+    pub(super) fn ended(&self) -> Ended {
+        match self {
+            Self::Stalled => Ended::Stalled,
+            Self::Lapsed(_) => Ended::Lapsed,
+            Self::Switched | Self::NotSwitched => Ended::Service,
+            Self::Send(SendError::Broken(_) | SendError::Switch(_)) => Ended::Service,
+            Self::Send(SendError::Body(_)) => Ended::Client,
+            Self::Send(SendError::Timeout(_)) => Ended::Late,
+            Self::Send(SendError::Open(_)) => Ended::Unreachable,
+            _ => Ended::Refused,
         }
     }
 

@@ -32,8 +32,9 @@ use super::{
     websocket::WebSocket,
 };
 use crate::{
+    access_log::{self, Ended, Head},
     auth::Pace,
-    splice::{Counts, Prefixed, Side, splice},
+    splice::{Broken, Counts, Prefixed, Side, splice},
     transport::Stream,
     upstream::{self, ResponseBody, Upgrade},
 };
@@ -61,6 +62,8 @@ pub(super) async fn serve<B: RequestBody>(
     let (address, scheme) = (client.address, client.scheme);
     let host = host(&request);
     let tongue = Tongue::of(&request);
+    let head = Head { method: &method, host: host.as_ref(), target: &uri, version };
+    exchange.keep(shared.access_log.request(&shared.connections, address, started, head));
     let _in_flight = shared.counters.begin();
     let (status, mut response) = match forward(shared, client, exchange, request, host.clone()).await {
         Ok(response) => (response.status(), response),
@@ -70,11 +73,13 @@ pub(super) async fn serve<B: RequestBody>(
             if error.is_of_caller() {
                 tracing::info!(
                     target: "adit::access", client = %address, %method, host = host.as_ref().and_then(|host| host.to_str().ok()),
-                    path = uri.path(),
+                    path = uri.path(), protocol = access_log::protocol(version),
                     status = status.as_u16(), code, %error, "a request was refused"
                 );
+                exchange.record().silence();
             } else {
                 tracing::debug!(client = %address, %method, path = uri.path(), %error, "a request failed");
+                exchange.record().ended(error.ended(), Some(code));
             }
             if status.is_client_error() {
                 shared.counters.refused(code);
@@ -82,7 +87,9 @@ pub(super) async fn serve<B: RequestBody>(
             (status, error.response(tongue))
         }
     };
-    shared.counters.answered(version, status, started.elapsed());
+    let after = started.elapsed();
+    shared.counters.answered(version, status, after);
+    exchange.record().answered(status, after);
     if shared.closing.load(Relaxed)
         && version < Version::HTTP_2
         && response.status() != StatusCode::SWITCHING_PROTOCOLS
@@ -119,6 +126,10 @@ async fn forward<B: RequestBody>(
         }
     };
     let permit = permit(shared, &client, &mut request, text, mapped, named).await?;
+    let record = exchange.record();
+    record.asks_for(&permit.name);
+    // What was for the edge has been taken out.
+    record.shows(request.headers());
     shared.callers.endpoint(&mut pass, &permit.name.tenant, &permit.name.endpoint)?;
     let pace = exchange.admit(pass);
     if is_piko {
@@ -140,7 +151,7 @@ async fn forward<B: RequestBody>(
             None => upstream::Body::new(body.map_err(Into::into)),
         }
     });
-    let sent = shared.upstreams.send(&permit.name, request, client.connection, timeout, pace);
+    let sent = shared.upstreams.send(&permit.name, request, client.connection, timeout, pace, record.trail());
     let mut response = tokio::select! {
         sent = sent => sent.map_err(|error| Error::of_send(error, limits.max_body_bytes))?,
         () = exchange.upload_stalled(limits.stall_timeout.unwrap_or(Duration::MAX)) => return Err(Error::Stalled),
@@ -163,7 +174,7 @@ async fn forward<B: RequestBody>(
         (None, Some(_)) => Err(Error::Switched),
         (_, None) => Ok(response.map(|body| {
             let Some(lapsed) = permit.lapsed() else { return Body::Upstream(body) };
-            let lapse = Lapse::new(shared, client.address, &permit, "a response");
+            let lapse = Lapse::new(shared, client.address, &permit, "a response", record);
             Body::lasting(body, lapse.told(lapsed))
         })),
     }
@@ -238,21 +249,29 @@ fn switch(
     let (parts, body) = response.into_parts();
     let upgrade = body.into_upgrade();
     let exchange = Arc::clone(exchange);
-    let lapse = Lapse::new(shared, address, &permit, "a switched connection");
+    exchange.record().switched(None);
+    let lapse = Lapse::new(shared, address, &permit, "a switched connection", exchange.record());
     // A connection of its own kind by now, which the edge waits for as for any other.
     shared.connections.spawn(async move {
         // Their connection is not idle meanwhile.
-        let counts = Counts::at(exchange.pace().and_then(Pace::waits));
+        let (counts, record) = (Counts::at(exchange.pace().and_then(Pace::waits)), exchange.record());
+        let _carrying = record.carrying(&counts);
         let joined = tokio::select! {
             joined = join(client, service, upgrade, &counts) => joined,
             // What it speaks is not known here: it can only be reset.
             lapsed = lapse.told(permit.over()) => Err(lapsed.into()),
         };
-        if let Err(error) = joined {
+        if let Err(error) = &joined {
             tracing::debug!(
-                error = crate::telemetry::report(&*error),
+                error = crate::telemetry::report(&**error),
                 "an upgraded connection ended with an error"
             );
+        }
+        match joined.as_ref().map_err(|error| error.downcast_ref::<Broken>()) {
+            Ok(()) => record.joined(Ok(())),
+            Err(Some(broken)) => record.joined(Err(broken)),
+            // It has gone before it had switched.
+            Err(None) => record.ended(Ended::Client, None),
         }
     });
     Response::from_parts(parts, Body::empty())

@@ -6,7 +6,11 @@
 use std::net::SocketAddr;
 
 use super::{Shared, error::Error, metrics::Counters, permit::Permit};
-use crate::{auth::Lapsed, upstream::Name};
+use crate::{
+    access_log::{Ended, Record},
+    auth::Lapsed,
+    upstream::Name,
+};
 
 /// What there is to say of something that is open, should it be cut.
 #[derive(Debug)]
@@ -15,21 +19,36 @@ pub(super) struct Lapse {
     client: SocketAddr,
     name: Name,
     what: &'static str,
+    record: Record,
 }
 
 impl Lapse {
     /// That of what a client has by a permit.
-    pub(super) fn new(shared: &Shared, client: SocketAddr, permit: &Permit, what: &'static str) -> Self {
-        Self { counters: shared.counters.clone(), client, name: permit.name.clone(), what }
+    pub(super) fn new(
+        shared: &Shared,
+        client: SocketAddr,
+        permit: &Permit,
+        what: &'static str,
+        record: &Record,
+    ) -> Self {
+        let (counters, name, record) = (shared.counters.clone(), permit.name.clone(), record.clone());
+        Self { counters, client, name, what, record }
     }
 
     /// Waits until the credentials have ended, and says so.
     pub(super) async fn told(self, lapsed: impl Future<Output = Lapsed>) -> Lapsed {
         let lapsed = lapsed.await;
-        let Self { counters, client, name, what } = self;
+        let Self { counters, client, name: Name { tenant, endpoint }, what, record } = self;
         let (_, code) = Error::Lapsed(lapsed).status();
         counters.refused(code);
-        tracing::info!(target: "adit::access", %client, endpoint = %name, what, code, %lapsed, "what was open was cut");
+        if record.is_on() {
+            // It has a line of its own, and no second one.
+            record.ended(Ended::Lapsed, Some(code));
+        } else {
+            tracing::info!(
+                target: "adit::access", %client, %endpoint, %tenant, what, code, %lapsed, "what was open was cut"
+            );
+        }
         lapsed
     }
 }

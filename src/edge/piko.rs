@@ -39,9 +39,10 @@ use super::{
     websocket::WebSocket,
 };
 use crate::{
+    access_log,
     auth::Lapsed,
-    protocol::EndpointId,
-    splice::Counts,
+    protocol::{EndpointId, Kind},
+    splice::{Broken, Counts},
     upstream::{BoxError, OpenFlow, SendError},
 };
 use flow::Ended;
@@ -106,7 +107,7 @@ pub(super) async fn serve<B: RequestBody>(
     check_origin(request.headers(), host.as_ref())?;
     let ends = Ends { client: client.address, server: client.connection.server };
     let pace = exchange.pace().cloned().unwrap_or_default();
-    let flow = match tcp::open(shared, &permit.name, ends, &pace).await {
+    let flow = match tcp::open(shared, &permit.name, ends, &pace, exchange.record()).await {
         Ok(flow) => flow,
         Err(error) => {
             shared.counters.connection("websocket", error.name());
@@ -117,13 +118,18 @@ pub(super) async fn serve<B: RequestBody>(
 
     let upgrade = hyper::upgrade::on(&mut request);
     let (edge, exchange) = (Arc::clone(shared), Arc::clone(exchange));
+    exchange.record().switched(Some(Kind::Tcp));
     // A connection of its own kind by now, which the edge waits for as for any other.
     shared.connections.spawn(async move {
         // Its connection is not idle meanwhile.
-        let _exchange = exchange;
+        let record = exchange.record();
         let (name, counts) = (&permit.name, Counts::at(pace.waits()));
-        let lapse = Lapse::new(&edge, client.address, &permit, "a flow by WebSocket");
-        if let Err(error) = join(upgrade, flow, lapse.told(permit.over()), &edge, &counts).await {
+        let _carrying = record.carrying(&counts);
+        let lapse = Lapse::new(&edge, client.address, &permit, "a flow by WebSocket", record);
+        let joined = join(upgrade, flow, lapse.told(permit.over()), &edge, &counts).await;
+        let (ended, code) = ended(&joined);
+        record.ended(ended, code);
+        if let Err(error) = joined {
             tracing::debug!(
                 endpoint = %name.endpoint,
                 client = %client.address,
@@ -171,6 +177,18 @@ fn check_origin(headers: &HeaderMap, host: Option<&HeaderValue>) -> Result<(), R
     match (page, host) {
         (Some(page), Some(host)) if page.eq_ignore_ascii_case(host) => Ok(()),
         _ => Err(Refusal::Origin(String::from_utf8_lossy(origin.as_bytes()).into_owned())),
+    }
+}
+
+/// How a flow has ended, for its record.
+fn ended(joined: &Result<(), BoxError>) -> (access_log::Ended, Option<&'static str>) {
+    let Err(error) = joined else { return (access_log::Ended::Complete, None) };
+    match error.downcast_ref() {
+        Some(Ended::Broken(Broken::Right(_))) => (access_log::Ended::Service, None),
+        Some(ended @ Ended::Refused(_)) => (access_log::Ended::Refused, ended.code()),
+        Some(ended) => (access_log::Ended::Client, ended.code()),
+        // It has gone before it had switched.
+        None => (access_log::Ended::Client, None),
     }
 }
 

@@ -22,8 +22,9 @@ use super::{
     tcp,
 };
 use crate::{
+    access_log::{Ended, Record},
     auth::Pass,
-    protocol::Code,
+    protocol::{Code, Kind},
     splice::{Prefixed, Side},
     upstream::{Name, OpenFlow},
 };
@@ -40,16 +41,20 @@ const UNRECOGNIZED_NAME: [u8; 7] = [21, 3, 3, 0, 2, 2, 112];
 /// Serves a connection that is to begin with TLS.
 pub(super) async fn serve(mut stream: TcpStream, ends: Ends, shared: &Shared) {
     let client = ends.client;
-    match open(&mut stream, ends, shared).await {
+    let record = shared.access_log.flow(&shared.connections, client, Kind::Tcp);
+    match open(&mut stream, ends, shared, &record).await {
         Ok(Opened { name, flow, hello, pass }) => {
             shared.counters.connection("sni", "joined");
-            tcp::join(Prefixed { prefix: hello, side: stream }, flow, &name, client, &pass).await;
+            tcp::join(Prefixed { prefix: hello, side: stream }, flow, &name, client, &pass, &record).await;
         }
         Err(refused) => {
             shared.counters.connection("sni", refused.outcome());
             match &refused {
-                Refused::Entry(refused) => refused.log(client, None),
-                other => tracing::debug!(%client, error = %other, "a TLS connection was refused"),
+                Refused::Entry(refused) => refused.log(client, None, &record),
+                other => {
+                    record.ended(Ended::Service, Some(other.outcome()));
+                    tracing::debug!(%client, error = %other, "a TLS connection was refused");
+                }
             }
             if !refused.is_of_name() {
                 return stream.reset(false);
@@ -74,7 +79,12 @@ struct Opened {
     pass: Pass,
 }
 
-async fn open(stream: &mut TcpStream, ends: Ends, shared: &Shared) -> Result<Opened, Refused> {
+async fn open(
+    stream: &mut TcpStream,
+    ends: Ends,
+    shared: &Shared,
+    record: &Record,
+) -> Result<Opened, Refused> {
     let pass = shared.callers.client(ends.client.ip()).map_err(entry::Refused::from)?;
     let asked = async {
         let postgres = postgres::answer(stream).await?;
@@ -93,8 +103,9 @@ async fn open(stream: &mut TcpStream, ends: Ends, shared: &Shared) -> Result<Ope
             Name { tenant: asked.unwrap_or_default(), endpoint: named? }
         }
     };
+    record.asks_for(&name);
     let pass = entry::admit(&shared.guard, &shared.callers, pass, &name, ends.client)?;
-    let mut flow = tcp::open(shared, &name, ends, pass.pace()).await.map_err(entry::Refused::from)?;
+    let mut flow = tcp::open(shared, &name, ends, pass.pace(), record).await.map_err(entry::Refused::from)?;
     if postgres {
         let agreed = tokio::time::timeout(PATIENCE, postgres::ask(&mut flow.stream)).await;
         agreed.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())).map_err(Refused::Service)?;

@@ -8,6 +8,7 @@ use tokio::net::TcpStream;
 
 use super::{Shared, entry, proxied::Ends};
 use crate::{
+    access_log::Record,
     auth::{Pace, Pass},
     protocol::{Hop, Kind, Open},
     splice::{Counts, Side, splice},
@@ -19,19 +20,21 @@ use crate::{
 /// would be.
 pub(super) async fn serve(stream: TcpStream, ends: Ends, name: Name, shared: &Shared) {
     let client = ends.client;
+    let record = shared.access_log.flow(&shared.connections, client, Kind::Tcp);
+    record.asks_for(&name);
     let opened = async {
         let pass = entry::enter(&shared.guard, &shared.callers, &name, client)?;
-        let flow = open(shared, &name, ends, pass.pace()).await?;
+        let flow = open(shared, &name, ends, pass.pace(), &record).await?;
         Ok::<_, entry::Refused>((flow, pass))
     };
     match opened.await {
         Ok((flow, pass)) => {
             shared.counters.connection("tcp", "joined");
-            join(stream, flow, &name, client, &pass).await;
+            join(stream, flow, &name, client, &pass, &record).await;
         }
         Err(refused) => {
             shared.counters.connection("tcp", refused.name());
-            refused.log(client, Some(&name));
+            refused.log(client, Some(&name), &record);
             stream.reset(false);
         }
     }
@@ -43,6 +46,7 @@ pub(super) async fn open(
     name: &Name,
     ends: Ends,
     pace: &Pace,
+    record: &Record,
 ) -> Result<OpenFlow, OpenFlowError> {
     let open = Open {
         endpoint: name.endpoint.clone(),
@@ -54,13 +58,22 @@ pub(super) async fn open(
         server: ends.server,
         trace: None,
     };
-    shared.upstreams.open(name, &open, pace).await
+    shared.upstreams.open(name, &open, pace, record.trail()).await
 }
 
 /// Joins a connection to its flow until both have ended.
-pub(super) async fn join(side: impl Side, flow: OpenFlow, name: &Name, client: SocketAddr, pass: &Pass) {
+pub(super) async fn join(
+    side: impl Side,
+    flow: OpenFlow,
+    name: &Name,
+    client: SocketAddr,
+    pass: &Pass,
+    record: &Record,
+) {
     let counts = Counts::at(pass.pace().waits());
+    let _carrying = record.carrying(&counts);
     let end = splice(side, flow.stream, &counts).await;
+    record.joined(end.as_ref().copied());
     drop(flow.in_use);
     tracing::debug!(
         endpoint = %name,

@@ -4,6 +4,7 @@ use std::{io, net::SocketAddr, str::FromStr, sync::Arc, time::Duration};
 
 use super::entry;
 use crate::{
+    access_log::{AccessLog, Ended},
     auth::{Guard, Limits},
     drain::{Aborted, Tasks},
     protocol::{Hop, InvalidId, Kind, Open},
@@ -69,6 +70,7 @@ impl Ports {
         upstreams: &Upstreams,
         guard: &Guard,
         callers: &Limits,
+        access_log: &AccessLog,
     ) -> Result<Self, BindError> {
         let (accepting, associations) = (Tasks::new(), Tasks::new());
         let mut ports = Self { bound: Vec::new(), accepting, associations };
@@ -82,6 +84,7 @@ impl Ports {
                 upstreams: upstreams.clone(),
                 guard: guard.clone(),
                 callers: callers.clone(),
+                access_log: access_log.clone(),
                 idle: config.idle,
                 associations: ports.associations.clone(),
                 refusals: entry::Sparse::default(),
@@ -122,6 +125,7 @@ struct Door {
     upstreams: Upstreams,
     guard: Guard,
     callers: Limits,
+    access_log: AccessLog,
     idle: Duration,
     associations: Tasks,
     /// Those that are written to the access log.
@@ -151,28 +155,32 @@ impl Door {
             server: None,
             trace: None,
         };
+        let record = self.access_log.flow(&self.associations, address, Kind::Udp);
+        record.asks_for(endpoint);
         let opened = async {
             let pass = entry::enter(&self.guard, &self.callers, endpoint, address)?;
-            let flow = self.upstreams.open(endpoint, &open, pass.pace()).await?;
+            let flow = self.upstreams.open(endpoint, &open, pass.pace(), record.trail()).await?;
             Ok::<_, entry::Refused>((flow, pass))
         };
         let (flow, pass) = match opened.await {
             Ok(opened) => opened,
             Err(refused) => {
-                refused.log_sparsely(address, endpoint, &self.refusals);
+                refused.log_sparsely(address, endpoint, &self.refusals, &record);
                 return client.discard().await;
             }
         };
         let _open = self.upstreams.packets().associate();
         let activity = Activity::at(pass.pace().waits());
+        let _carrying = record.carrying(&activity);
         let association = flow.datagrams.associate(flow.stream);
         let over = async {
             tokio::select! {
-                () = activity.idle(self.idle, self.associations.signalled()) => {}
-                () = self.upstreams.deserted(&flow.in_use, &activity) => {}
+                () = activity.idle(self.idle, self.associations.signalled()) => record.ended(Ended::Idle, None),
+                () = self.upstreams.deserted(&flow.in_use, &activity) => record.ended(Ended::Silent, None),
             }
         };
         let end = packets::join(client, association, &activity, over).await;
+        record.joined(end.as_ref().copied());
         drop(flow.in_use);
         tracing::debug!(
             %endpoint,

@@ -54,10 +54,17 @@ pub struct Activity {
     began: Instant,
     /// In milliseconds.
     last: AtomicU64,
-    left_to_right: AtomicU64,
-    right_to_left: AtomicU64,
+    left_to_right: Passed,
+    right_to_left: Passed,
     passed: Notify,
     pace: Pace,
+}
+
+/// What has passed in one direction.
+#[derive(Debug, Default)]
+struct Passed {
+    packets: AtomicU64,
+    bytes: AtomicU64,
 }
 
 impl Default for Activity {
@@ -65,8 +72,8 @@ impl Default for Activity {
         Self {
             began: Instant::now(),
             last: AtomicU64::new(0),
-            left_to_right: AtomicU64::new(0),
-            right_to_left: AtomicU64::new(0),
+            left_to_right: Passed::default(),
+            right_to_left: Passed::default(),
             passed: Notify::new(),
             pace: Pace::default(),
         }
@@ -82,12 +89,22 @@ impl Activity {
 
     /// Packets taken from the left side.
     pub fn left_to_right(&self) -> u64 {
-        self.left_to_right.load(Relaxed)
+        self.left_to_right.packets.load(Relaxed)
     }
 
     /// Packets taken from the right side.
     pub fn right_to_left(&self) -> u64 {
-        self.right_to_left.load(Relaxed)
+        self.right_to_left.packets.load(Relaxed)
+    }
+
+    /// The bytes of packets taken from the left side.
+    pub fn bytes_left_to_right(&self) -> u64 {
+        self.left_to_right.bytes.load(Relaxed)
+    }
+
+    /// The bytes of packets taken from the right side.
+    pub fn bytes_right_to_left(&self) -> u64 {
+        self.right_to_left.bytes.load(Relaxed)
     }
 
     /// Waits until a packet passes. For one caller at a time.
@@ -117,8 +134,9 @@ impl Activity {
         }
     }
 
-    fn count(&self, direction: &AtomicU64) {
-        direction.fetch_add(1, Relaxed);
+    fn count(&self, direction: &Passed, bytes: usize) {
+        direction.packets.fetch_add(1, Relaxed);
+        direction.bytes.fetch_add(bytes as u64, Relaxed);
         self.last.store(u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX), Relaxed);
         self.passed.notify_one();
     }
@@ -159,12 +177,12 @@ async fn pump(
     mut from: impl Source,
     mut to: impl Sink,
     activity: &Activity,
-    direction: &AtomicU64,
+    direction: &Passed,
 ) -> Result<(), super::PumpError> {
     activity.pace.passed(0).await;
     while let Some(packet) = from.recv().await.map_err(super::PumpError::Read)? {
-        activity.count(direction);
         let len = packet.len();
+        activity.count(direction, len);
         to.send(packet).await.map_err(super::PumpError::Write)?;
         activity.pace.passed(len).await;
     }
@@ -286,12 +304,12 @@ mod tests {
         let packets = async {
             for _ in 0..10 {
                 tokio::time::sleep(Duration::from_secs(50)).await;
-                activity.count(&activity.left_to_right);
+                activity.count(&activity.left_to_right, 1);
             }
         };
         tokio::join!(activity.idle(Duration::from_secs(60), pending()), packets);
         assert_eq!(began.elapsed().as_secs(), 560);
-        activity.count(&activity.right_to_left);
+        activity.count(&activity.right_to_left, 1);
         let leaving = tokio::time::sleep(Duration::from_secs(2));
         activity.idle(Duration::from_secs(60), leaving).await;
         assert_eq!(began.elapsed().as_secs(), 560 + LEAVING.as_secs());

@@ -7,7 +7,19 @@ use std::{
     sync::Arc,
 };
 
-use tracing_subscriber::{EnvFilter, reload::Handle};
+use tracing::{
+    Event, Subscriber,
+    field::{Field, Visit},
+};
+use tracing_subscriber::{
+    EnvFilter,
+    fmt::{
+        FmtContext, FormatEvent, FormatFields,
+        format::{Format, Json, Writer},
+    },
+    registry::LookupSpan,
+    reload::Handle,
+};
 
 /// How events are written. They always go to standard error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
@@ -80,7 +92,7 @@ pub fn init(format: LogFormat, filter: &str) -> Result<Log, InvalidFilter> {
         .log_internal_errors(false);
     let (started, log) = if json {
         let builder = builder.json().flatten_event(true).with_current_span(true).with_span_list(false);
-        let builder = builder.with_filter_reloading();
+        let builder = builder.map_event_format(Nested).with_filter_reloading();
         let log = log(builder.reload_handle());
         (builder.try_init(), log)
     } else {
@@ -92,6 +104,52 @@ pub fn init(format: LogFormat, filter: &str) -> Result<Log, InvalidFilter> {
         tracing::debug!("logging had been started before");
     }
     Ok(log)
+}
+
+/// JSON in which the header fields of a request are an object of their own. What logs them has them as text that is JSON: an
+/// event's fields have no fields in turn, and their names are known when it is compiled.
+struct Nested(Format<Json>);
+
+/// The target and the field of such text.
+const ACCESS: &str = "adit::access";
+const HEADERS: &str = "headers";
+
+impl<S, N> FormatEvent<S, N> for Nested
+where
+    S: Subscriber + for<'span> LookupSpan<'span>,
+    N: for<'writer> FormatFields<'writer> + 'static,
+{
+    fn format_event(
+        &self,
+        context: &FmtContext<'_, S, N>,
+        mut writer: Writer<'_>,
+        event: &Event<'_>,
+    ) -> fmt::Result {
+        let mut found = Headers(None);
+        if event.metadata().target() == ACCESS {
+            event.record(&mut found);
+        }
+        let Headers(Some(object)) = found else {
+            return self.0.format_event(context, writer, event);
+        };
+        let mut line = String::new();
+        self.0.format_event(context, Writer::new(&mut line), event)?;
+        let text = serde_json::Value::from(object.as_str());
+        // Quotes are escaped within all that clients have sent, so this is the field and nothing else.
+        let (from, to) = (format!("\"{HEADERS}\":{text}"), format!("\"{HEADERS}\":{object}"));
+        writer.write_str(&line.replacen(&from, &to, 1))
+    }
+}
+
+/// Finds that field in an event.
+struct Headers(Option<String>);
+
+impl Visit for Headers {
+    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+        if field.name() == HEADERS {
+            self.0 = Some(format!("{value:?}"));
+        }
+    }
 }
 
 fn log<S: 'static>(handle: Handle<EnvFilter, S>) -> Log {

@@ -10,6 +10,7 @@ use super::{
     open::What,
     registry::{Name, Upstreams},
     service::{InFlight, Tried, Upstream, Via},
+    trail::Trail,
 };
 use crate::{
     auth::{Limited, Pace, Served},
@@ -147,11 +148,17 @@ impl OpenFlowError {
 impl Upstreams {
     /// Opens a flow to an agent of the endpoint. Until one has answered that it is joined, nothing has been passed on, so
     /// every failure is tried at the next agent; and while there is a gap, the next agent is waited for. The agent's rate of
-    /// bytes becomes part of the pace.
+    /// bytes becomes part of the pace. The way that it takes is left on the trail, if there is one.
     ///
     /// # Errors
     /// That of the last agent that was tried. Cancel safe.
-    pub async fn open(&self, name: &Name, open: &Open, pace: &Pace) -> Result<OpenFlow, OpenFlowError> {
+    pub async fn open(
+        &self,
+        name: &Name,
+        open: &Open,
+        pace: &Pace,
+        trail: Option<&Trail>,
+    ) -> Result<OpenFlow, OpenFlowError> {
         let began = Instant::now();
         let mut until = None;
         let mut tried = Tried::default();
@@ -162,6 +169,9 @@ impl Upstreams {
                     self.inner.counters.retries.inc();
                 }
                 tried.way(&upstream);
+                if let Some(trail) = trail {
+                    trail.leads(&upstream);
+                }
                 let opened = tokio::select! {
                     opened = async {
                         let in_flight = self.begin(&upstream, pace, open.into())?;

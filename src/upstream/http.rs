@@ -25,6 +25,7 @@ use super::{
     open::What,
     registry::{Name, Upstreams},
     service::{Tried, Upstream},
+    trail::Trail,
 };
 use crate::{
     auth::Pace,
@@ -63,7 +64,7 @@ impl SendError {
 impl Upstreams {
     /// Sends a request to the endpoint's service and waits for the response's headers, at most `timeout` from the last byte
     /// of the request's body on, where there is one. The body of the response may take as long as it likes. The agent's rate of
-    /// bytes becomes part of the pace.
+    /// bytes becomes part of the pace. The way that it takes is left on the trail, if there is one.
     ///
     /// # Errors
     /// See [`SendError`]. Cancel safe: a request that is dropped resets its flow or its stream.
@@ -74,6 +75,7 @@ impl Upstreams {
         client: Client,
         timeout: Option<Duration>,
         pace: &Pace,
+        trail: Option<&Trail>,
     ) -> Result<Response<ResponseBody>, SendError> {
         let replay = can_replay(&request);
         let (request, track) = track(request);
@@ -84,7 +86,7 @@ impl Upstreams {
             timeout
         };
         tokio::select! {
-            response = self.attempts(name, request, (client, pace), replay, &track.broken) => response,
+            response = self.attempts(name, request, (client, pace), (replay, &track.broken), trail) => response,
             timeout = deadline => Err(SendError::Timeout(timeout)),
         }
     }
@@ -94,8 +96,8 @@ impl Upstreams {
         name: &Name,
         mut request: Request<Body>,
         (client, pace): (Client, &Pace),
-        mut replay: bool,
-        broken: &AtomicBool,
+        (mut replay, broken): (bool, &AtomicBool),
+        trail: Option<&Trail>,
     ) -> Result<Response<ResponseBody>, SendError> {
         let mut tried = Tried::default();
         let mut failed: Option<SendError> = None;
@@ -124,6 +126,9 @@ impl Upstreams {
             // Pings tell within 1.5 s whether it is the link that does not answer.
             let _waiting = upstream.via.vitals().wait();
             tried.way(&upstream);
+            if let Some(trail) = trail {
+                trail.leads(&upstream);
+            }
             let switching = request.headers().contains_key(header::UPGRADE);
             let age = if request.method().is_idempotent() { MAX_IDLE } else { FRESH };
             let lease = tokio::select! {

@@ -21,8 +21,8 @@ use http_body_util::BodyExt;
 use tokio::{io::AsyncWriteExt, sync::mpsc};
 
 use crate::support::{
-    Fabric, body::Body, client, client::Answer, cluster::Nodes, fabric::identity, kind, ok, random, service,
-    soon,
+    Fabric, body::Body, client, client::Answer, cluster::Nodes, eventually, fabric::identity, kind, log::Log,
+    ok, random, service, soon,
 };
 
 const HOST: &str = "web.example.com";
@@ -143,6 +143,29 @@ async fn bodies_and_trailers_pass_both_ways_through_one_node_and_across_two() {
     }
     let metrics = client::get(nodes.all[0].addresses.admin, "", "/metrics").await;
     assert!(metrics.text().contains("adit_requests_total{protocol=\"h3\",status=\"2xx\"} 3"));
+}
+
+#[tokio::test]
+async fn the_access_log_has_one_line_for_each_request() {
+    let log = Log::of_this_thread();
+    let authority = ok(Authority::generate("edge authority"));
+    let fabric = Fabric::with(|config| {
+        with_tls(config, &authority, Http3::Bound);
+        config.access_log = Some(adit::access_log::Config::default());
+    })
+    .await;
+    let service = echo().await;
+    let _agent = fabric.agent("web", Kind::Http, service.address).await;
+    let mut client = Client::connect(fabric.addresses.edge_tls.expect("it has one"), &authority).await;
+    for (requests, size) in [(1, 0), (2, 100_000)] {
+        client.ask("POST", "/a?secret", random(size), HeaderMap::new()).await;
+        eventually("its line is there", async || log.lines("a request has ended").len() == requests).await;
+        let line = log.lines("a request has ended").remove(requests - 1);
+        let bytes = [format!("sent_bytes={size} "), format!("received_bytes={size} ")];
+        let says =
+            ["path=\"/a\"", "protocol=\"HTTP/3\"", "status=200", "ended=\"complete\"", &bytes[0], &bytes[1]];
+        assert!(says.iter().all(|says| line.contains(says)) && !line.contains("secret"), "{line}");
+    }
 }
 
 #[tokio::test]

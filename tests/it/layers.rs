@@ -24,17 +24,18 @@ const TABLE: &[(&str, &str)] = &[
     ("client", "protocol net splice transport tls telemetry drain"),
     ("cluster", "protocol net tls transport telemetry drain"),
     ("upstream", "protocol transport cluster auth telemetry drain"),
-    ("relay", "protocol splice transport cluster upstream auth telemetry drain"),
-    ("edge", "protocol net splice transport upstream auth tls telemetry drain"),
+    ("access_log", "protocol splice upstream drain"),
+    ("relay", "protocol splice transport cluster upstream access_log auth telemetry drain"),
+    ("edge", "protocol net splice transport upstream access_log auth tls telemetry drain"),
     ("admin", "protocol upstream cluster auth tls telemetry drain"),
     // Everything above but `client`.
-    ("node", "protocol drain net telemetry tls splice auth transport cluster upstream relay edge admin"),
+    ("node", "protocol drain net telemetry tls splice auth transport cluster upstream access_log relay edge admin"),
     ("agent", "protocol net splice auth client tls telemetry drain"),
     ("forward", "protocol net splice client telemetry drain"),
     ("load", "protocol net client tls telemetry drain"),
     // Every module that has a config, and `protocol` for the names that a config holds.
-    ("config", "protocol drain net telemetry tls auth transport client cluster upstream relay edge admin node agent \
-                forward load"),
+    ("config", "protocol drain net telemetry tls auth transport client cluster upstream access_log relay edge admin \
+                node agent forward load"),
     // `config`, and what the commands start.
     ("cli", "config net node agent forward client auth tls telemetry drain admin protocol load edge transport upstream"),
 ];

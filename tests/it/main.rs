@@ -2,6 +2,7 @@
 //!
 //! One file a promise. Ports are always 0, and tests wait for what must become true, never for time to pass.
 
+mod access_log;
 mod across;
 mod admin;
 mod asking;

@@ -142,6 +142,7 @@ impl Fabric {
             // Some are in a network of their own.
             allow_anonymous: true,
             upstream_wait: Duration::from_secs(2),
+            access_log: None,
             admin: any,
             grace_period: Duration::from_secs(10),
             drain_delay: Duration::ZERO,

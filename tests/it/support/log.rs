@@ -39,6 +39,19 @@ impl Log {
         Self { text, _guard: tracing::subscriber::set_default(subscriber) }
     }
 
+    /// The same as JSON.
+    pub(crate) fn json_of_this_thread() -> Self {
+        let text = Text::default();
+        let writer = text.clone();
+        let subscriber = tracing_subscriber::fmt()
+            .with_max_level(Level::INFO)
+            .json()
+            .flatten_event(true)
+            .with_writer(move || writer.clone())
+            .finish();
+        Self { text, _guard: tracing::subscriber::set_default(subscriber) }
+    }
+
     /// The lines that have a text in them.
     pub(crate) fn lines(&self, text: &str) -> Vec<String> {
         let log = self.text.0.lock().unwrap_or_else(PoisonError::into_inner);
