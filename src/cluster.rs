@@ -38,7 +38,7 @@ use crate::{
     protocol::{Close, Load, NodeAddress, NodeId, PeerRoute, Phase},
     telemetry::Metrics,
     tls,
-    transport::{PacketCounters, Settings, Stream, quic},
+    transport::{LinkCounters, Settings, Stream, quic},
 };
 use membership::Member;
 
@@ -233,7 +233,7 @@ impl Cluster {
         announcements: Arc<Announcements>,
         handler: Arc<dyn Handler>,
         metrics: &Metrics,
-        packets: PacketCounters,
+        carried: LinkCounters,
     ) -> Result<Self, StartError> {
         let opened = links::open(&config, settings)?;
         let address = opened.listener.local_address().map_err(StartError::Address)?;
@@ -259,7 +259,7 @@ impl Cluster {
         });
         shared.members_changed();
         let (listener, dialer) = (Arc::clone(&opened.listener), Arc::clone(&opened.dialer));
-        links::run(Arc::clone(&shared), opened, config.join, events, metrics, packets);
+        links::run(Arc::clone(&shared), opened, config.join, events, metrics, carried);
         Ok(Self { shared, listener, dialer, address })
     }
 

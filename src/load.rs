@@ -19,6 +19,7 @@ mod usage;
 mod way;
 
 use crate::drain::Tasks;
+pub use crate::telemetry::{Memory, Usage};
 
 pub use bulk::Bulk;
 pub use compare::{Comparison, Verdict, compare};
@@ -32,7 +33,7 @@ pub use report::{
 };
 pub use service::{Services, Speaks};
 pub use stream::{Amount, Direction, StreamError, carry};
-pub use usage::{Cpu, Memory, Usage, interface_bytes};
+pub use usage::{Cpu, interface_bytes};
 pub use way::Way;
 
 /// The clients of a run, which end when it is dropped.

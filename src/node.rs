@@ -313,9 +313,9 @@ impl Node {
                     answers: admin.answers(),
                 });
                 let announcements = upstreams.announcements();
-                let packets = upstreams.packets().clone();
+                let carried = upstreams.link_counters().clone();
                 let cluster =
-                    Cluster::start(config, own, &settings, announcements, handler, &metrics, packets)?;
+                    Cluster::start(config, own, &settings, announcements, handler, &metrics, carried)?;
                 Some(Arc::clone(peers.get_or_init(|| Arc::new(cluster))))
             }
         };

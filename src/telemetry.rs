@@ -5,10 +5,12 @@
 #[cfg(feature = "server")]
 mod log;
 mod metrics;
+mod process;
 
 #[cfg(feature = "server")]
 pub use log::{Filter, InvalidFilter, Log, LogFormat, init};
 pub use metrics::{Metrics, Registry, counter, gauge};
+pub use process::{Memory, Usage};
 
 /// An error and its sources in one sentence, for logs and for people.
 pub fn report(error: &dyn std::error::Error) -> String {

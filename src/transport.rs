@@ -6,6 +6,7 @@
 mod association;
 mod datagrams;
 mod framed;
+mod meter;
 mod pulse;
 pub mod quic;
 mod stream;
@@ -21,13 +22,14 @@ pub use framed::{
     AskError, ControlReader, ControlWriter, FlowError, FrameError, FrameReader, FrameWriter, ask, read_flow,
     refuse, write_flow,
 };
+pub use meter::{Meter, Meters};
 pub use pulse::{PING_AFTER, SUSPECT_AFTER};
 pub use stream::{RecvStream, SendStream, Stream};
 pub use vitals::{Monitor, Vitals, Waiting};
 
 pub use crate::splice::packets::{Activity, Counters as PacketCounters};
 
-use crate::protocol::Close;
+use crate::{protocol::Close, telemetry::Metrics};
 
 /// Timing and sizes of links.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -138,6 +140,26 @@ pub struct Stats {
     pub received_bytes: u64,
     /// Bytes sent, headers and retransmissions included.
     pub sent_bytes: u64,
+    /// How many bytes may be under way (RFC 9002 §7); none over WebSocket, where TCP keeps it to itself.
+    pub congestion_window: Option<u64>,
+}
+
+/// What is counted of links. Clones count together.
+#[derive(Debug, Clone)]
+pub struct LinkCounters {
+    /// The links themselves.
+    pub meters: Meters,
+    /// Packets of UDP that went by them.
+    pub packets: PacketCounters,
+}
+
+impl LinkCounters {
+    /// Registers them.
+    pub fn new(metrics: &Metrics) -> Self {
+        let packets = PacketCounters::default();
+        metrics.register(|registry| packets.register(registry));
+        Self { meters: Meters::new(metrics), packets }
+    }
 }
 
 impl Link {

@@ -27,7 +27,7 @@ use crate::{
     protocol::{ALPN_PEER, Close, Code, LinkId, NodeId, OLDEST_VERSION, Peer, PeerHello, Refusal, VERSION},
     telemetry::{self, Metrics},
     tls,
-    transport::{Datagrams, FrameReader, FrameWriter, Link, Lost, PacketCounters, Settings, quic},
+    transport::{Datagrams, FrameReader, FrameWriter, Link, LinkCounters, Lost, Settings, quic},
 };
 
 /// How long a peer has for its handshake, and then for its first frame.
@@ -84,7 +84,7 @@ struct Links {
     dialling: Mutex<HashSet<NodeId>>,
     faults: Faults,
     counters: Counters,
-    packets: PacketCounters,
+    carried: LinkCounters,
 }
 
 /// Starts the tasks of the peer port.
@@ -94,7 +94,7 @@ pub(super) fn run(
     join: Vec<HostPort>,
     events: mpsc::Receiver<Event>,
     metrics: &Metrics,
-    packets: PacketCounters,
+    carried: LinkCounters,
 ) {
     let counters = metrics.register(|registry| Counters {
         peers: telemetry::gauge(registry, "peers", "Nodes that this node is linked to"),
@@ -117,7 +117,7 @@ pub(super) fn run(
         dialling: Mutex::default(),
         faults: metrics.register(Faults::new),
         counters,
-        packets,
+        carried,
     });
     tasks.spawn(Arc::clone(&links).accept());
     tasks.spawn(seeds::run(Arc::clone(&links), join));
@@ -312,7 +312,8 @@ impl Links {
     ) {
         let shared = &self.shared;
         let id = LinkId(self.last_link.fetch_add(1, Relaxed) + 1);
-        let datagrams = Datagrams::new(link, self.packets.clone());
+        let meter = self.carried.meters.meter("node", &link);
+        let datagrams = Datagrams::new(link, self.carried.packets.clone());
         let node = Node::new(id, hello, datagrams, dialled);
         let old = shared.peers().insert(hello.node.clone(), Arc::clone(&node));
         if let Some(old) = old {
@@ -338,6 +339,7 @@ impl Links {
                 return;
             }
             let ended = run.run(reader, writer).await;
+            drop(meter);
             links.counters.peers.dec();
             links.ended(&node, ended);
             links.keep(member);

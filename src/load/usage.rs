@@ -1,4 +1,4 @@
-//! What processes use, as Linux tells it in /proc. On other systems there is nothing to be had, and everything is `None`.
+//! What a machine's processes use together, as Linux tells it in /proc. On other systems there is nothing to be had, and everything is `None`.
 
 use std::{fs, thread};
 
@@ -6,38 +6,6 @@ use super::report::Machine;
 
 /// The unit of processor time in /proc. It could be another only if the kernel's interface to programs broke (proc(5)).
 const TICKS: f64 = 100.0;
-
-/// What a process has used so far.
-#[derive(Debug, Clone, Copy, Default, PartialEq)]
-pub struct Usage {
-    /// Seconds of one processor, in the kernel and outside, to a hundredth.
-    pub cpu_s: f64,
-    /// Its memory.
-    pub memory: Memory,
-}
-
-/// Resident memory, in KiB.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Memory {
-    /// Now.
-    pub now_kib: u64,
-    /// The most there ever was.
-    pub peak_kib: u64,
-}
-
-impl Usage {
-    /// That of a process by its number.
-    pub fn of(process: u32) -> Option<Self> {
-        let stat = fs::read_to_string(format!("/proc/{process}/stat")).ok()?;
-        let status = fs::read_to_string(format!("/proc/{process}/status")).ok()?;
-        Some(Self { cpu_s: cpu(&stat)?, memory: memory(&status)? })
-    }
-
-    /// That of this process.
-    pub fn own() -> Option<Self> {
-        Self::of(std::process::id())
-    }
-}
 
 /// What all processes of the machine have used so far, in seconds of one processor.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -76,22 +44,6 @@ impl Machine {
     }
 }
 
-/// Fields 14 and 15. The second is the program's name, which may have spaces and brackets of its own.
-fn cpu(stat: &str) -> Option<f64> {
-    let (_, fields) = stat.rsplit_once(')')?;
-    let mut fields = fields.split_whitespace().skip(11);
-    let (user, system): (f64, f64) = (fields.next()?.parse().ok()?, fields.next()?.parse().ok()?);
-    Some((user + system) / TICKS)
-}
-
-fn memory(status: &str) -> Option<Memory> {
-    let of = |name: &str| {
-        let line = status.lines().find_map(|line| line.strip_prefix(name))?;
-        line.split_whitespace().next()?.parse().ok()
-    };
-    Some(Memory { now_kib: of("VmRSS:")?, peak_kib: of("VmHWM:")? })
-}
-
 /// user, nice, system, idle, iowait, irq, softirq, steal; what guests use is in `user` already.
 fn machine_cpu(stat: &str) -> Option<Cpu> {
     let fields = stat.lines().next()?.strip_prefix("cpu ")?;
@@ -112,22 +64,16 @@ mod tests {
 
     #[test]
     fn the_files_of_proc_are_read() {
-        let stat = "42 (a ) b) S 1 42 42 0 -1 4194560 100 0 0 0 250 50 0 0 20 0 3 0 1000 1 2 3";
-        assert_eq!(cpu(stat), Some(3.0));
-        let status = "Name:\tadit\nVmHWM:\t    9000 kB\nVmRSS:\t    8000 kB\n";
-        assert_eq!(memory(status), Some(Memory { now_kib: 8000, peak_kib: 9000 }));
         let machine = machine_cpu("cpu  100 0 100 700 100 0 0 0 5 0\ncpu0 1 2 3\n");
         assert_eq!(machine, Some(Cpu { busy_s: 2.0, total_s: 10.0 }));
         let dev = "Inter-|   Receive  |  Transmit\n face |bytes\n    lo: 7 6 0 0 0 0 0 0 9 6 0 0 0 0 0 0\n";
         assert_eq!((sent(dev, "lo"), sent(dev, "l"), sent(dev, "eth0")), (Some(9), None, None));
-        assert_eq!((cpu(""), memory(""), machine_cpu("")), (None, None, None));
+        assert_eq!(machine_cpu(""), None);
     }
 
     #[cfg(target_os = "linux")]
     #[test]
-    fn this_process_and_machine_are_told_of() {
-        let own = Usage::own().unwrap();
-        assert!(own.memory.peak_kib >= own.memory.now_kib && own.memory.now_kib > 0, "{own:?}");
+    fn this_machine_is_told_of() {
         let machine = Cpu::of_machine().unwrap();
         assert!(machine.busy_s > 0.0 && machine.busy_s <= machine.total_s, "{machine:?}");
         assert!(interface_bytes("lo").is_some() && interface_bytes("no such").is_none());

@@ -9,6 +9,8 @@ use prometheus_client::{
 
 pub use prometheus_client::registry::Registry;
 
+use super::process::Process;
+
 /// The registry of one node or agent. Clones are handles to the same one. Metrics register at start-up and keep their own
 /// atomic handles, so that counting never comes here.
 #[derive(Debug, Clone)]
@@ -16,14 +18,17 @@ pub struct Metrics(Arc<Mutex<Registry>>);
 
 impl Default for Metrics {
     fn default() -> Self {
-        Self(Arc::new(Mutex::new(Registry::with_prefix("adit"))))
+        let mut registry = Registry::default();
+        registry.register_collector(Box::new(Process::new()));
+        Self(Arc::new(Mutex::new(registry)))
     }
 }
 
 impl Metrics {
-    /// Registers metrics.
+    /// Registers metrics, whose exported names begin with `adit_`.
     pub fn register<T>(&self, register: impl FnOnce(&mut Registry) -> T) -> T {
-        register(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+        let mut registry = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        register(registry.sub_registry_with_prefix("adit"))
     }
 
     /// All metrics, as a scrape sees them.

@@ -108,6 +108,7 @@ impl QuicLink {
             lost_packets: stats.path.lost_packets,
             received_bytes: stats.udp_rx.bytes,
             sent_bytes: stats.udp_tx.bytes,
+            congestion_window: Some(stats.path.cwnd),
         }
     }
 }

@@ -25,6 +25,7 @@ impl Upstreams {
             return Err(Refusal::new(Code::Busy, "this node serves as many endpoints as one may"));
         }
         self.add_link(&session);
+        let _meter = self.meter(&session);
         let bare = Bare { upstreams: self.clone(), session };
         // Services of any kind are behind it; HTTP is what most requests are.
         let listen = Listen { id: 0, endpoint, kind: Kind::Http, options: ListenOptions::default() };

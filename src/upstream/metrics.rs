@@ -7,13 +7,8 @@ use prometheus_client::{
 
 use crate::{
     telemetry::{self, Metrics},
-    transport::PacketCounters,
+    transport::LinkCounters,
 };
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub(super) struct RoleLabel {
-    pub(super) role: &'static str,
-}
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub(super) struct CodeLabel {
@@ -22,22 +17,18 @@ pub(super) struct CodeLabel {
 
 #[derive(Debug, Clone)]
 pub(super) struct Counters {
-    pub(super) links: Family<RoleLabel, Gauge>,
+    pub(super) links: LinkCounters,
     pub(super) endpoints: Gauge,
     pub(super) opened: Counter,
     pub(super) reused: Counter,
     pub(super) retries: Counter,
     pub(super) refusals: Family<CodeLabel, Counter>,
-    pub(super) packets: PacketCounters,
 }
 
 impl Counters {
     pub(super) fn new(metrics: &Metrics) -> Self {
+        let links = LinkCounters::new(metrics);
         metrics.register(|registry| {
-            let packets = PacketCounters::default();
-            packets.register(registry);
-            let links = Family::default();
-            registry.register("links", "Links that are open, by the role of their opener", links.clone());
             let refusals = Family::default();
             registry.register("flow_refusals", "Flows that an agent refused, by its code", refusals.clone());
             Self {
@@ -59,7 +50,6 @@ impl Counters {
                     "Attempts after the first, of requests and flows",
                 ),
                 refusals,
-                packets,
             }
         })
     }

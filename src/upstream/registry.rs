@@ -16,7 +16,7 @@ use tokio::{sync::watch, time::Instant};
 
 use super::{
     choice,
-    metrics::{Counters, RoleLabel},
+    metrics::Counters,
     open::AllOpen,
     routes::{Route, Routes},
     service::{Tried, Upstream, Via},
@@ -28,7 +28,7 @@ use crate::{
     cluster::{self, Announcements},
     protocol::{AgentId, Code, GoAway, HostPattern, LinkId, Listen, Load, PeerRoute, Refusal, Role},
     telemetry::Metrics,
-    transport::PacketCounters,
+    transport::{LinkCounters, Meter, PacketCounters},
 };
 
 /// How long an endpoint that has lost its last agent is remembered, and how many are.
@@ -116,9 +116,19 @@ impl Upstreams {
         }
     }
 
+    /// What is counted of links on this node.
+    pub fn link_counters(&self) -> &LinkCounters {
+        &self.inner.counters.links
+    }
+
+    /// Counts a link until the answer is dropped.
+    pub(super) fn meter(&self, session: &Session) -> Meter {
+        self.inner.counters.links.meters.meter(session.identity.role_name(), &session.link)
+    }
+
     /// What has become of UDP packets on this node.
     pub fn packets(&self) -> &PacketCounters {
-        &self.inner.counters.packets
+        &self.inner.counters.links.packets
     }
 
     /// The number for the next link.
@@ -149,16 +159,10 @@ impl Upstreams {
             }
         }
         links.insert(session.id, Arc::clone(session));
-        drop(links);
-        self.inner.counters.links.get_or_create(&RoleLabel { role: identity.role_name() }).inc();
     }
 
     pub(super) fn remove_link(&self, session: &Session) {
-        let removed = self.links().remove(&session.id).is_some();
-        if removed {
-            let role = session.identity.role_name();
-            self.inner.counters.links.get_or_create(&RoleLabel { role }).dec();
-        }
+        self.links().remove(&session.id);
     }
 
     fn change(&self, name: &Name, change: impl Fn(&[Arc<Upstream>]) -> Vec<Arc<Upstream>>) {

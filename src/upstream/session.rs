@@ -27,7 +27,7 @@ use crate::{
         AgentId, Close, Code, Control, DecodeError, EndpointId, GoAway, HostPattern, Kind, LinkId, Listen,
         NodeAddress, Refusal, Retire, Role, TenantId,
     },
-    transport::{ControlReader, ControlWriter, Datagrams, FrameError, Link, Monitor, Vitals},
+    transport::{ControlReader, ControlWriter, Datagrams, FrameError, Link, Meter, Monitor, Vitals},
 };
 
 /// How many goodbyes wait for the control stream: a node that drains says one more than it has said before. Senders wait when
@@ -278,6 +278,7 @@ struct ControlLoop {
     session: Arc<Session>,
     upstreams: Upstreams,
     max_listens: usize,
+    _meter: Meter,
     /// The loop has come to its end.
     ended: bool,
 }
@@ -294,7 +295,9 @@ impl Upstreams {
         nodes: watch::Receiver<Arc<[NodeAddress]>>,
     ) {
         self.add_link(&session);
-        let mut run = ControlLoop { session, upstreams: self.clone(), max_listens, ended: false };
+        let meter = self.meter(&session);
+        let mut run =
+            ControlLoop { session, upstreams: self.clone(), max_listens, _meter: meter, ended: false };
         let mut hello = Ok(());
         for listen in listens {
             if hello.is_ok() {

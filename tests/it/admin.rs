@@ -43,7 +43,7 @@ async fn health_readiness_and_metrics_are_told() {
     for line in [
         "adit_requests_total{protocol=\"h1\",status=\"2xx\"} 3",
         "adit_requests_total{protocol=\"h1\",status=\"5xx\"} 1",
-        "adit_links{role=\"agent\"} 1",
+        "adit_links{role=\"agent\",transport=\"quic\"} 1",
         "adit_endpoints 1",
         "adit_flows_opened_total 1",
         "adit_flows_reused_total 2",

@@ -123,7 +123,7 @@ async fn a_flow_outlives_the_token_that_it_was_opened_with() {
         assert!(lives(&mut stream).await, "the flow goes on");
         tokio::time::sleep(50 * MS).await;
     }
-    assert_eq!(metric(fabric.addresses.admin, "adit_links{role=\"agent\"}").await, 1);
+    assert_eq!(metric(fabric.addresses.admin, "adit_links{role=\"agent\",transport=\"quic\"}").await, 1);
     let status = get(fabric.addresses.admin, "", "/api/v1/status").await;
     let status: serde_json::Value = ok(serde_json::from_slice(&status.body));
     for link in status["links"].as_array().expect("there are links") {

@@ -115,8 +115,9 @@ async fn an_answer_that_does_not_come_is_told_for_what_it_is() {
     told(&other.await, 502, "answer_garbled");
     let endless = asked(&node, &peer, async |mut stream| {
         ok(transport::write_flow(&mut stream, &Flow::Answer(200)).await);
-        // The node stops reading some time.
+        // The node stops reading some time. What it has not read by then would be lost with a stream that is dropped earlier.
         drop(soon(stream.send.write_all(&vec![b' '; 9 << 20])).await);
+        soon(stream.send.stopped()).await;
     });
     told(&endless.await, 502, "answer_too_long");
     let good = asked(&node, &peer, async |mut stream| {

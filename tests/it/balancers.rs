@@ -156,7 +156,7 @@ async fn the_two_links_of_an_agent_lead_to_two_nodes_behind_one_balancer() {
         let both = ok(soon(state.wait_for(|state| state.nodes().len() == 2)).await).clone();
         behind.carries(&both);
         for node in &behind.nodes.all {
-            node.tells("adit_links{role=\"agent\"} 1").await;
+            node.tells("adit_links{role=\"agent\",transport=\"websocket\"} 1").await;
             assert_eq!(get(node.addresses.edge, "web", "/").await.status, StatusCode::OK, "{kind:?}");
         }
     }

@@ -13,7 +13,7 @@ use adit::{
     protocol::{AgentId, EndpointId, Kind, ListenOptions, Load, NodeId, PeerRoute, Phase, TenantId},
     telemetry::Metrics,
     tls::Authority,
-    transport::{PacketCounters, Settings, Stream},
+    transport::{LinkCounters, Settings, Stream},
 };
 use http::StatusCode;
 use tokio::sync::watch;
@@ -184,9 +184,10 @@ async fn nodes_that_both_have_a_hundred_thousand_routes_tell_each_other_all() {
         let join: Vec<_> = peer.into_iter().collect();
         let config = links(&authority, name, &join);
         let shared = Arc::<Counting>::clone(&handler);
-        let (metrics, packets) = (Metrics::default(), PacketCounters::default());
+        let metrics = Metrics::default();
+        let carried = LinkCounters::new(&metrics);
         let node =
-            Cluster::start(config, own, &Settings::default(), announcements, shared, &metrics, packets);
+            Cluster::start(config, own, &Settings::default(), announcements, shared, &metrics, carried);
         let node = ok(node);
         peer = Some(node.address());
         nodes.push((node, handler));

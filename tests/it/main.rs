@@ -43,6 +43,7 @@ mod limits;
 mod link_websocket;
 mod links;
 #[cfg(target_os = "linux")]
+mod metrics;
 mod partition;
 mod piko_agents;
 mod piko_edge;

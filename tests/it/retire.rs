@@ -86,7 +86,7 @@ async fn a_link_that_hangs_and_is_replaced_takes_no_route_with_it() {
     }
     eventually("the links that hang are closed", async || {
         let metrics = get(node.addresses.admin, "", "/metrics").await;
-        metrics.text().lines().any(|line| line == "adit_links{role=\"agent\"} 8")
+        metrics.text().lines().any(|line| line == "adit_links{role=\"agent\",transport=\"quic\"} 8")
     })
     .await;
     // Routes go in order, so whoever knows the last has heard of all.
