@@ -22,13 +22,14 @@ use std::{
 };
 
 use axum::{
-    Router,
+    Extension, Router,
     extract::State,
     http::{StatusCode, header},
     middleware,
-    response::IntoResponse,
+    response::{IntoResponse, Response},
     routing::{MethodRouter, get, post},
 };
+use serde::Serialize;
 use tokio::{net::TcpListener, sync::watch, time::Instant};
 
 use crate::{
@@ -40,6 +41,7 @@ use crate::{
     upstream::Upstreams,
 };
 pub use answers::Answers;
+use operator::Operator;
 
 /// What the port shows, and what it passes orders on to.
 #[derive(Debug, Clone)]
@@ -58,10 +60,14 @@ pub struct Source {
     pub edge: Arc<OnceLock<SocketAddr>>,
     /// The other nodes, once this one is part of a cluster.
     pub peers: Arc<OnceLock<Arc<Cluster>>>,
+    /// What it shows of itself in TLS.
+    pub certificates: watch::Receiver<Vec<Certificate>>,
     /// What is asked of operators.
     pub guard: Guard,
     /// What it counts.
     pub metrics: Metrics,
+    /// Whether that has names of tenants and endpoints in it.
+    pub metrics_name_tenants: bool,
     /// Its log, if whoever runs it lets operators change that.
     pub log: Arc<OnceLock<Log>>,
     /// Told that the node is to leave; whoever runs it listens, or nobody does.
@@ -72,6 +78,17 @@ pub struct Source {
     pub drain_delay: Duration,
     /// What operators have begun and do not wait for.
     pub tasks: Tasks,
+}
+
+/// A certificate of a port.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Certificate {
+    /// `edge`, `link` or `peer`.
+    pub port: &'static str,
+    /// Whom it is for.
+    pub names: Vec<String>,
+    /// When it ends, in seconds since 1970.
+    pub not_after: i64,
 }
 
 /// A running admin port.
@@ -95,7 +112,7 @@ pub struct BindError {
 type Routes<const N: usize> = [(&'static str, MethodRouter<Arc<Source>>); N];
 
 /// What the API tells.
-fn reads() -> Routes<7> {
+fn reads() -> Routes<8> {
     [
         ("/api/v1/status", get(tables::status)),
         ("/api/v1/nodes", get(tables::nodes)),
@@ -104,6 +121,7 @@ fn reads() -> Routes<7> {
         ("/api/v1/agents", get(tables::agents)),
         ("/api/v1/links", get(tables::links)),
         ("/api/v1/flows", get(tables::flows)),
+        ("/api/v1/recent", get(tables::recent)),
     ]
 }
 
@@ -199,9 +217,14 @@ async fn ready(State(source): State<Arc<Source>>) -> impl IntoResponse {
     (status, format!("{}\n", phase.name()))
 }
 
-async fn metrics(State(source): State<Arc<Source>>) -> impl IntoResponse {
+async fn metrics(State(source): State<Arc<Source>>, Extension(operator): Extension<Operator>) -> Response {
+    if source.metrics_name_tenants
+        && let Some(refused) = actions::of_all(&operator, "metrics that name endpoints are shown")
+    {
+        return refused;
+    }
     let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-    ([(header::CONTENT_TYPE, kind)], source.metrics.encode())
+    ([(header::CONTENT_TYPE, kind)], source.metrics.encode()).into_response()
 }
 
 #[cfg(test)]

@@ -9,6 +9,7 @@ pub mod exchange;
 mod faults;
 mod links;
 pub mod membership;
+mod metrics;
 mod node;
 pub mod rebalance;
 #[cfg(test)]
@@ -36,7 +37,7 @@ use crate::{
     drain::{Aborted, Tasks},
     net::HostPort,
     protocol::{Close, Load, NodeAddress, NodeId, PeerRoute, Phase},
-    telemetry::Metrics,
+    telemetry::{Metrics, What},
     tls,
     transport::{LinkCounters, Settings, Stream, quic},
 };
@@ -59,6 +60,8 @@ pub trait Handler: Send + Sync + fmt::Debug {
     fn settled(&self);
     /// How busy this node is.
     fn load(&self) -> Load;
+    /// Something has happened to a peer, or to who would be one, that operators may want to know later.
+    fn happened(&self, what: What, who: String, why: String);
 }
 
 /// How a node takes part in its cluster.

@@ -7,6 +7,7 @@
 mod activity;
 mod admission;
 mod body;
+mod by_endpoint;
 mod connection;
 mod endpoint;
 mod entry;
@@ -45,6 +46,7 @@ use ipnet::IpNet;
 use tokio::{net::TcpListener, sync::Semaphore};
 
 use admission::Admissions;
+use by_endpoint::ByEndpoint;
 pub use handshakes::Handshakes;
 pub use limits::Limits;
 
@@ -75,6 +77,8 @@ pub struct Config {
     pub balancers: Vec<IpNet>,
     /// What clients may do.
     pub limits: Limits,
+    /// For how many endpoints at most there are metrics of their own.
+    pub metrics_endpoints: usize,
 }
 
 /// The edge with TLS.
@@ -142,6 +146,7 @@ struct Shared {
     limits: Limits,
     admissions: Admissions,
     counters: metrics::Counters,
+    by_endpoint: ByEndpoint,
     access_log: AccessLog,
     /// Tells clients to open their next connection elsewhere.
     closing: AtomicBool,
@@ -218,6 +223,7 @@ impl Edge {
             balancers: config.balancers,
             limits: config.limits,
             counters,
+            by_endpoint: ByEndpoint::new(config.metrics_endpoints, metrics),
             access_log,
             closing: AtomicBool::new(false),
             connections: Tasks::new(),

@@ -1,6 +1,7 @@
 //! A node: assembles edge, links, relay and admin port, and takes them apart in the order in which nothing is lost.
 
 mod advertise;
+mod certificates;
 mod exposure;
 mod glue;
 mod links;
@@ -25,12 +26,13 @@ use crate::{
     net::HostPort,
     protocol::{Close, GoAway, GoAwayReason, HostPattern, NodeAddress, NodeId, Phase},
     relay::Relay,
-    telemetry::{Log, Metrics},
+    telemetry::{Log, Metrics, What},
     tls::{self, ServerTls},
     transport::{self, quic},
     upstream::{Name, Upstreams},
 };
 use advertise::Ways;
+use certificates::Certificates;
 pub use exposure::{Exposed, Exposure};
 use glue::Glue;
 use links::{Links, Welcomer};
@@ -208,6 +210,7 @@ pub struct Node {
     guards: Guards,
     limits: auth::Limits,
     reloads: Reloads,
+    certificates: Certificates,
     log: Arc<OnceLock<Log>>,
     leave: watch::Sender<bool>,
     tasks: Tasks,
@@ -221,6 +224,8 @@ impl Node {
     /// # Errors
     /// When a port is taken, a certificate cannot be used, or whoever reaches a port would be let in and that is not allowed.
     pub async fn start(config: Config) -> Result<Self, StartError> {
+        let metrics = Metrics::default();
+        let certificates = Certificates::new(&config, &metrics);
         let Config {
             node,
             cluster,
@@ -243,7 +248,6 @@ impl Node {
         let (link_tls, link_https) = links::tls_of(&link)?;
         let secret = link.identity.derive_key(b"adit link");
         let LinkConfig { bind, advertise, identity: _, clients: _, settings } = link;
-        let metrics = Metrics::default();
         let phase = watch::Sender::new(Phase::Starting);
         let tasks = Tasks::new();
         let guards = Guards::new(&auth, &metrics, &tasks);
@@ -264,8 +268,10 @@ impl Node {
                 upstreams: upstreams.clone(),
                 edge: Arc::clone(&edge_address),
                 peers: Arc::clone(&peers),
+                certificates: certificates.subscribe(),
                 guard: guards.admin.clone(),
                 metrics: metrics.clone(),
+                metrics_name_tenants: edge.metrics_endpoints > 0,
                 log: Arc::clone(&log),
                 leave: leave.clone(),
                 grace_period,
@@ -366,6 +372,7 @@ impl Node {
             guards,
             limits,
             reloads: Reloads::new(&metrics),
+            certificates,
             log,
             leave,
             tasks,
@@ -419,6 +426,8 @@ impl Node {
         self.links.refuse_new();
         let sessions = self.upstreams.sessions();
         tracing::info!(links = sessions.len(), grace_period = ?self.grace_period, "leaving");
+        let why = format!("{:?} at most", self.grace_period);
+        self.upstreams.recent().note(What::Draining, None, "this node", why);
         self.upstreams
             .go_away(GoAway {
                 reason: GoAwayReason::Stopping,

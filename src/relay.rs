@@ -136,7 +136,8 @@ impl Relay {
         let flow = match opened {
             Ok(flow) => flow,
             Err(error) => {
-                record.ended(Ended::Unreachable, Some(error.name()));
+                let limited = matches!(error, OpenFlowError::Limited(_));
+                record.ended(if limited { Ended::Refused } else { Ended::Unreachable }, Some(error.name()));
                 let message = match &error {
                     OpenFlowError::Refused(refusal) => refusal.message.clone(),
                     other => other.to_string(),

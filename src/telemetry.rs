@@ -6,11 +6,13 @@
 mod log;
 mod metrics;
 mod process;
+mod recent;
 
 #[cfg(feature = "server")]
 pub use log::{Filter, InvalidFilter, Log, LogFormat, init};
 pub use metrics::{Metrics, Registry, counter, gauge};
 pub use process::{Memory, Usage};
+pub use recent::{Event, Recent, What};
 
 /// An error and its sources in one sentence, for logs and for people.
 pub fn report(error: &dyn std::error::Error) -> String {

@@ -92,8 +92,11 @@ pub(super) fn object(asked: &[LoggedHeader], fields: &HeaderMap) -> Option<Strin
 
 /// A value without what may be a secret in it: of URLs, the query, and who the user is.
 fn public(value: &str) -> String {
+    let is_scheme =
+        |text: &str| text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"+.-".contains(&byte));
     let (scheme, rest) = match value.find("://") {
-        Some(at) => value.split_at(at + 3),
+        Some(at) if is_scheme(&value[..at]) => value.split_at(at + 3),
+        Some(_) => ("", value),
         None if value.starts_with('/') => ("", value),
         None => return value.to_owned(),
     };
@@ -190,6 +193,7 @@ mod tests {
             ("https://ann:one@a.test:1/b?token=c#d", "https://a.test:1/b"),
             ("https://a.test?token=c/@", "https://a.test"),
             ("https://a.test/@b", "https://a.test/@b"),
+            ("/cb?token=c&next=https://a.test/", "/cb"),
             ("/b?token=c", "/b"),
             ("?0", "?0"),
             ("Mozilla/5.0 (what?)", "Mozilla/5.0 (what?)"),

@@ -136,7 +136,7 @@ pub(super) async fn log_level(
 }
 
 /// Refuses an operator of some tenants what is felt in all of them.
-fn of_all(operator: &Operator, what: &str) -> Option<Response> {
+pub(super) fn of_all(operator: &Operator, what: &str) -> Option<Response> {
     let error = || {
         format!("{what} by operators of all tenants alone: the token must be for all (adit.tenant: \"*\")")
     };

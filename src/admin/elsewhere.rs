@@ -38,6 +38,10 @@ pub(super) async fn answer(
         );
         return error::answer(StatusCode::NOT_FOUND, "unknown_node", error);
     };
+    if request.method() == Method::POST {
+        let from = &operator.from;
+        tracing::info!(target: "adit::access", %from, node, path, "an operator asks for something at another node");
+    }
     let ask = match ask(operator, path, request).await {
         Ok(ask) => ask,
         Err(refused) => return refused,

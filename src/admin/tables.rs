@@ -1,6 +1,6 @@
 //! What a node tells of itself and of what it sees of others, as JSON.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use axum::{
     Extension, Json,
@@ -10,15 +10,19 @@ use axum::{
 };
 use serde::Serialize;
 
-use super::{Source, error, operator::Operator};
+use super::{Certificate, Source, error, operator::Operator};
 use crate::{
     cluster::{Cluster, PeerStatus},
+    telemetry::Event,
     upstream::{AgentStatus, EndpointStatus, LinkStatus, OpenStatus},
 };
 
 /// How many flows are shown when nobody says how many, and at most.
 const FLOWS: usize = 100;
 const MAX_FLOWS: usize = 10_000;
+
+/// How much of each kind of what has happened of late is shown with all else, so that none hides the others.
+const RECENT: usize = 2;
 
 /// A node's status, as `GET /api/v1/status` answers it.
 #[derive(Debug, Clone, Serialize)]
@@ -27,6 +31,9 @@ struct Status {
     cluster: String,
     phase: &'static str,
     version: &'static str,
+    certificates: Vec<Certificate>,
+    /// What has happened of late that may need a look, the newest first, a few.
+    recent: Vec<EventStatus>,
     peers: Vec<PeerStatus>,
     links: Vec<LinkStatus>,
     endpoints: Vec<EndpointStatus>,
@@ -110,7 +117,58 @@ struct Flows {
     flows: Vec<OpenStatus>,
 }
 
+/// Something that has happened.
+#[derive(Debug, Clone, Serialize)]
+struct EventStatus {
+    what: &'static str,
+    /// Whose it is, if it is one tenant's.
+    tenant: Option<String>,
+    who: String,
+    why: String,
+    /// How often.
+    times: u64,
+    /// Seconds since the last time.
+    age_s: u64,
+}
+
+impl From<Event> for EventStatus {
+    fn from(event: Event) -> Self {
+        Self {
+            what: event.what.name(),
+            age_s: event.age().as_secs(),
+            tenant: event.tenant.as_deref().map(str::to_owned),
+            who: event.who,
+            why: event.why,
+            times: event.times,
+        }
+    }
+}
+
+#[derive(Debug, Serialize)]
+struct Happened {
+    node: String,
+    events: Vec<EventStatus>,
+}
+
 impl Source {
+    /// What is no tenant's is for those who may see all.
+    fn recent(&self, operator: &Operator) -> Vec<Event> {
+        let sees = |tenant: Option<&str>| match tenant.map(str::parse) {
+            Some(Ok(tenant)) => operator.sees(&tenant),
+            Some(Err(_)) | None => operator.is_of_all(),
+        };
+        self.upstreams.recent().events(sees)
+    }
+
+    /// The names of edge certificates are hosts of tenants.
+    fn certificates(&self, operator: &Operator) -> Vec<Certificate> {
+        let mut all = self.certificates.borrow().clone();
+        if !operator.is_of_all() {
+            all.iter_mut().for_each(|certificate| certificate.names.clear());
+        }
+        all
+    }
+
     fn cluster(&self) -> Option<&Cluster> {
         self.peers.get().map(AsRef::as_ref)
     }
@@ -144,6 +202,17 @@ impl Source {
             cluster: self.cluster.clone(),
             phase: self.phase.borrow().name(),
             version: env!("CARGO_PKG_VERSION"),
+            certificates: self.certificates(operator),
+            recent: {
+                let mut count = BTreeMap::<_, usize>::new();
+                let mut events = self.recent(operator);
+                events.retain(|event| {
+                    let count = count.entry(event.what).or_default();
+                    *count += 1;
+                    event.what.is_of_note() && *count <= RECENT
+                });
+                events.into_iter().map(EventStatus::from).collect()
+            },
             peers: self.peers(),
             links: self.links(operator),
             endpoints: self.endpoints(operator),
@@ -219,6 +288,14 @@ pub(super) async fn links(
     Extension(operator): Extension<Operator>,
 ) -> impl IntoResponse {
     Json(Links { node: source.node.to_string(), links: source.links(&operator) })
+}
+
+pub(super) async fn recent(
+    State(source): State<Arc<Source>>,
+    Extension(operator): Extension<Operator>,
+) -> impl IntoResponse {
+    let events = source.recent(&operator).into_iter().map(EventStatus::from).collect();
+    Json(Happened { node: source.node.to_string(), events })
 }
 
 pub(super) async fn flows(

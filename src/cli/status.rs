@@ -48,6 +48,9 @@ enum What {
     /// The requests and flows that are open on the node, the oldest first
     #[command(after_help = ENVIRONMENT)]
     Flows(FlowsArgs),
+    /// What has happened of late: links that have ended or were refused and why, nodes that are gone
+    #[command(after_help = ENVIRONMENT)]
+    Recent(ShowArgs),
     /// One node in full
     #[command(after_help = ENVIRONMENT)]
     Node(OneNodeArgs),
@@ -120,6 +123,7 @@ impl StatusArgs {
             Some(What::Agents(show)) => (View::Agents, show),
             Some(What::Links(show)) => (View::Links, show),
             Some(What::Flows(FlowsArgs { max, show })) => (View::Flows { most: max }, show),
+            Some(What::Recent(show)) => (View::Recent, show),
             Some(What::Node(OneNodeArgs { id, show })) => (View::Node(id), show),
         }
     }

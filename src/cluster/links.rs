@@ -13,19 +13,19 @@ use std::{
     time::Duration,
 };
 
-use prometheus_client::metrics::{counter::Counter, gauge::Gauge};
 use tokio::{sync::mpsc, time::Instant};
 
 use super::{
     Config, Event, Node, Shared, StartError,
     faults::{Faults, SHUN},
     membership::Member,
+    metrics::Counters,
     node::{self, ControlLoop, Fault},
 };
 use crate::{
     net::{self, HostPort},
     protocol::{ALPN_PEER, Close, Code, LinkId, NodeId, OLDEST_VERSION, Peer, PeerHello, Refusal, VERSION},
-    telemetry::{self, Metrics},
+    telemetry::{self, Metrics, What},
     tls,
     transport::{Datagrams, FrameReader, FrameWriter, Link, LinkCounters, Lost, Settings, quic},
 };
@@ -68,13 +68,6 @@ pub(super) fn tls(config: &Config) -> Result<(rustls::ServerConfig, rustls::Clie
     Ok((server, tls::client_config(&trust, Some(&config.identity), &[ALPN_PEER])?))
 }
 
-#[derive(Debug)]
-struct Counters {
-    peers: Gauge,
-    members: Gauge,
-    dropped: Counter,
-}
-
 /// What accepts and dials.
 struct Links {
     shared: Arc<Shared>,
@@ -96,19 +89,7 @@ pub(super) fn run(
     metrics: &Metrics,
     carried: LinkCounters,
 ) {
-    let counters = metrics.register(|registry| Counters {
-        peers: telemetry::gauge(registry, "peers", "Nodes that this node is linked to"),
-        members: telemetry::gauge(
-            registry,
-            "members",
-            "Other nodes that membership holds to be in the cluster",
-        ),
-        dropped: telemetry::counter(
-            registry,
-            "membership_dropped",
-            "Membership messages that had no link to go by",
-        ),
-    });
+    let counters = Counters::new(metrics, &shared);
     let tasks = shared.tasks.clone();
     let links = Arc::new(Links {
         shared,
@@ -147,7 +128,11 @@ impl Links {
                 let from = incoming.remote_address().ip();
                 match links.accepted(incoming).await {
                     Ok(()) | Err(LinkError::Linked(_)) => {}
-                    Err(error) => links.faults.refused(from, error),
+                    Err(error) => {
+                        let why = format!("on the port of nodes: {error}");
+                        links.shared.handler.happened(What::LinkRefused, from.to_string(), why);
+                        links.faults.refused(from, error);
+                    }
                 }
             });
         }
@@ -332,7 +317,7 @@ impl Links {
         shared.tasks.spawn(node::datagrams(Arc::clone(&node), Arc::clone(shared)));
         shared.tasks.spawn(node::flows(Arc::clone(&node), Arc::clone(&shared.handler)));
         let (links, member) = (Arc::clone(self), node.member.clone());
-        let run = ControlLoop::new(Arc::clone(&node), Arc::clone(shared));
+        let run = ControlLoop::new(Arc::clone(&node), Arc::clone(shared), self.counters.routes.clone());
         shared.tasks.spawn(async move {
             let event = Event::Linked(member.clone());
             if links.shared.membership.send(event).await.is_err() {
@@ -349,6 +334,16 @@ impl Links {
     /// Takes note of why a link has ended. One that the peer had made no use of is no news: it may make the next at once.
     fn ended(&self, node: &Node, ended: Result<Lost, Fault>) {
         let peer = &node.member.node;
+        let why = match &ended {
+            // Why this side has closed it is told by whoever did.
+            Ok(Lost::Local) => None,
+            Ok(lost) => Some(lost.to_string()),
+            Err(fault) => Some(fault.to_string()),
+        };
+        // One of two that were made at once is no loss.
+        if let Some(why) = why.filter(|_| node.is_complete() && !self.has_link(peer)) {
+            self.shared.handler.happened(What::NodeLinkEnded, format!("node {peer}"), why);
+        }
         match ended {
             Err(fault) => self.faults.closed(peer, fault),
             Ok(lost @ Lost::Peer { code, .. })

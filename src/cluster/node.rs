@@ -19,10 +19,12 @@ use super::{
     Handler, Shared,
     exchange::{ExchangeError, Receiver, Sender},
     membership::Member,
+    metrics::Carried,
 };
 use crate::{
     drain::{Aborted, Tasks},
     protocol::{AgentId, Close, DecodeError, LinkId, Load, Peer, PeerHello, Phase, Retire},
+    telemetry::What,
     transport::{
         Datagrams, FrameError, FrameReader, FrameWriter, Inbox, Link, Lost, Monitor, Vitals, Waiting,
     },
@@ -169,7 +171,7 @@ impl Node {
         }
     }
 
-    fn phase(&self) -> Phase {
+    pub(super) fn phase(&self) -> Phase {
         *self.phase.borrow()
     }
 
@@ -278,10 +280,13 @@ pub(super) enum Fault {
 }
 
 /// Writes what is queued for a peer, until the link ends.
-async fn write(mut writer: FrameWriter<Peer>, mut queue: mpsc::Receiver<Peer>, link: Link) {
+async fn write(mut writer: FrameWriter<Peer>, mut queue: mpsc::Receiver<Peer>, link: Link, routes: Carried) {
     while let Some(frame) = queue.recv().await {
         if let Err(error) = writer.send(&frame).await {
             return link.close(Close::Timeout, &error.to_string());
+        }
+        if matches!(frame, Peer::Routes(_)) {
+            routes.sent(writer.last_len());
         }
     }
 }
@@ -294,12 +299,13 @@ pub(super) struct ControlLoop {
     pub(super) receiver: Receiver,
     /// How busy this node was when the peer was last told.
     said: Load,
+    carried: Carried,
 }
 
 impl ControlLoop {
-    pub(super) fn new(node: Arc<Node>, shared: Arc<Shared>) -> Self {
+    pub(super) fn new(node: Arc<Node>, shared: Arc<Shared>, carried: Carried) -> Self {
         let said = Load { agent_links: 0, agents: Vec::new(), suspects: Vec::new() };
-        Self { node, shared, sender: Sender::new(), receiver: Receiver::new(), said }
+        Self { node, shared, sender: Sender::new(), receiver: Receiver::new(), said, carried }
     }
 
     /// Runs until the link ends; says why it has. The link itself says later that this side has closed it.
@@ -321,12 +327,17 @@ impl ControlLoop {
         // Written by a task of its own, so that this one never waits for the peer to read while the peer waits for it: two
         // nodes that have much to tell would wait for each other for ever.
         let (out, queue) = mpsc::channel(CONTROL_QUEUE);
-        self.shared.tasks.spawn(write(writer, queue, link.clone()));
+        self.shared.tasks.spawn(write(writer, queue, link.clone(), self.carried.clone()));
         let mut due = Due { routes: true, ..Due::default() };
         loop {
             tokio::select! {
                 frame = reader.next() => match frame {
-                    Ok(frame) => self.heard(frame, &mut due).map_err(|error| self.fault(error.into()))?,
+                    Ok(frame) => {
+                        if matches!(frame, Peer::Routes(_)) {
+                            self.carried.received(reader.last_len());
+                        }
+                        self.heard(frame, &mut due).map_err(|error| self.fault(error.into()))?;
+                    }
                     Err(FrameError::Decode(DecodeError::Unknown { kind })) => due.unsupported = Some(kind),
                     Err(FrameError::Decode(error)) => return Err(self.fault(error.into())),
                     Err(error) => return Ok(link.lost().unwrap_or_else(|| Lost::Other(error.to_string()))),
@@ -396,6 +407,11 @@ impl ControlLoop {
                     let (peer, address, dialled) =
                         (&node.member.node, node.link.remote_address(), node.dialled);
                     tracing::info!(%peer, %address, dialled, routes = changes.added.len(), "linked to a peer");
+                    self.shared.handler.happened(
+                        What::NodeLinked,
+                        format!("node {peer}"),
+                        format!("at {address}"),
+                    );
                     self.shared.settled();
                 }
             }
@@ -406,6 +422,13 @@ impl ControlLoop {
                 node.draining.store(phase == Phase::Draining, Relaxed);
                 node.phase.send_replace(phase);
                 tracing::info!(peer = %node.member.node, phase = phase.name(), "a peer has changed its phase");
+                if phase == Phase::Draining {
+                    self.shared.handler.happened(
+                        What::Draining,
+                        format!("node {}", node.member.node),
+                        "it is leaving".into(),
+                    );
+                }
                 self.shared.members_changed();
             }
             Peer::Load(load) => {

@@ -166,6 +166,10 @@ pub struct NodeArgs {
     admin_bind: SocketAddr,
     #[command(flatten, next_help_heading = "Operators (admin)")]
     admin_auth: AdminAuthArgs,
+    /// Count requests and connections by endpoint too, for so many endpoints at most: each is several series for whoever
+    /// scrapes. All others are counted together, as "*".
+    #[arg(long, value_name = "N", default_value = "0", help_heading = "Operators (admin)")]
+    metrics_endpoints: usize,
 
     /// On leaving, let open flows finish for at most so long.
     #[arg(long, value_name = "DURATION", default_value = "1m", value_parser = duration, help_heading = "Leaving")]
@@ -288,6 +292,7 @@ impl NodeArgs {
                 tcp: self.tcp,
                 balancers: self.edge_proxy_protocol,
                 limits: self.limits.limits(),
+                metrics_endpoints: self.metrics_endpoints,
             },
             udp: udp::Config { ports: self.udp, idle: self.associations.udp_idle },
             link: node::LinkConfig {

@@ -20,6 +20,7 @@ use super::{
     Shared,
     activity::{Exchange, Watched},
     body::Body,
+    by_endpoint::Counts as EndpointCounts,
     connection::Client,
     endpoint::endpoint,
     error::{Error, Tongue},
@@ -65,7 +66,9 @@ pub(super) async fn serve<B: RequestBody>(
     let head = Head { method: &method, host: host.as_ref(), target: &uri, version };
     exchange.keep(shared.access_log.request(&shared.connections, address, started, head));
     let _in_flight = shared.counters.begin();
-    let (status, mut response) = match forward(shared, client, exchange, request, host.clone()).await {
+    let mut counts = None;
+    let forwarded = forward(shared, client, exchange, request, host.clone(), &mut counts).await;
+    let (status, mut response) = match forwarded {
         Ok(response) => (response.status(), response),
         Err(error) => {
             let (status, code) = error.status();
@@ -89,6 +92,9 @@ pub(super) async fn serve<B: RequestBody>(
     };
     let after = started.elapsed();
     shared.counters.answered(version, status, after);
+    if let Some(counts) = counts {
+        counts.answered(status);
+    }
     exchange.record().answered(status, after);
     if shared.closing.load(Relaxed)
         && version < Version::HTTP_2
@@ -112,6 +118,7 @@ async fn forward<B: RequestBody>(
     exchange: &Arc<Exchange>,
     mut request: Request<B>,
     host: Option<HeaderValue>,
+    counts: &mut Option<Arc<EndpointCounts>>,
 ) -> Result<Response<Body>, Error> {
     let mut pass = shared.callers.client(client.address.ip())?;
     let websocket = WebSocket::asked(&mut request)?;
@@ -126,6 +133,7 @@ async fn forward<B: RequestBody>(
         }
     };
     let permit = permit(shared, &client, &mut request, text, mapped, named).await?;
+    *counts = shared.by_endpoint.of(&permit.name, || shared.upstreams.has(&permit.name));
     let record = exchange.record();
     record.asks_for(&permit.name);
     // What was for the edge has been taken out.

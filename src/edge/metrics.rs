@@ -27,6 +27,14 @@ struct DoorLabels {
     outcome: &'static str,
 }
 
+/// Classes of status (RFC 9110 §15).
+pub(super) const CLASSES: [&str; 5] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
+
+/// The place of a status among [`CLASSES`].
+pub(super) fn class(status: StatusCode) -> usize {
+    usize::from(status.as_u16() / 100).clamp(1, CLASSES.len()) - 1
+}
+
 /// Bounds in seconds: a local service answers in under a millisecond, a busy one in seconds.
 const BUCKETS: [f64; 12] = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1.0, 5.0, 30.0];
 
@@ -108,13 +116,7 @@ impl Counters {
             Version::HTTP_2 => "h2",
             _ => "h1",
         };
-        let status = match status.as_u16() / 100 {
-            1 => "1xx",
-            2 => "2xx",
-            3 => "3xx",
-            4 => "4xx",
-            _ => "5xx",
-        };
+        let status = CLASSES[class(status)];
         self.requests.get_or_create(&Labels { protocol, status }).inc();
         self.until_headers.observe(time.as_secs_f64());
     }

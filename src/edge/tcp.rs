@@ -58,7 +58,11 @@ pub(super) async fn open(
         server: ends.server,
         trace: None,
     };
-    shared.upstreams.open(name, &open, pace, record.trail()).await
+    let opened = shared.upstreams.open(name, &open, pace, record.trail()).await;
+    if let Some(counts) = shared.by_endpoint.of(name, || shared.upstreams.has(name)) {
+        counts.connection(opened.is_ok());
+    }
+    opened
 }
 
 /// Joins a connection to its flow until both have ended.

@@ -10,6 +10,7 @@ use crate::{
     cluster::{self, BoxFuture, Cluster, Handler, rebalance::shed},
     protocol::{GoAway, GoAwayReason, Load, PeerRoute, Phase, Role},
     relay::Relay,
+    telemetry::What,
     transport::Stream,
     upstream::{Session, State, Upstreams},
 };
@@ -52,6 +53,10 @@ impl Handler for Glue {
 
     fn load(&self) -> Load {
         self.upstreams.load()
+    }
+
+    fn happened(&self, what: What, who: String, why: String) {
+        self.upstreams.recent().note(what, None, who, why);
     }
 }
 

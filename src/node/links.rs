@@ -4,6 +4,7 @@
 mod http;
 
 use std::{
+    fmt,
     net::SocketAddr,
     sync::{
         Arc,
@@ -27,7 +28,7 @@ use crate::{
         Welcome,
     },
     relay::Relay,
-    telemetry::Metrics,
+    telemetry::{Metrics, What},
     tls::{self, ServerTls},
     transport::{ControlReader, ControlWriter, Datagrams, FrameError, Link, Settings, quic},
     upstream::{Identity, Session, Upstreams},
@@ -140,7 +141,10 @@ async fn accept(listener: Arc<quic::Listener>, door: Arc<Door>, tasks: Tasks) {
             let client = incoming.remote_address();
             match incoming.handshake(HANDSHAKE).await {
                 Ok(link) => door.enter(link, client, &of_link).await,
-                Err(error) => tracing::debug!(%client, %error, "a link's handshake failed"),
+                Err(error) => {
+                    tracing::debug!(%client, %error, "a link's handshake failed");
+                    door.happened(client, error);
+                }
             }
         });
     }
@@ -195,6 +199,12 @@ impl Door {
         self.draining.load(Relaxed)
     }
 
+    /// Whose tenant it would be is not known for sure.
+    fn happened(&self, client: SocketAddr, why: impl fmt::Display) {
+        let recent = self.welcomer.upstreams.recent();
+        recent.note(What::LinkRefused, None, client.ip().to_string(), why.to_string());
+    }
+
     fn refused(&self, reason: &'static str) {
         self.violations.refused.get_or_create(&ReasonLabel { reason }).inc();
     }
@@ -215,10 +225,12 @@ impl Door {
             Ok(Ok(opened)) => opened,
             Ok(Err(reason)) => {
                 tracing::warn!(%client, reason, "a link was closed: it did not begin as it should");
+                self.happened(client, &reason);
                 return link.close(Close::Protocol, &reason);
             }
             Err(_) => {
                 tracing::debug!(%client, "a link was closed: it said nothing");
+                self.happened(client, "it said nothing");
                 return link.close(Close::Timeout, "no Hello in time");
             }
         };
@@ -237,6 +249,7 @@ impl Door {
                 } else {
                     let code = refusal.code.name();
                     tracing::warn!(target: "adit::access", %client, agent = %hello.agent, code, %refusal, "a link was refused");
+                    self.happened(client, &refusal);
                 }
                 if let Err(error) = writer.send(&Control::Refused(refusal)).await {
                     tracing::debug!(%client, %error, "the refused went away first");

@@ -10,7 +10,11 @@ use prometheus_client::{
 };
 
 use super::{Auth, Config, Exposure, Node, StartError, links};
-use crate::{auth::Limit, cluster, edge, telemetry::Metrics};
+use crate::{
+    auth::Limit,
+    cluster, edge,
+    telemetry::{Metrics, What},
+};
 
 /// What became of a configuration that was read again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,6 +43,10 @@ impl Reloads {
             let help = "How often the configuration was read again, by what became of it";
             registry.register("reloads", help, reloads.clone());
         });
+        // From the start, so that the first of each is seen to be one more.
+        for outcome in ["applied", "refused", "unchanged"] {
+            drop(reloads.get_or_create(&Labels { outcome }));
+        }
         Self(reloads)
     }
 }
@@ -88,6 +96,7 @@ impl Node {
             self.edge.replace(handshakes);
         }
         self.links.replace(ready.link);
+        self.certificates.replace(config);
         if let (Some(cluster), Some(credentials)) = (&self.cluster, ready.peers) {
             cluster.replace(credentials);
         }
@@ -116,5 +125,7 @@ impl Node {
             Outcome::Unchanged => "unchanged",
         };
         self.reloads.0.get_or_create(&Labels { outcome }).inc();
+        let what = if outcome == "refused" { What::ReloadRefused } else { What::Reload };
+        self.upstreams.recent().note(what, None, "the configuration", outcome);
     }
 }

@@ -37,13 +37,14 @@ pub type ControlWriter = FrameWriter<Control>;
 pub struct FrameReader<F> {
     recv: RecvStream,
     buf: BytesMut,
+    last: usize,
     frames: PhantomData<fn() -> F>,
 }
 
 impl<F: Frame> FrameReader<F> {
     /// Reads from a stream's receiving half.
     pub fn new(recv: RecvStream) -> Self {
-        Self { recv, buf: BytesMut::new(), frames: PhantomData }
+        Self { recv, buf: BytesMut::new(), last: 0, frames: PhantomData }
     }
 
     /// The next frame. Cancel safe.
@@ -52,7 +53,9 @@ impl<F: Frame> FrameReader<F> {
     /// After [`DecodeError::Unknown`] the next frame can be read; all else ends the stream.
     pub async fn next(&mut self) -> Result<F, FrameError> {
         loop {
+            let before = self.buf.len();
             if let Some(frame) = decode(&mut self.buf)? {
+                self.last = before - self.buf.len();
                 return Ok(frame);
             }
             if self.recv.read_buf(&mut self.buf).await? == 0 {
@@ -60,12 +63,18 @@ impl<F: Frame> FrameReader<F> {
             }
         }
     }
+
+    /// How long the last frame was, in bytes.
+    pub fn last_len(&self) -> usize {
+        self.last
+    }
 }
 
 /// Writes a control stream.
 #[derive(Debug)]
 pub struct FrameWriter<F> {
     send: SendStream,
+    last: usize,
     frames: PhantomData<fn() -> F>,
 }
 
@@ -76,7 +85,12 @@ impl<F: Frame> FrameWriter<F> {
 
     /// Writes to a stream's sending half.
     pub fn new(send: SendStream) -> Self {
-        Self { send, frames: PhantomData }
+        Self { send, last: 0, frames: PhantomData }
+    }
+
+    /// How long the last frame was, in bytes.
+    pub fn last_len(&self) -> usize {
+        self.last
     }
 
     /// The stream itself, for what is not a frame.
@@ -91,6 +105,7 @@ impl<F: Frame> FrameWriter<F> {
     pub async fn send(&mut self, frame: &F) -> Result<(), FrameError> {
         let mut buf = BytesMut::new();
         encode(frame, &mut buf);
+        self.last = buf.len();
         match tokio::time::timeout(Self::PATIENCE, self.send.write_all(&buf)).await {
             Ok(written) => Ok(written?),
             Err(_) => Err(FrameError::Stuck(Self::PATIENCE)),

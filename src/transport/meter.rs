@@ -39,6 +39,7 @@ struct Kind {
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 struct Carried {
+    links: u64,
     sent_packets: u64,
     lost_packets: u64,
     received_packets: u64,
@@ -48,6 +49,7 @@ struct Carried {
 
 impl Carried {
     fn add(&mut self, stats: &Stats) {
+        self.links += 1;
         self.sent_packets += stats.sent_packets;
         self.lost_packets += stats.lost_packets;
         self.received_packets += stats.received_packets;
@@ -151,6 +153,11 @@ impl Collector for Meters {
         let mut metric = encoder.encode_descriptor("links", help, None, MetricType::Gauge)?;
         for (kind, seen) in &all {
             ConstGauge::new(seen.links).encode(metric.encode_family(kind)?)?;
+        }
+        let help = "Links that have come up, those that have ended among them";
+        let mut metric = encoder.encode_descriptor("links_opened", help, None, MetricType::Counter)?;
+        for (kind, seen) in &all {
+            ConstCounter::new(seen.carried.links).encode(metric.encode_family(kind)?)?;
         }
         let directed =
             |kind: &Kind, direction| Directed { role: kind.role, transport: kind.transport, direction };

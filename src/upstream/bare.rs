@@ -5,7 +5,10 @@
 
 use std::{sync::Arc, time::Duration};
 
-use super::{Upstreams, session::Session};
+use super::{
+    Upstreams,
+    session::{Happened, Session},
+};
 use crate::{
     protocol::{Close, Code, EndpointId, Kind, Listen, ListenOptions, Refusal},
     transport::Monitor,
@@ -31,6 +34,7 @@ impl Upstreams {
         let listen = Listen { id: 0, endpoint, kind: Kind::Http, options: ListenOptions::default() };
         let (upstream, pass) = self.listen(&bare.session, listen)?;
         bare.session.serve(0, upstream, pass);
+        let happened = Happened::new(self, &bare.session);
         let link = &bare.session.link;
         let mut monitor = Monitor::new(link, Arc::clone(&bare.session.vitals));
         let left = async {
@@ -53,6 +57,7 @@ impl Upstreams {
                 lost = link.closed() => break lost,
             }
         };
+        happened.ended(&why.to_string());
         tracing::info!(link = %bare.session.id, %why, "a link of a Piko agent has ended");
         Ok(())
     }

@@ -297,6 +297,7 @@ impl Upstreams {
             return Err(self.refused(upstream, Refusal::new(Code::Unsupported, text)));
         }
         open.hop = Hop::Final;
+        let kind = open.kind.name();
         if let Via::Node(_) = via {
             open.tenant = Some(upstream.name.tenant.clone());
             open.agent = Some(upstream.agent);
@@ -323,7 +324,9 @@ impl Upstreams {
         };
         match tokio::time::timeout(patience, asked).await {
             Ok(Ok(())) => {
-                self.inner.counters.opened.inc();
+                if let Some(opened) = self.inner.counters.opened.get(kind) {
+                    opened.inc();
+                }
                 Ok((stream, hold))
             }
             Ok(Err(AskError::Refused(refusal))) => Err(self.refused(upstream, refusal)),

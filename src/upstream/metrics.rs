@@ -1,11 +1,14 @@
 //! What this module counts.
 
+use std::{collections::BTreeMap, sync::Arc};
+
 use prometheus_client::{
     encoding::EncodeLabelSet,
     metrics::{counter::Counter, family::Family, gauge::Gauge},
 };
 
 use crate::{
+    protocol::Kind,
     telemetry::{self, Metrics},
     transport::LinkCounters,
 };
@@ -15,11 +18,17 @@ pub(super) struct CodeLabel {
     pub(super) code: &'static str,
 }
 
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(super) struct KindLabel {
+    pub(super) kind: &'static str,
+}
+
 #[derive(Debug, Clone)]
 pub(super) struct Counters {
     pub(super) links: LinkCounters,
     pub(super) endpoints: Gauge,
-    pub(super) opened: Counter,
+    /// By what they carry. None is looked up in a family for each flow.
+    pub(super) opened: Arc<BTreeMap<&'static str, Counter>>,
     pub(super) reused: Counter,
     pub(super) retries: Counter,
     pub(super) refusals: Family<CodeLabel, Counter>,
@@ -31,6 +40,11 @@ impl Counters {
         metrics.register(|registry| {
             let refusals = Family::default();
             registry.register("flow_refusals", "Flows that an agent refused, by its code", refusals.clone());
+            let family = Family::<KindLabel, Counter>::default();
+            registry.register("flows_opened", "Flows opened to agents, by what they carry", family.clone());
+            let kinds = [Kind::Http, Kind::Http2, Kind::Http2Tls, Kind::Tcp, Kind::Udp].map(Kind::name);
+            let opened = kinds.map(|kind| (kind, family.get_or_create_owned(&KindLabel { kind })));
+            let opened = Arc::new(BTreeMap::from(opened));
             Self {
                 links,
                 endpoints: telemetry::gauge(
@@ -38,7 +52,7 @@ impl Counters {
                     "endpoints",
                     "Endpoints that an agent of this node serves",
                 ),
-                opened: telemetry::counter(registry, "flows_opened", "Flows opened to agents"),
+                opened,
                 reused: telemetry::counter(
                     registry,
                     "flows_reused",

@@ -4,6 +4,8 @@
 //! likely to hold. Whoever looks copies one part after the other, and holds up a part of what begins meanwhile.
 
 use std::{
+    collections::BTreeMap,
+    fmt,
     net::SocketAddr,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -11,9 +13,15 @@ use std::{
     },
 };
 
+use prometheus_client::{
+    collector::Collector,
+    encoding::{DescriptorEncoder, EncodeMetric},
+    metrics::{MetricType, gauge::ConstGauge},
+};
 use tokio::time::Instant;
 
 use super::{
+    metrics::KindLabel,
     registry::Upstreams,
     service::{Upstream, Via},
 };
@@ -29,6 +37,9 @@ thread_local! {
         THREADS.fetch_add(1, Relaxed) % PARTS
     };
 }
+
+/// How what is open is called; there is no other.
+const KINDS: [&str; 5] = ["request", "upgrade", "tcp", "udp", "shared"];
 
 /// What is open, and whose it is.
 #[derive(Debug, Clone, Copy)]
@@ -79,8 +90,8 @@ pub(super) struct Entered {
     place: usize,
 }
 
-/// All that are open.
-#[derive(Debug, Default)]
+/// All that are open. Clones are handles to the same.
+#[derive(Debug, Clone, Default)]
 pub(super) struct AllOpen([Arc<Mutex<Part>>; PARTS]);
 
 fn lock(part: &Mutex<Part>) -> MutexGuard<'_, Part> {
@@ -112,6 +123,24 @@ impl AllOpen {
             all.extend(lock(part).entries.iter().flatten().cloned());
         }
         all
+    }
+}
+
+/// How many there are, as a scrape sees it.
+impl Collector for AllOpen {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let mut count: BTreeMap<_, u64> = KINDS.iter().map(|kind| (*kind, 0)).collect();
+        for part in &self.0 {
+            for entry in lock(part).entries.iter().flatten() {
+                *count.entry(entry.what.kind).or_default() += 1;
+            }
+        }
+        let help = "Requests and flows that are open, by what they are";
+        let mut metric = encoder.encode_descriptor("flows_open", help, None, MetricType::Gauge)?;
+        for (kind, open) in count {
+            ConstGauge::new(open).encode(metric.encode_family(&KindLabel { kind })?)?;
+        }
+        Ok(())
     }
 }
 

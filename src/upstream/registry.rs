@@ -27,7 +27,7 @@ use crate::{
     auth::{Limits, ListenPass},
     cluster::{self, Announcements},
     protocol::{AgentId, Code, GoAway, HostPattern, LinkId, Listen, Load, PeerRoute, Refusal, Role},
-    telemetry::Metrics,
+    telemetry::{Metrics, Recent},
     transport::{LinkCounters, Meter, PacketCounters},
 };
 
@@ -85,6 +85,7 @@ pub(super) struct Inner {
     pub(super) limits: Limits,
     pub(super) counters: Counters,
     pub(super) open: AllOpen,
+    recent: Recent,
     started: Instant,
 }
 
@@ -97,6 +98,8 @@ impl Upstreams {
         hosts: impl IntoIterator<Item = (HostPattern, Name)>,
         limits: Limits,
     ) -> Self {
+        let open = AllOpen::default();
+        metrics.register(|registry| registry.register_collector(Box::new(open.clone())));
         Self {
             inner: Arc::new(Inner {
                 routes: ArcSwap::from_pointee(Routes::new(hosts)),
@@ -110,7 +113,8 @@ impl Upstreams {
                 wait,
                 limits,
                 counters: Counters::new(metrics),
-                open: AllOpen::default(),
+                open,
+                recent: Recent::default(),
                 started: Instant::now(),
             }),
         }
@@ -119,6 +123,11 @@ impl Upstreams {
     /// What is counted of links on this node.
     pub fn link_counters(&self) -> &LinkCounters {
         &self.inner.counters.links
+    }
+
+    /// What has happened of late on this node, to links and otherwise.
+    pub fn recent(&self) -> &Recent {
+        &self.inner.recent
     }
 
     /// Counts a link until the answer is dropped.
@@ -333,6 +342,11 @@ impl Upstreams {
         let routes = self.inner.routes.load();
         let mut upstreams = routes.get(name).iter();
         upstreams.find(|upstream| upstream.agent == agent && matches!(upstream.via, Via::Agent(_))).cloned()
+    }
+
+    /// Whether some agent serves an endpoint, on whatever node.
+    pub fn has(&self, name: &Name) -> bool {
+        !self.inner.routes.load().get(name).is_empty()
     }
 
     /// The upstream to use for an endpoint, leaving out what was tried.

@@ -5,6 +5,7 @@
 
 use std::{
     collections::BTreeMap,
+    fmt,
     pin::Pin,
     sync::{
         Arc, Mutex, PoisonError,
@@ -27,12 +28,16 @@ use crate::{
         AgentId, Close, Code, Control, DecodeError, EndpointId, GoAway, HostPattern, Kind, LinkId, Listen,
         NodeAddress, Refusal, Retire, Role, TenantId,
     },
+    telemetry::{Recent, What},
     transport::{ControlReader, ControlWriter, Datagrams, FrameError, Link, Meter, Monitor, Vitals},
 };
 
 /// How many goodbyes wait for the control stream: a node that drains says one more than it has said before. Senders wait when
 /// it is full.
 const GOODBYES: usize = 16;
+
+/// How many of a link's endpoints are named when it has ended.
+const SHOWN: usize = 3;
 
 /// How long endpoints stay with a superseded link until the newer one has listened for them.
 const MOVE: Duration = Duration::from_secs(5);
@@ -48,6 +53,15 @@ pub struct Identity {
     pub name: Option<String>,
     /// Its tenant.
     pub tenant: TenantId,
+}
+
+/// For people: what it is, enough of its id to tell it from others, and its label.
+impl fmt::Display for Identity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let id = self.agent.to_string();
+        write!(f, "{} {}", self.role_name(), id.get(..8).unwrap_or(&id))?;
+        self.name.as_ref().map_or(Ok(()), |name| write!(f, " ({name})"))
+    }
 }
 
 impl Identity {
@@ -239,6 +253,18 @@ impl Session {
         }
     }
 
+    /// The names of its endpoints, the first few of them.
+    fn served(&self) -> String {
+        let listens = self.listens();
+        let mut names: Vec<_> =
+            listens.values().map(|listening| listening.upstream.name.endpoint.to_string()).collect();
+        names.sort_unstable();
+        let more = names.len().saturating_sub(SHOWN);
+        names.truncate(SHOWN);
+        let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+        names.join(", ") + &more
+    }
+
     /// Requests and flows in use by its endpoints.
     pub(super) fn in_flight(&self) -> usize {
         self.listens().values().map(|listening| listening.upstream.in_flight()).sum()
@@ -296,8 +322,14 @@ impl Upstreams {
     ) {
         self.add_link(&session);
         let meter = self.meter(&session);
-        let mut run =
-            ControlLoop { session, upstreams: self.clone(), max_listens, _meter: meter, ended: false };
+        let happened = Happened::new(self, &session);
+        let mut run = ControlLoop {
+            session: Arc::clone(&session),
+            upstreams: self.clone(),
+            max_listens,
+            _meter: meter,
+            ended: false,
+        };
         let mut hello = Ok(());
         for listen in listens {
             if hello.is_ok() {
@@ -309,8 +341,36 @@ impl Upstreams {
             Err(error) => error.to_string(),
         };
         run.ended = true;
+        happened.ended(&why);
         let Session { id, identity, .. } = &*run.session;
         tracing::info!(link = %id, agent = %identity.agent, role = identity.role_name(), why, "a link has ended");
+    }
+}
+
+/// Takes down that a link has come up, and then how it has ended.
+pub(super) struct Happened {
+    recent: Recent,
+    session: Arc<Session>,
+}
+
+impl Happened {
+    pub(super) fn new(upstreams: &Upstreams, session: &Arc<Session>) -> Self {
+        let this = Self { recent: upstreams.recent().clone(), session: Arc::clone(session) };
+        let link = &session.link;
+        this.note(What::Linked, format!("from {} over {}", link.remote_address().ip(), link.transport()));
+        this
+    }
+
+    /// To be told while the link's endpoints are still its own.
+    pub(super) fn ended(&self, why: &str) {
+        let served = self.session.served();
+        let served = if served.is_empty() { served } else { format!("; it served {served}") };
+        self.note(What::LinkEnded, format!("{why}{served}"));
+    }
+
+    fn note(&self, what: What, why: String) {
+        let identity = &self.session.identity;
+        self.recent.note(what, Some(identity.tenant.as_str()), identity.to_string(), why);
     }
 }
 

@@ -45,7 +45,7 @@ async fn health_readiness_and_metrics_are_told() {
         "adit_requests_total{protocol=\"h1\",status=\"5xx\"} 1",
         "adit_links{role=\"agent\",transport=\"quic\"} 1",
         "adit_endpoints 1",
-        "adit_flows_opened_total 1",
+        "adit_flows_opened_total{kind=\"http\"} 1",
         "adit_flows_reused_total 2",
         "adit_retries_total 0",
         "# EOF",
@@ -259,6 +259,15 @@ async fn operators_of_some_tenants_see_and_part_with_these_alone_at_every_node()
         }
         let page = "/api/v1/nodes/n2";
         assert_eq!(tenants(at, page, "agents", &of_a).await, ["a"], "{at}");
+        let events = format!("/api/v1/recent{node}");
+        assert_eq!(tenants(at, &events, "events", &of_a).await, ["a"], "{events}");
+        let mut all = tenants(at, &events, "events", &of_all).await;
+        all.sort();
+        assert_eq!(all, ["a", "b"], "{events}");
+        let what = json(&admin(at, "GET", &events, &of_all).await)["events"].to_string();
+        assert!(what.contains("node_linked"), "{what}");
+        let status = json(&admin(at, "GET", &format!("/api/v1/status{node}"), &of_a).await);
+        assert_eq!(status["certificates"][0]["names"], serde_json::json!([]), "{status}");
         for path in ["drain", "log-level"] {
             let refused = admin(at, "POST", &format!("/api/v1/{path}{node}"), &of_a).await;
             assert_eq!(refusal(&refused), is(403, "tenant_not_permitted"), "{path}{node}");

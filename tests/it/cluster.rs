@@ -11,7 +11,7 @@ use std::{
 use adit::{
     cluster::{self, Announcements, BoxFuture, Cluster, Handler, Own},
     protocol::{AgentId, EndpointId, Kind, ListenOptions, Load, NodeId, PeerRoute, Phase, TenantId},
-    telemetry::Metrics,
+    telemetry::{Metrics, What},
     tls::Authority,
     transport::{LinkCounters, Settings, Stream},
 };
@@ -153,6 +153,8 @@ impl Handler for Counting {
     fn load(&self) -> Load {
         Load { agent_links: 0, agents: Vec::new(), suspects: Vec::new() }
     }
+
+    fn happened(&self, _: What, _: String, _: String) {}
 }
 
 #[tokio::test]

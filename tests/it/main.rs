@@ -53,6 +53,7 @@ mod proxies;
 mod proxy_protocol;
 mod reuse;
 mod rebalance;
+mod recent;
 mod reconnect;
 mod reload;
 mod reload_agent;

@@ -116,7 +116,8 @@ impl Scene {
 }
 
 /// Every view, as it is asked for.
-const VIEWS: [&[&str]; 6] = [&[], &["nodes"], &["endpoints"], &["agents"], &["links"], &["flows"]];
+const VIEWS: [&[&str]; 7] =
+    [&[], &["nodes"], &["endpoints"], &["agents"], &["links"], &["flows"], &["recent"]];
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_table_is_as_reviewed_of_the_node_that_is_asked_and_of_another() {

@@ -1,6 +1,6 @@
 //! What of a node's answers is shown, and how: a row for each thing. A newer node may say more, and an older one less.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::Deserialize;
 
@@ -242,6 +242,77 @@ impl Row for Flow {
     }
 }
 
+/// Something that has happened.
+#[derive(Debug, Deserialize)]
+pub(super) struct Event {
+    what: String,
+    tenant: Option<String>,
+    who: String,
+    why: String,
+    times: u64,
+    age_s: u64,
+}
+
+impl Row for Event {
+    const HEAD: &'static [&'static str] = &["AGO", "EVENT", "WHO", "TENANT", "TIMES", "WHY"];
+    const NONE: &'static str = "nothing has happened of late";
+
+    fn cells(&self) -> Vec<Cell> {
+        let is_bad = matches!(&*self.what, "link_refused" | "node_gone" | "reload_refused");
+        let is_odd = !matches!(&*self.what, "linked" | "node_linked" | "reload");
+        vec![
+            Cell::new(age(self.age_s)),
+            Cell::new(self.what.replace('_', " ")).looked_at(is_bad, is_odd),
+            Cell::new(&self.who),
+            Cell::of(self.tenant.as_ref()),
+            Cell::new(self.times),
+            Cell::new(&self.why),
+        ]
+    }
+}
+
+#[derive(Debug, Deserialize)]
+pub(super) struct Certificate {
+    port: String,
+    names: Vec<String>,
+    not_after: i64,
+}
+
+/// How many days before its end a certificate should have been renewed.
+const LATE: u64 = 7;
+
+/// A line of when the certificates of a node's ports end.
+pub(super) fn certificates(all: &[Certificate], now: SystemTime, colour: bool) -> String {
+    let now = now.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    let now = i64::try_from(now).unwrap_or(i64::MAX);
+    let one = |certificate: &Certificate| {
+        let Certificate { port, names, not_after } = certificate;
+        let left = not_after.saturating_sub(now);
+        let time = rough(left.unsigned_abs());
+        if left > 0 {
+            let soon = left.unsigned_abs() < LATE * DAY;
+            return Cell::new(format_args!("{port} in {time}")).looked_at(false, soon).render(colour);
+        }
+        let names = if names.is_empty() { String::new() } else { format!(" ({})", names.join(", ")) };
+        Cell::new(format_args!("{port} ENDED {time} ago{names}")).looked_at(true, true).render(colour)
+    };
+    match all {
+        [] => String::new(),
+        all => format!("certificates end: {}\n", all.iter().map(one).collect::<Vec<_>>().join(", ")),
+    }
+}
+
+const DAY: u64 = 24 * 3600;
+
+/// A time as far as it matters.
+fn rough(seconds: u64) -> String {
+    match seconds {
+        days if days >= 2 * DAY => format!("{}days", days / DAY),
+        hours if hours >= 7200 => format!("{}h", hours / 3600),
+        seconds => age(seconds),
+    }
+}
+
 fn millis(ms: f64) -> String {
     format!("{ms:.1}ms")
 }
@@ -269,5 +340,24 @@ fn several(names: &[String]) -> Cell {
         0 => Cell::new('-'),
         1..=NAMES => Cell::new(names.join(", ")),
         all => Cell::new(format_args!("{} and {} more", names[..NAMES].join(", "), all - NAMES)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn certificates_that_end_soon_and_those_that_have_stand_out() {
+        let one =
+            |port: &str, not_after| Certificate { port: port.into(), names: vec!["a".into()], not_after };
+        let day = i64::try_from(DAY).unwrap();
+        let all = [one("edge", 400 * day), one("link", 6 * day), one("peer", -3 * 3600)];
+        assert_eq!(
+            certificates(&all, UNIX_EPOCH, true),
+            "certificates end: edge in 400days, \u{1b}[33mlink in 6days\u{1b}[0m, \
+             \u{1b}[31mpeer ENDED 3h ago (a)\u{1b}[0m\n"
+        );
+        assert_eq!(certificates(&[], UNIX_EPOCH, false), "");
     }
 }

@@ -19,7 +19,12 @@ pub(super) fn is_colour_wanted() -> bool {
 
 /// A text in which nothing steers the terminal.
 fn plain(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { '?' } else { c }).collect()
+    // Those that change the direction of what follows are no control characters.
+    let steers = |c: char| {
+        c.is_control()
+            || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+    };
+    text.chars().map(|c| if steers(c) { '?' } else { c }).collect()
 }
 
 fn styled(text: &str, style: Style, colour: bool) -> String {
@@ -92,7 +97,7 @@ mod tests {
         let rows = || {
             vec![
                 row("a", Cell::new("ready")),
-                row("lap\u{1b}top", Cell::new("gone").looked_at(true, true)),
+                row("lap\u{202e}top", Cell::new("gone").looked_at(true, true)),
                 row("größe", Cell::new("odd").looked_at(false, true)),
             ]
         };

@@ -1,9 +1,11 @@
 //! What there is to see: for each view the path that is asked, and the tables that become of the answer.
 
+use std::time::SystemTime;
+
 use anyhow::Context as _;
 use serde::{Deserialize, de::DeserializeOwned};
 
-use super::rows::{Agent, Endpoint, Flow, Link, Node, age, phase, rows};
+use super::rows::{Agent, Certificate, Endpoint, Event, Flow, Link, Node, age, certificates, phase, rows};
 use crate::protocol::NodeId;
 
 #[derive(Debug)]
@@ -18,6 +20,8 @@ pub(super) enum View {
         /// How many at most.
         most: u16,
     },
+    /// What has happened of late.
+    Recent,
     /// One node in full.
     Node(NodeId),
 }
@@ -28,6 +32,10 @@ struct Status {
     cluster: String,
     phase: String,
     version: String,
+    #[serde(default)]
+    certificates: Vec<Certificate>,
+    #[serde(default)]
+    recent: Vec<Event>,
     #[serde(default)]
     peers: Vec<Node>,
     links: Vec<Link>,
@@ -66,6 +74,11 @@ struct Links {
 }
 
 #[derive(Debug, Deserialize)]
+struct Recent {
+    events: Vec<Event>,
+}
+
+#[derive(Debug, Deserialize)]
 struct Flows {
     total: u64,
     flows: Vec<Flow>,
@@ -89,6 +102,7 @@ impl View {
                 query.push(format!("limit={most}"));
                 "flows".to_owned()
             }
+            Self::Recent => "recent".to_owned(),
             Self::Node(id) => format!("nodes/{id}"),
         };
         query.extend(node.map(|node| format!("node={node}")));
@@ -105,6 +119,7 @@ impl View {
             Self::Agents => rows(&read::<Agents>(answer)?.agents, colour),
             Self::Links => rows(&read::<Links>(answer)?.links, colour),
             Self::Flows { .. } => read::<Flows>(answer)?.render(colour),
+            Self::Recent => rows(&read::<Recent>(answer)?.events, colour),
             Self::Node(_) => read::<Page>(answer)?.render(colour),
         })
     }
@@ -114,7 +129,8 @@ impl Status {
     fn title(&self, colour: bool) -> String {
         let Self { node, cluster, version, .. } = self;
         let phase = phase(&self.phase, "").render(colour);
-        format!("node {node} of cluster {cluster}, {phase}, adit {version}\n")
+        let certificates = certificates(&self.certificates, SystemTime::now(), colour);
+        format!("node {node} of cluster {cluster}, {phase}, adit {version}\n{certificates}")
     }
 
     fn render(&self, colour: bool) -> String {
@@ -123,6 +139,7 @@ impl Status {
             rows(&self.peers, colour),
             rows(&self.links, colour),
             rows(&self.endpoints, colour),
+            rows(&self.recent, colour),
         ];
         tables.join("\n")
     }
@@ -146,6 +163,7 @@ impl Page {
             rows(agents, colour),
             rows(&status.links, colour),
             rows(&status.endpoints, colour),
+            rows(&status.recent, colour),
         ];
         tables.join("\n")
     }
@@ -177,7 +195,10 @@ mod tests {
                 {"tenant": "default", "endpoint": "db", "kind": "tcp", "agents": 3, "suspects": 1, "flows": 0,
                 "nodes": ["n1", "n2", "n3", "n4"]}],
             "peers": [{"node": "n2", "address": "1.2.3.5:6", "phase": "draining", "rtt_ms": 1.0, "flows": 4,
-                "agent_links": 7, "suspect": false}]}"#;
+                "agent_links": 7, "suspect": false}],
+            "recent": [{"what": "link_ended", "tenant": "default", "who": "agent 00112233 (laptop)", "times": 2,
+                "why": "no packet", "age_s": 5},
+                {"what": "node_gone", "tenant": null, "who": "node n3", "times": 1, "why": "silent", "age_s": 61}]}"#;
         assert_eq!(
             View::All.render(status.as_bytes(), false).unwrap(),
             "node n1 of cluster adit, ready, adit 0.1.0\n\n\
@@ -187,7 +208,10 @@ mod tests {
              1     agent  00112233  lap?top  1.2.3.4:5  quic  default  0.4ms  3      2          1h1m12s  up, suspect\n\
              \nENDPOINT  KIND  TENANT   AGENTS        FLOWS  NODES                  HOSTS\n\
              web       http  default  1             2      -                      a.example, *.b.example\n\
-             db        tcp   default  3, 1 suspect  0      n1, n2, n3 and 1 more  -\n"
+             db        tcp   default  3, 1 suspect  0      n1, n2, n3 and 1 more  -\n\n\
+             AGO   EVENT       WHO                      TENANT   TIMES  WHY\n\
+             5s    link ended  agent 00112233 (laptop)  default  2      no packet\n\
+             1m1s  node gone   node n3                  -        1      silent\n"
         );
     }
 

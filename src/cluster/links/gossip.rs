@@ -12,7 +12,7 @@ use super::{
     },
     Links,
 };
-use crate::protocol::Close;
+use crate::{protocol::Close, telemetry::What};
 
 /// Runs until the node leaves.
 pub(super) async fn run(links: Arc<Links>, mut events: mpsc::Receiver<Event>) {
@@ -36,6 +36,7 @@ pub(super) async fn run(links: Arc<Links>, mut events: mpsc::Receiver<Event>) {
         match event {
             None => membership.tick(now),
             Some(Event::Heard { from, data }) => {
+                links.counters.membership.received(data.len());
                 if let Err(error) = membership.receive(&from, &data, now) {
                     links.faults.dropped(&from, error);
                 }
@@ -65,7 +66,9 @@ impl Links {
             Effect::Send { to, data } => {
                 let peer = self.shared.peers().get(&to.node).cloned();
                 let sent = peer.is_some_and(|peer| peer.datagrams.send(CONTROL_STREAM, &data).is_ok());
-                if !sent {
+                if sent {
+                    self.counters.membership.sent(data.len());
+                } else {
                     self.counters.dropped.inc();
                     self.keep(to);
                 }
@@ -80,6 +83,8 @@ impl Links {
             Effect::Down(member) => {
                 self.counters.members.dec();
                 tracing::warn!(peer = %member.node, "a node is gone from the cluster");
+                let why = "it has left, or does not answer";
+                self.shared.handler.happened(What::NodeGone, format!("node {}", member.node), why.into());
                 let peer = self.shared.peers().get(&member.node).cloned();
                 // A link that answers knows better than rumour, which will be refuted.
                 if let Some(peer) = peer.filter(|peer| peer.vitals.is_suspect()) {

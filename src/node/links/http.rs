@@ -159,6 +159,7 @@ async fn upgrade(
             Ok(stream) => Connection::Tls(Box::new(stream.into())),
             Err(error) => {
                 tracing::debug!(%client, %error, "a TLS handshake failed");
+                door.happened(client, format_args!("the handshake failed: {error}"));
                 return None;
             }
         },
@@ -178,6 +179,7 @@ async fn upgrade(
                 let status = status.as_u16();
                 tracing::warn!(target: "adit::access", %client, path, status, code, %refused, "no link over WebSocket");
                 door.refused(code);
+                door.happened(client, &refused);
                 refused.response()
             }
         };

@@ -119,6 +119,7 @@ impl Fabric {
             node: ok(NodeId::new("n1")),
             cluster: "test".into(),
             edge: edge::Config {
+                metrics_endpoints: 0,
                 bind: any,
                 tls: None,
                 sni: None,
