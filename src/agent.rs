@@ -2,13 +2,14 @@
 //!
 //! Owns one listener an endpoint; each flow that arrives becomes a connection to the service, joined byte for byte, or for
 //! UDP a socket, joined packet for packet. Built on `client`, which keeps the links. It parses what it carries only where an
-//! endpoint's options ask for that.
+//! endpoint's options ask for that, or an inspector does.
 
 mod access;
 mod connection;
 mod door;
 mod health;
 mod http;
+mod inspect;
 mod proxied;
 mod rewrite;
 mod server;
@@ -17,6 +18,7 @@ mod udp;
 
 use std::{
     collections::BTreeMap,
+    net::SocketAddr,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -28,10 +30,12 @@ use tokio::{
 
 pub use self::http::HttpOptions;
 pub use health::{HealthCheck, InvalidProbe, Probe};
+pub use inspect::InspectError;
 pub use proxied::{InvalidVersion, ProxyVersion};
 pub use rewrite::{Field, FieldName, InvalidField, Rewrite};
 pub use service::{InvalidService, Service, ServiceAddress, ServiceTls};
 
+use inspect::Inspecting;
 use server::{Server, Wanted};
 
 use crate::{
@@ -48,6 +52,8 @@ pub struct Config {
     pub client: client::Config,
     /// The endpoints and the services behind them.
     pub endpoints: Vec<Endpoint>,
+    /// Where requests are shown to whoever reaches that. Without, they are not.
+    pub inspect: Option<SocketAddr>,
 }
 
 /// One endpoint.
@@ -73,8 +79,8 @@ pub struct Endpoint {
 
 impl Endpoint {
     /// Whether requests are looked at. What has to be done with them is done in HTTP/1.1.
-    fn reads_requests(&self) -> bool {
-        self.kind == Kind::Http && (self.http.is_some() || !self.door.is_open())
+    fn reads_requests(&self, inspected: bool) -> bool {
+        self.kind == Kind::Http && (inspected || self.http.is_some() || !self.door.is_open())
     }
 }
 
@@ -84,6 +90,9 @@ pub enum StartError {
     /// The links cannot be set up.
     #[error(transparent)]
     Client(#[from] client::StartError),
+    /// The inspector's port is not to be had.
+    #[error(transparent)]
+    Inspect(#[from] InspectError),
 }
 
 /// What a reload has changed of the endpoints, beside how those are served that stay.
@@ -95,12 +104,15 @@ pub struct Reloaded {
     pub removed: Vec<EndpointId>,
 }
 
+/// How each endpoint is to be served; those that are no more are kept, for if they come back.
+type Orders = Arc<Mutex<BTreeMap<EndpointId, watch::Sender<Wanted>>>>;
+
 /// A running agent. Dropping it cuts everything; see [`Agent::drain`].
 #[derive(Debug)]
 pub struct Agent {
     client: Client,
-    /// How each endpoint is to be served; those that are no more are kept, for if they come back.
-    wanted: Mutex<BTreeMap<EndpointId, watch::Sender<Wanted>>>,
+    wanted: Orders,
+    inspecting: Option<Inspecting>,
     /// The nodes' first answers.
     first: Mutex<Vec<oneshot::Receiver<Result<(), ListenError>>>>,
     tasks: Tasks,
@@ -112,9 +124,12 @@ impl Agent {
     /// # Errors
     /// When there is no socket to be had.
     pub fn start(config: Config) -> Result<Self, StartError> {
+        let wanted = Orders::default();
+        let inspecting = config.inspect.map(|address| Inspecting::start(address, Arc::clone(&wanted)));
         let agent = Self {
             client: Client::new(config.client)?,
-            wanted: Mutex::default(),
+            inspecting: inspecting.transpose()?,
+            wanted,
             first: Mutex::default(),
             tasks: Tasks::new(),
         };
@@ -138,7 +153,8 @@ impl Agent {
     ) {
         let name = endpoint.name.clone();
         let (sender, orders) = watch::channel(Some(Arc::new(endpoint)));
-        let server = Server::new(orders, self.client.clone(), self.tasks.clone(), first);
+        let inspector = self.inspecting.as_ref().map(|inspecting| inspecting.inspector.clone());
+        let server = Server::new(orders, self.client.clone(), self.tasks.clone(), inspector, first);
         self.tasks.spawn(server.run());
         wanted.insert(name, sender);
     }
@@ -146,6 +162,11 @@ impl Agent {
     /// The client that keeps the links.
     pub fn client(&self) -> &Client {
         &self.client
+    }
+
+    /// Where requests are shown, if they are.
+    pub fn inspector(&self) -> Option<SocketAddr> {
+        self.inspecting.as_ref().map(|inspecting| inspecting.address)
     }
 
     /// Waits until a node sends flows for each endpoint, however long that takes. One whose service is down by its health
@@ -214,6 +235,9 @@ impl Agent {
         let closed = self.client.close(grace).await;
         if let Err(aborted) = self.tasks.finish(grace.saturating_sub(started.elapsed())).await {
             tracing::debug!(%aborted, "flows were left");
+        }
+        if let Some(inspecting) = &self.inspecting {
+            inspecting.close().await;
         }
         closed
     }

@@ -7,26 +7,10 @@ use std::str::FromStr;
 
 use http::{HeaderMap, HeaderName};
 
+use crate::telemetry::secret;
+
 /// The longest value, in characters.
 const LONGEST: usize = 256;
-
-/// What is in names of fields that hold secrets, wherever it stands: `authorization`, `x-api-key`, `x-csrf-token`, …
-const SECRET: [&str; 14] = [
-    "auth",
-    "assertion",
-    "cookie",
-    "credential",
-    "csrf",
-    "jwt",
-    "key",
-    "passw",
-    "pwd",
-    "secret",
-    "session",
-    "signature",
-    "token",
-    "xsrf",
-];
 
 /// What fields begin with that are for nodes.
 const OWN: &str = "x-adit-";
@@ -57,7 +41,7 @@ impl FromStr for LoggedHeader {
         if name.as_str().starts_with(OWN) {
             return Err(InvalidHeader::Own);
         }
-        match SECRET.into_iter().find(|secret| name.as_str().contains(secret)) {
+        match secret::in_field(name.as_str()) {
             Some(secret) => Err(InvalidHeader::Secret(secret)),
             None => Ok(Self(name)),
         }

@@ -1,5 +1,5 @@
-//! A flow of HTTP whose requests are looked at: for the endpoint's door, for rewriting, for the access log, or for a limit
-//! on the wait for responses.
+//! A flow of HTTP whose requests are looked at: for the endpoint's door, for rewriting, for the access log, for the inspector,
+//! or for a limit on the wait for responses.
 //!
 //! One flow is served over one connection of the service, so that its keep-alive, its order and its end stay those of the
 //! service's connection. Driven by `agent` in the place of a plain splice, which is all that other flows get. Bodies stream
@@ -24,7 +24,10 @@ use hyper::{
     upgrade::{OnUpgrade, Upgraded},
 };
 use hyper_util::rt::TokioIo;
-use tokio::sync::oneshot;
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    sync::oneshot,
+};
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -32,6 +35,7 @@ use super::{
     access::Access,
     connection::Dialled,
     door::{self, Clients},
+    inspect::{Inspected, Sending, Tap},
     rewrite::Rewrite,
 };
 use crate::{
@@ -44,7 +48,7 @@ use crate::{
 
 /// How many fields a message may have: those of a client's request, at most 256, those that the node adds and those that
 /// are set here.
-const FIELDS: usize = 512;
+pub(super) const FIELDS: usize = 512;
 
 /// What is done with an endpoint's requests.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -83,9 +87,18 @@ enum ExchangeError {
     Over,
 }
 
-/// Serves a flow's requests over a connection of the service, until either has ended.
-pub(super) async fn serve(flow: Flow, clients: Clients, connection: Connection, endpoint: &Endpoint) {
-    let Endpoint { name: endpoint, door, http: options, .. } = endpoint;
+/// Serves a flow's requests over a connection of the service, until either has ended. A flow that is none of a link's carries
+/// no request to switch protocols.
+pub(super) async fn serve<F>(
+    flow: F,
+    clients: Clients,
+    connection: Connection,
+    served: &Endpoint,
+    inspected: Option<Inspected>,
+) where
+    F: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let Endpoint { name: endpoint, door, http: options, .. } = served;
     let io = TokioIo::new(Dialled::new(connection));
     let (sender, connection) = match client::Builder::new().max_headers(FIELDS).handshake(io).await {
         Ok(ready) => ready,
@@ -94,8 +107,10 @@ pub(super) async fn serve(flow: Flow, clients: Clients, connection: Connection, 
     let (closed, given_up) = (CancellationToken::new(), CancellationToken::new());
     let switched = Mutex::default();
     let exchanges = Exchanges {
+        served,
         endpoint,
         door,
+        inspected,
         clients,
         options: options.as_ref().unwrap_or(&NOTHING),
         sender: Mutex::new(Some(sender)),
@@ -148,8 +163,10 @@ pub(super) async fn serve(flow: Flow, clients: Clients, connection: Connection, 
 
 /// The requests of one flow.
 struct Exchanges<'a> {
+    served: &'a Endpoint,
     endpoint: &'a EndpointId,
     door: &'a auth::Access,
+    inspected: Option<Inspected>,
     clients: Clients,
     options: &'a HttpOptions,
     /// Not there while a request waits for its response.
@@ -166,46 +183,63 @@ impl Exchanges<'_> {
         // Who is refused is told in any case.
         let told = self.options.access_log || denied.is_some();
         let mut access = told.then(|| Access::new(self.endpoint, client, &request));
+        let mut tap = self.inspected.as_ref().map(|inspected| inspected.begin(self.served, client, &request));
         let flow = hyper::upgrade::on(&mut request);
         let has_body = !request.body().is_end_stream();
         let mut response = match denied {
             Some(denied) => self.deny(denied, has_body),
-            None => match self.ask(request).await {
+            None => match self.ask(request, tap.as_ref().map(Tap::sending)).await {
                 Ok(response) => response.map(Either::Left),
                 Err(error @ ExchangeError::Late(_)) => self.give_up(&error),
-                Err(error) => return Err(error),
+                Err(error) => {
+                    if let Some(tap) = &mut tap {
+                        tap.fail(error.to_string());
+                    }
+                    return Err(error);
+                }
             },
         };
+        if let Some(tap) = &tap {
+            tap.answered(&response, matches!(response.body(), Either::Right(_)));
+        }
         if let Some(access) = &mut access {
             access.status = Some(response.status());
             access.denied = denied;
         }
         if response.status() == StatusCode::SWITCHING_PROTOCOLS {
             let service = hyper::upgrade::on(&mut response);
-            put(self.switched, Switched { flow, service, access: access.take() });
+            put(self.switched, Switched { flow, service, access: access.take(), tap: tap.take() });
         }
         if is_last(&response) {
             response.headers_mut().append(header::CONNECTION, HeaderValue::from_static("close"));
         }
         *response.version_mut() = Version::HTTP_11;
-        Ok(response.map(|body| Answer::new(body, access)))
+        Ok(response.map(|body| Answer::new(body, access, tap)))
     }
 
     /// Passes a request on that the door has let in, without what was for the door.
-    async fn ask(&self, mut request: Request<Incoming>) -> Result<Response<Incoming>, ExchangeError> {
+    async fn ask(
+        &self,
+        mut request: Request<Incoming>,
+        sending: Option<Sending>,
+    ) -> Result<Response<Incoming>, ExchangeError> {
         let headers = request.headers_mut();
         for name in self.door.consumed() {
             headers.remove(name);
         }
         self.options.rewrite.apply(headers);
-        self.send(request).await
+        self.send(request, sending).await
     }
 
     /// Sends a request and waits for the response's header.
-    async fn send(&self, request: Request<Incoming>) -> Result<Response<Incoming>, ExchangeError> {
+    async fn send(
+        &self,
+        request: Request<Incoming>,
+        sending: Option<Sending>,
+    ) -> Result<Response<Incoming>, ExchangeError> {
         let mut sender = take(&self.sender).ok_or(ExchangeError::Over)?;
         let (sent, body_sent) = oneshot::channel();
-        let request = request.map(|body| Sent { body, _sent: sent });
+        let request = request.map(|body| Sent { body, sending, _sent: sent });
         let responding = async {
             // The service may still be reading the last request, though it has answered that.
             sender.ready().await?;
@@ -292,6 +326,7 @@ type Content = Either<Incoming, Full<Bytes>>;
 /// A request's body; it is dropped when all of it has been sent.
 struct Sent {
     body: Incoming,
+    sending: Option<Sending>,
     _sent: oneshot::Sender<()>,
 }
 
@@ -303,7 +338,17 @@ impl http_body::Body for Sent {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        Pin::new(&mut self.body).poll_frame(cx)
+        let Self { body, sending, .. } = &mut *self;
+        let frame = ready!(Pin::new(&mut *body).poll_frame(cx));
+        if let Some(sending) = sending {
+            if let Some(data) = data_of(&frame) {
+                sending.send(data);
+            }
+            if is_last_of_body(&frame) || body.is_end_stream() {
+                sending.complete();
+            }
+        }
+        Poll::Ready(frame)
     }
 
     fn is_end_stream(&self) -> bool {
@@ -315,24 +360,46 @@ impl http_body::Body for Sent {
     }
 }
 
+/// What a frame of a body has of its content.
+fn data_of<E>(frame: &Option<Result<Frame<Bytes>, E>>) -> Option<&Bytes> {
+    frame.as_ref()?.as_ref().ok()?.data_ref()
+}
+
+/// Whether nothing comes behind it, for which nobody may ask.
+fn is_last_of_body<E>(frame: &Option<Result<Frame<Bytes>, E>>) -> bool {
+    match frame {
+        Some(Ok(frame)) => frame.is_trailers(),
+        Some(Err(_)) => false,
+        None => true,
+    }
+}
+
 /// A response's body on its way to the node, with what is to be told of it.
 struct Answer {
     body: Content,
     access: Option<Access>,
+    tap: Option<Tap>,
 }
 
 impl Answer {
-    fn new(body: Content, access: Option<Access>) -> Self {
-        let mut answer = Self { body, access };
-        answer.note(0);
+    fn new(body: Content, access: Option<Access>, tap: Option<Tap>) -> Self {
+        let mut answer = Self { body, access, tap };
+        answer.note(&[], false);
         answer
     }
 
-    fn note(&mut self, bytes: usize) {
-        let ended = self.body.is_end_stream();
+    /// Some of the body has gone by, and perhaps its end.
+    fn note(&mut self, data: &[u8], ended: bool) {
+        let ended = ended || self.body.is_end_stream();
         if let Some(access) = &mut self.access {
-            access.bytes += bytes as u64;
+            access.bytes += data.len() as u64;
             access.complete |= ended;
+        }
+        if let Some(tap) = &mut self.tap {
+            tap.receive(data);
+            if ended {
+                tap.complete();
+            }
         }
     }
 }
@@ -346,14 +413,12 @@ impl http_body::Body for Answer {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
         let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
-        match &frame {
-            Some(Ok(frame)) => self.note(frame.data_ref().map_or(0, Bytes::len)),
-            Some(Err(_)) => {}
-            None => {
-                if let Some(access) = &mut self.access {
-                    access.complete = true;
-                }
+        if let Some(Err(_)) = frame {
+            if let Some(tap) = &mut self.tap {
+                tap.fail("the service broke off in the middle of its response");
             }
+        } else {
+            self.note(data_of(&frame).map_or(&[], |data| data), is_last_of_body(&frame));
         }
         Poll::Ready(frame)
     }
@@ -372,6 +437,7 @@ struct Switched {
     flow: OnUpgrade,
     service: OnUpgrade,
     access: Option<Access>,
+    tap: Option<Tap>,
 }
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
@@ -389,6 +455,13 @@ impl Switched {
         if let Some(access) = &mut self.access {
             access.bytes = counts.right_to_left();
             access.complete = joined.is_ok();
+        }
+        if let Some(tap) = &mut self.tap {
+            tap.carried(counts.left_to_right(), counts.right_to_left());
+            match &joined {
+                Ok(()) => tap.complete(),
+                Err(broken) => tap.fail(broken.to_string()),
+            }
         }
         Ok(joined?)
     }

@@ -13,7 +13,7 @@ use http::{
 };
 
 /// Fields of a single hop (RFC 9110 §7.6.1), and those that say where a message ends.
-const RESERVED: [HeaderName; 11] = [
+pub(super) const RESERVED: [HeaderName; 11] = [
     CONNECTION,
     CONTENT_LENGTH,
     HeaderName::from_static("http2-settings"),

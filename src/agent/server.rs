@@ -13,7 +13,9 @@ use super::{
     Endpoint,
     door::{self, Clients},
     health::{Change, Watch},
-    http, udp,
+    http,
+    inspect::{Inspected, Inspector},
+    udp,
 };
 use crate::{
     auth::Denied,
@@ -35,6 +37,8 @@ pub(super) struct Server {
     orders: watch::Receiver<Wanted>,
     client: Client,
     tasks: Tasks,
+    /// Who looks at requests, if anybody does.
+    inspector: Option<Inspector>,
     /// Told the first answer of a node, if anybody waits for it.
     first: Option<oneshot::Sender<Result<(), ListenError>>>,
     /// Told when the service may speak another version of HTTP than the one that is being served.
@@ -45,13 +49,18 @@ pub(super) struct Server {
 #[derive(Debug, Clone)]
 struct Version {
     endpoint: Arc<Endpoint>,
+    inspector: Option<Inspector>,
     /// Another one has taken its place.
     exchanged: CancellationToken,
 }
 
 impl Version {
-    fn new(endpoint: &Arc<Endpoint>) -> Self {
-        Self { endpoint: Arc::clone(endpoint), exchanged: CancellationToken::new() }
+    fn new(endpoint: &Arc<Endpoint>, inspector: Option<&Inspector>) -> Self {
+        Self {
+            endpoint: Arc::clone(endpoint),
+            inspector: inspector.cloned(),
+            exchanged: CancellationToken::new(),
+        }
     }
 }
 
@@ -71,8 +80,8 @@ struct Serving {
 impl Serving {
     /// Whether this may serve another version of the endpoint: nodes have been told the same of both.
     fn fits(&self, wanted: &Endpoint) -> bool {
-        let kind =
-            self.version.endpoint.kind == wanted.kind && (self.kind == wanted.kind || wanted.may_choose());
+        let may_choose = wanted.may_choose(self.version.inspector.is_some());
+        let kind = self.version.endpoint.kind == wanted.kind && (self.kind == wanted.kind || may_choose);
         kind && self.options == wanted.options() && !self.ending
     }
 }
@@ -84,8 +93,8 @@ impl Endpoint {
     }
 
     /// Whether the service chooses the version of HTTP.
-    fn may_choose(&self) -> bool {
-        self.kind == Kind::Http && !self.reads_requests() && self.service.chooses()
+    fn may_choose(&self, inspected: bool) -> bool {
+        self.kind == Kind::Http && !self.reads_requests(inspected) && self.service.chooses()
     }
 }
 
@@ -94,9 +103,10 @@ impl Server {
         orders: watch::Receiver<Wanted>,
         client: Client,
         tasks: Tasks,
+        inspector: Option<Inspector>,
         first: Option<oneshot::Sender<Result<(), ListenError>>>,
     ) -> Self {
-        Self { orders, client, tasks, first, doubt: Arc::default() }
+        Self { orders, client, tasks, inspector, first, doubt: Arc::default() }
     }
 
     /// Serves the endpoint as it is wanted, until the agent leaves.
@@ -139,7 +149,8 @@ impl Server {
         let mut up = match (&mut *serving, &mut watch) {
             (Some(serving), watch) => {
                 // It was up a moment ago, and perhaps it is another service now.
-                let before = std::mem::replace(&mut serving.version, Version::new(&endpoint));
+                let version = Version::new(&endpoint, self.inspector.as_ref());
+                let before = std::mem::replace(&mut serving.version, version);
                 before.exchanged.cancel();
                 watch.iter_mut().for_each(Watch::believe);
                 self.doubt.notify_one();
@@ -199,7 +210,7 @@ impl Server {
     async fn listen(&self, endpoint: &Arc<Endpoint>) -> Result<Serving, ListenError> {
         let Endpoint { name, service, .. } = &**endpoint;
         let mut kind = endpoint.kind;
-        if endpoint.may_choose() {
+        if endpoint.may_choose(self.inspector.is_some()) {
             match service.negotiate(kind).await {
                 Ok((_, chosen)) => kind = chosen,
                 Err(_) => self.doubt.notify_one(),
@@ -208,7 +219,8 @@ impl Server {
         let options = endpoint.options();
         let listener = self.client.listen_with(name.clone(), kind, options.clone()).await?;
         tracing::info!(endpoint = %name, %service, kind = kind.name(), "serving");
-        Ok(Serving { version: Version::new(endpoint), listener, kind, options, ending: false })
+        let version = Version::new(endpoint, self.inspector.as_ref());
+        Ok(Serving { version, listener, kind, options, ending: false })
     }
 
     /// Takes flows until the listener is closed. Cancel safe.
@@ -233,7 +245,7 @@ impl Server {
     /// Waits until the service has chosen another version of HTTP than the one that is being served. It is asked only when
     /// something makes that likely, and then until it answers.
     async fn chooses_otherwise(&self, endpoint: &Endpoint, kind: Kind) {
-        if !endpoint.may_choose() {
+        if !endpoint.may_choose(self.inspector.is_some()) {
             return std::future::pending().await;
         }
         loop {
@@ -270,11 +282,11 @@ pub(super) async fn deny(incoming: Incoming, denied: Denied) {
 
 /// Joins one flow to a new connection of the service.
 async fn join(incoming: Incoming, version: Version, doubt: Arc<Notify>) {
-    let Version { endpoint, exchanged } = version;
+    let Version { endpoint, inspector, exchanged } = version;
     let carries_requests = incoming.open().kind.is_http();
-    if !endpoint.reads_requests()
-        && let Err(denied) = door::check_flow(&endpoint.door, incoming.open())
-    {
+    let reads_requests = endpoint.reads_requests(inspector.is_some());
+    let inspected = inspector.as_ref().filter(|_| reads_requests).map(Inspected::by);
+    if !reads_requests && let Err(denied) = door::check_flow(&endpoint.door, incoming.open()) {
         return deny(incoming, denied).await;
     }
     let (client, clients) = (incoming.open().client, Clients::of(incoming.open()));
@@ -285,6 +297,9 @@ async fn join(incoming: Incoming, version: Version, doubt: Arc<Notify>) {
                 doubt.notify_one();
             }
             tracing::warn!(endpoint = %endpoint.name, %error, "the service cannot be reached");
+            if let Some(inspected) = inspected {
+                inspected.unreached(&endpoint, client.map(|client| client.ip()), error.to_string());
+            }
             return incoming.refuse(Refusal::new(error.code(), error.to_string())).await;
         }
     };
@@ -304,8 +319,8 @@ async fn join(incoming: Incoming, version: Version, doubt: Arc<Notify>) {
         std::future::pending::<()>().await;
     };
     let served = async {
-        if endpoint.reads_requests() {
-            return http::serve(flow, clients, connection, &endpoint).await;
+        if reads_requests {
+            return http::serve(flow, clients, connection, &endpoint, inspected).await;
         }
         let counts = Counts::default();
         let end = splice(flow, connection, &counts).await;

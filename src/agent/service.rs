@@ -151,6 +151,12 @@ impl Service {
         HeaderValue::try_from(host).map_err(|_| InvalidService::Host(self.address.host.clone()))
     }
 
+    /// Where its web pages begin, without a path.
+    pub(super) fn url(&self) -> String {
+        let scheme = if self.tls.is_some() { "https" } else { "http" };
+        format!("{scheme}://{}", self.address)
+    }
+
     /// Whether it chooses the version of HTTP that is spoken with it.
     pub(super) fn chooses(&self) -> bool {
         self.tls.is_some()

@@ -93,6 +93,9 @@ pub(super) fn run(command: &AgentCommand, given: &Given) -> Result<(), Failure> 
 
 /// Says what is served, and through which nodes, as that changes.
 async fn tell(agent: &Agent, endpoints: &[Endpoint], connect: &Address) -> Result<(), anyhow::Error> {
+    if let Some(address) = agent.inspector() {
+        say(format_args!("inspect http://{address}/"));
+    }
     agent.serve().await.context("the agent cannot serve")?;
     let mut state = agent.client().agent_state();
     let mut shown = state.borrow_and_update().clone();

@@ -82,6 +82,9 @@ pub(super) fn agent(args: RunAgentArgs) -> Result<(), Failure> {
     for endpoint in &config.endpoints {
         say(format_args!("serve  {} from {} ({})", endpoint.name, endpoint.service, endpoint.kind.name()));
     }
+    if let Some(address) = config.inspect {
+        say(format_args!("inspect http://{address}/, for whoever is on this machine"));
+    }
     say("good   adit agent run would start with this");
     Ok(())
 }

@@ -6,7 +6,7 @@ use clap::{Args, ValueEnum};
 
 use super::{
     ConfigError, ConnectArgs, LogArgs, UdpArgs,
-    agent_http::HttpArgs,
+    agent_http::{HttpArgs, InspectArgs},
     door::{DoorArgs, HttpDoorArgs},
     duration,
     layers::table,
@@ -65,6 +65,8 @@ pub struct ServeHttpArgs {
     #[command(flatten)]
     http: HttpArgs,
     #[command(flatten)]
+    inspect: InspectArgs,
+    #[command(flatten)]
     pub serve: ServeArgs,
 }
 
@@ -93,6 +95,8 @@ pub struct RunAgentArgs {
     config: PathBuf,
     #[arg(long, hide = true, value_parser = table::<EndpointArgs>)]
     endpoint: Vec<EndpointArgs>,
+    #[command(flatten)]
+    inspect: InspectArgs,
     #[command(flatten)]
     pub agent: AgentArgs,
 }
@@ -232,7 +236,8 @@ impl ServeArgs {
             health: self.health,
             udp: UdpArgs::default(),
         };
-        Ok(agent::Config { endpoints: vec![endpoint.into_endpoint()?], client: self.agent.client()? })
+        let (endpoints, client) = (vec![endpoint.into_endpoint()?], self.agent.client()?);
+        Ok(agent::Config { endpoints, client, inspect: None })
     }
 }
 
@@ -255,7 +260,8 @@ impl ServeUdpArgs {
             health: HealthArgs::default(),
             udp: self.udp,
         };
-        Ok(agent::Config { endpoints: vec![endpoint.into_endpoint()?], client: self.agent.client()? })
+        let (endpoints, client) = (vec![endpoint.into_endpoint()?], self.agent.client()?);
+        Ok(agent::Config { endpoints, client, inspect: None })
     }
 }
 
@@ -265,7 +271,13 @@ impl ServeHttpArgs {
     /// # Errors
     /// See [`ConfigError`].
     pub fn into_config(self) -> Result<agent::Config, ConfigError> {
-        self.serve.with_http(EndpointKind::Http, self.version, self.door, self.http)
+        let name = self.serve.endpoint.clone();
+        let config = self.serve.with_http(EndpointKind::Http, self.version, self.door, self.http)?;
+        let inspect = self.inspect.inspect;
+        if inspect.is_some() && config.endpoints.iter().any(|endpoint| endpoint.kind != Kind::Http) {
+            return Err(ConfigError::NotHttp { option: "--inspect", endpoint: name });
+        }
+        Ok(agent::Config { inspect, ..config })
     }
 }
 
@@ -289,6 +301,7 @@ impl RunAgentArgs {
                 .map(EndpointArgs::into_endpoint)
                 .collect::<Result<_, _>>()?,
             client: self.agent.client()?,
+            inspect: self.inspect.inspect,
         })
     }
 }

@@ -1,6 +1,9 @@
 //! The flags of `adit agent http` for requests, which are keys of an `[[endpoint]]` too.
 
-use std::time::Duration;
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    time::Duration,
+};
 
 use clap::Args;
 use http::{HeaderValue, uri::Authority};
@@ -34,6 +37,29 @@ pub struct HttpArgs {
     /// limits that.
     #[arg(help_heading = HEADING, long, value_name = "DURATION", value_parser = some_time)]
     response_header_timeout: Option<Duration>,
+}
+
+/// The agent's inspector.
+#[derive(Debug, Clone, Default, Args)]
+pub(super) struct InspectArgs {
+    /// Show the last requests and responses, and send requests again, at this address of this machine. Whoever reaches it
+    /// may: see docs/inspector.md.
+    #[arg(help_heading = HEADING, long, value_name = "[ADDRESS:]PORT", value_parser = local)]
+    pub(super) inspect: Option<SocketAddr>,
+}
+
+const LOCAL_ALONE: &str = "whoever reaches the inspector sees requests and sends them again, so it is for this machine alone: \
+                           use 127.0.0.1 or [::1], and from elsewhere a tunnel such as `ssh -L 4040:127.0.0.1:4040`";
+
+/// An address that no other machine reaches.
+fn local(text: &str) -> Result<SocketAddr, &'static str> {
+    let address = match text.parse() {
+        Ok(port) => SocketAddr::from((Ipv4Addr::LOCALHOST, port)),
+        Err(_) => {
+            text.parse().map_err(|_| "expected a port, or ADDRESS:PORT in numbers, such as 127.0.0.1:4040")?
+        }
+    };
+    if address.ip().is_loopback() { Ok(address) } else { Err(LOCAL_ALONE) }
 }
 
 /// What the host of requests is replaced with.
@@ -103,6 +129,24 @@ impl HttpArgs {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_inspector_is_for_this_machine_alone() {
+        for (text, address) in [
+            ("4040", "127.0.0.1:4040"),
+            ("127.0.0.1:0", "127.0.0.1:0"),
+            ("127.8.0.1:1", "127.8.0.1:1"),
+            ("[::1]:4040", "[::1]:4040"),
+        ] {
+            assert_eq!(local(text).unwrap().to_string(), address);
+        }
+        for outside in ["0.0.0.0:4040", "[::]:4040", "10.0.0.1:4040", "[2001:db8::1]:4040"] {
+            assert_eq!(local(outside), Err(LOCAL_ALONE), "{outside}");
+        }
+        for bad in ["", "localhost:4040", "127.0.0.1", "70000", "http://127.0.0.1:4040"] {
+            assert!(local(bad).unwrap_err().contains("such as 127.0.0.1:4040"), "{bad}");
+        }
+    }
 
     #[test]
     fn a_host_is_a_word_or_an_authority() {

@@ -24,7 +24,7 @@ const TABLE: &[(&str, &str)] = &[
     ("client", "protocol net splice transport tls telemetry drain"),
     ("cluster", "protocol net tls transport telemetry drain"),
     ("upstream", "protocol transport cluster auth telemetry drain"),
-    ("access_log", "protocol splice upstream drain"),
+    ("access_log", "protocol splice upstream telemetry drain"),
     ("relay", "protocol splice transport cluster upstream access_log auth telemetry drain"),
     ("edge", "protocol net splice transport upstream access_log auth tls telemetry drain"),
     ("admin", "protocol upstream cluster auth tls telemetry drain"),

@@ -32,6 +32,7 @@ mod hosts;
 mod hostile;
 mod hostile_peers;
 mod http;
+mod inspector;
 mod joining;
 mod jwks;
 mod http3;

@@ -1,0 +1,230 @@
+//! What an exchange tells the inspector as it goes by.
+//!
+//! A [`Tap`] travels with its request and then with the response's body, as a line of the access log does; a [`Sending`]
+//! goes with the request's body to the service. Both only look: they never wait, and what they are told is there already.
+
+use std::{
+    borrow::Cow,
+    net::IpAddr,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use bytes::Bytes;
+use http::{Request, Response};
+use tokio::time::Instant;
+
+use super::{
+    Inspector, REPLAY,
+    store::{Body, Exchange, RequestHead, ResponseHead, Times},
+};
+use crate::agent::Endpoint;
+
+/// The requests of a flow, which the inspector looks at.
+#[derive(Debug, Clone)]
+pub(in crate::agent) struct Inspected {
+    pub(super) inspector: Inspector,
+    /// The flow carries this replay alone.
+    pub(super) replay: Option<Replayed>,
+}
+
+/// A request that is sent again.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Replayed {
+    /// The number of its exchange.
+    pub(super) id: u64,
+    /// That of the exchange whose request it was.
+    pub(super) of: u64,
+}
+
+/// An exchange under way. Dropped before it is complete, it has failed.
+#[derive(Debug)]
+pub(in crate::agent) struct Tap {
+    under_way: UnderWay,
+    is_replay: bool,
+    over: bool,
+}
+
+/// A request's body on its way to the service.
+#[derive(Debug)]
+pub(in crate::agent) struct Sending {
+    under_way: UnderWay,
+    over: bool,
+}
+
+#[derive(Debug, Clone)]
+struct UnderWay {
+    inspector: Inspector,
+    id: u64,
+    began: Instant,
+}
+
+impl UnderWay {
+    fn change(&self, change: impl FnOnce(&mut Exchange, Duration)) {
+        let now = self.began.elapsed();
+        self.inspector.with(|store| store.change(self.id, |exchange| change(exchange, now)));
+    }
+
+    fn take(&self, data: &[u8], body: impl FnOnce(&mut Exchange) -> &mut Body) {
+        if !data.is_empty() {
+            self.inspector.with(|store| store.take(self.id, data, body));
+        }
+    }
+}
+
+impl Inspected {
+    pub(in crate::agent) fn by(inspector: &Inspector) -> Self {
+        Self { inspector: inspector.clone(), replay: None }
+    }
+
+    /// A request has come.
+    pub(in crate::agent) fn begin<B: http_body::Body>(
+        &self,
+        endpoint: &Endpoint,
+        client: Option<IpAddr>,
+        request: &Request<B>,
+    ) -> Tap {
+        self.enter(endpoint, client, Some(head(endpoint, request)), request.body().is_end_stream())
+    }
+
+    /// A request that is to be sent again waits for a connection of the service, and begins when it has one.
+    pub(super) fn wait(&self, endpoint: &Endpoint, client: Option<IpAddr>, request: &Request<Bytes>) -> Tap {
+        let tap = self.enter(endpoint, client, Some(head(endpoint, request)), false);
+        tap.sending().send(request.body());
+        tap
+    }
+
+    /// A flow could not be joined to the service.
+    pub(in crate::agent) fn unreached(&self, endpoint: &Endpoint, client: Option<IpAddr>, error: String) {
+        self.enter(endpoint, client, None, false).fail(error);
+    }
+
+    fn enter(
+        &self,
+        endpoint: &Endpoint,
+        client: Option<IpAddr>,
+        request: Option<RequestHead>,
+        is_empty: bool,
+    ) -> Tap {
+        let began = Instant::now();
+        let id = self.inspector.with(|store| {
+            let id = self.replay.map_or_else(|| store.reserve(), |replay| replay.id);
+            store.begin(Exchange {
+                id,
+                revision: 0,
+                endpoint: endpoint.name.clone(),
+                service: endpoint.service.url().into(),
+                client,
+                replay_of: self.replay.map(|replay| replay.of),
+                began: SystemTime::now(),
+                request: request.map(Arc::new),
+                request_body: Body { complete: is_empty, ..Body::default() },
+                response: None,
+                response_body: Body::default(),
+                times: Times { sent: is_empty.then_some(Duration::ZERO), ..Times::default() },
+                error: None,
+                carried: None,
+            });
+            id
+        });
+        let under_way = UnderWay { inspector: self.inspector.clone(), id, began };
+        Tap { under_way, is_replay: self.replay.is_some(), over: false }
+    }
+}
+
+fn head<B>(endpoint: &Endpoint, request: &Request<B>) -> RequestHead {
+    RequestHead {
+        method: request.method().clone(),
+        target: request.uri().clone(),
+        headers: request.headers().clone(),
+        hidden: endpoint.door.consumed().collect(),
+    }
+}
+
+impl Tap {
+    /// For the request's body.
+    pub(in crate::agent) fn sending(&self) -> Sending {
+        Sending { under_way: self.under_way.clone(), over: false }
+    }
+
+    /// The response has begun, the service's or the agent's own.
+    pub(in crate::agent) fn answered<B>(&self, response: &Response<B>, own: bool) {
+        let reason = response.extensions().get::<hyper::ext::ReasonPhrase>();
+        let head = ResponseHead {
+            status: response.status(),
+            reason: reason.map(|reason| String::from_utf8_lossy(reason.as_bytes()).into_owned()),
+            headers: response.headers().clone(),
+            own,
+        };
+        self.under_way.change(|exchange, now| {
+            exchange.response = Some(Arc::new(head));
+            exchange.times.answered = Some(now);
+        });
+    }
+
+    /// Bytes of the response's body.
+    pub(in crate::agent) fn receive(&self, data: &[u8]) {
+        self.under_way.take(data, |exchange| &mut exchange.response_body);
+    }
+
+    /// The response has come to its end.
+    pub(in crate::agent) fn complete(&mut self) {
+        if !self.over {
+            self.over = true;
+            self.under_way.change(|exchange, now| {
+                exchange.response_body.complete = true;
+                exchange.times.ended = Some(now);
+            });
+        }
+    }
+
+    /// It ends otherwise.
+    pub(in crate::agent) fn fail(&mut self, error: impl Into<Cow<'static, str>>) {
+        if !self.over {
+            self.over = true;
+            let error = error.into().into_owned();
+            self.under_way.change(|exchange, now| {
+                exchange.error = Some(error);
+                exchange.times.ended = Some(now);
+            });
+        }
+    }
+
+    /// Somebody else tells the rest.
+    pub(super) fn leave(mut self) {
+        self.over = true;
+    }
+
+    /// What its connection, which had switched protocols, has carried to the service and from it.
+    pub(in crate::agent) fn carried(&self, to_service: u64, from_service: u64) {
+        self.under_way.change(|exchange, _| exchange.carried = Some((to_service, from_service)));
+    }
+}
+
+impl Drop for Tap {
+    fn drop(&mut self) {
+        if self.is_replay {
+            self.fail(format!("the replay was given up: it may take {REPLAY:?} altogether"));
+        } else {
+            self.fail("the client went away, or its way to this agent broke, before the exchange had ended");
+        }
+    }
+}
+
+impl Sending {
+    /// Bytes of the request's body.
+    pub(in crate::agent) fn send(&self, data: &[u8]) {
+        self.under_way.take(data, |exchange| &mut exchange.request_body);
+    }
+
+    /// It has come to its end.
+    pub(in crate::agent) fn complete(&mut self) {
+        if !self.over {
+            self.over = true;
+            self.under_way.change(|exchange, now| {
+                exchange.request_body.complete = true;
+                exchange.times.sent.get_or_insert(now);
+            });
+        }
+    }
+}
