@@ -15,7 +15,7 @@ use adit::{
     cluster::{self, BoxFuture, Cluster, Handler, Own},
     net::HostPort,
     protocol::{AgentId, EndpointId, Kind, ListenOptions, Load, NodeId, PeerRoute, Phase, TenantId},
-    telemetry::Metrics,
+    telemetry::{Metrics, What},
     tls::{self, Authority, Identity, NODE_NAME},
     transport::{Settings, Stream},
     upstream::Upstreams,
@@ -95,6 +95,8 @@ impl Handler for Keeper {
     fn load(&self) -> Load {
         self.upstreams.load()
     }
+
+    fn happened(&self, _: What, _: String, _: String) {}
 }
 
 fn route(endpoint: &str) -> PeerRoute {
@@ -158,8 +160,8 @@ impl Mesh {
             };
             let handler = Arc::<Keeper>::clone(&keeper);
             let settings = Settings::default();
-            let packets = keeper.upstreams.packets().clone();
-            let node = Cluster::start(config, own, &settings, announcements, handler, &metrics, packets);
+            let carried = keeper.upstreams.link_counters().clone();
+            let node = Cluster::start(config, own, &settings, announcements, handler, &metrics, carried);
             nodes.push((node.expect("the node starts"), keeper));
         }
         Self { nodes, learned, _phase: phase }

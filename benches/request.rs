@@ -51,7 +51,9 @@ async fn link(tasks: &Tasks) -> Link {
         transport::websocket::accepted(socket(far, Role::Server).await, nowhere, Vec::new(), &settings);
     far.set_max_flows(settings.max_flows);
     for driver in [near_driver, far_driver] {
-        tasks.spawn(async move { drop(driver.run().await) });
+        tasks.spawn(async move {
+            driver.run().await;
+        });
     }
     let flows = tasks.clone();
     tasks.spawn(async move {

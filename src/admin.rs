@@ -1,5 +1,5 @@
-//! The operators' port: health, readiness, metrics, and the API by which a node tells what it sees and is told what to do, over
-//! HTTP/1.1.
+//! The operators' port: health, readiness, metrics, the API by which a node tells what it sees and is told what to do, and the
+//! dashboard that shows it, over HTTP/1.1.
 //!
 //! Reads snapshots that it owns; it never holds a lock of the data path while it answers. What it is told to do, others do:
 //! whoever runs the node drains it. [`Answers`] is the same API for the operators of other nodes, who come by their node's
@@ -7,8 +7,11 @@
 
 mod actions;
 mod answers;
+mod dashboard;
 mod elsewhere;
 mod error;
+mod figures;
+mod live;
 mod operator;
 mod pages;
 mod piko;
@@ -41,6 +44,7 @@ use crate::{
     upstream::Upstreams,
 };
 pub use answers::Answers;
+use live::Live;
 use operator::Operator;
 
 /// What the port shows, and what it passes orders on to.
@@ -109,10 +113,10 @@ pub struct BindError {
 }
 
 /// Paths, and what answers to them.
-type Routes<const N: usize> = [(&'static str, MethodRouter<Arc<Source>>); N];
+type Routes<const N: usize, S = Arc<Source>> = [(&'static str, MethodRouter<S>); N];
 
 /// What the API tells.
-fn reads() -> Routes<8> {
+fn reads() -> Routes<9> {
     [
         ("/api/v1/status", get(tables::status)),
         ("/api/v1/nodes", get(tables::nodes)),
@@ -122,6 +126,7 @@ fn reads() -> Routes<8> {
         ("/api/v1/links", get(tables::links)),
         ("/api/v1/flows", get(tables::flows)),
         ("/api/v1/recent", get(tables::recent)),
+        ("/api/v1/figures", get(figures::figures)),
     ]
 }
 
@@ -139,16 +144,21 @@ fn open() -> Routes<2> {
     [("/health", get(|| async { "ok\n" })), ("/ready", get(ready))]
 }
 
+/// What it goes on telling. Not for other nodes, whom it would have no end for.
+fn streams() -> Routes<1, Arc<Live>> {
+    [("/api/v1/events", get(live::events))]
+}
+
 /// What is asked of this node alone, in text.
 fn metrics_route() -> Routes<1> {
     [("/metrics", get(metrics))]
 }
 
-fn routed<const N: usize>(routes: Routes<N>) -> Router<Arc<Source>> {
+fn routed<const N: usize, S: Clone + Send + Sync + 'static>(routes: Routes<N, S>) -> Router<S> {
     routes.into_iter().fold(Router::new(), |router, (path, route)| router.route(path, route))
 }
 
-fn router(source: &Arc<Source>, address: SocketAddr) -> Router {
+fn router(source: &Arc<Source>, live: &Arc<Live>, address: SocketAddr) -> Router {
     let api = routed(reads()).merge(routed(acts()));
     let api = api
         .route_layer(middleware::from_fn_with_state(Arc::clone(source), elsewhere::answer))
@@ -156,9 +166,11 @@ fn router(source: &Arc<Source>, address: SocketAddr) -> Router {
     routed(metrics_route())
         .merge(api)
         .with_state(Arc::clone(source))
+        .merge(routed(streams()).with_state(Arc::clone(live)))
         .merge(piko::router(Arc::clone(source), address))
         .route_layer(middleware::from_fn_with_state(source.guard.clone(), operator::permit))
         .merge(routed(open()).with_state(Arc::clone(source)))
+        .merge(routed(dashboard::files()))
 }
 
 impl Admin {
@@ -171,9 +183,10 @@ impl Admin {
         let listener = TcpListener::bind(bind).await.map_err(failed)?;
         let address = listener.local_addr().map_err(failed)?;
         let source = Arc::new(source);
-        let router = router(&source, address);
-        let api = Arc::new(routed(reads()).merge(routed(acts())).with_state(source));
         let tasks = Tasks::new();
+        let live = Live::start(Arc::clone(&source), &tasks);
+        let router = router(&source, &live, address);
+        let api = Arc::new(routed(reads()).merge(routed(acts())).with_state(source));
         let signal = tasks.clone();
         tasks.spawn(async move {
             let service = router.into_make_service_with_connect_info::<SocketAddr>();
@@ -238,15 +251,16 @@ mod tests {
 
     /// Every path that is answered, with its method.
     fn answered() -> BTreeSet<(&'static str, &'static str)> {
-        fn all<const N: usize>(
+        fn all<const N: usize, S>(
             method: &'static str,
-            routes: Routes<N>,
+            routes: Routes<N, S>,
         ) -> impl Iterator<Item = (&'static str, &'static str)> {
             routes.map(|(path, _)| (method, path)).into_iter()
         }
         let gets = all("get", reads()).chain(all("get", open())).chain(all("get", metrics_route()));
         let piko = piko::PATHS.map(|path| ("get", path));
-        gets.chain(piko).chain(all("post", acts())).collect()
+        let dashboard = all("get", streams()).chain(all("get", dashboard::files::<()>()));
+        gets.chain(dashboard).chain(piko).chain(all("post", acts())).collect()
     }
 
     #[test]

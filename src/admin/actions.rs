@@ -51,7 +51,7 @@ pub(super) async fn drain(
         node: source.node.to_string(),
         phase: Phase::Draining.name(),
         links: source.upstreams.sessions().len(),
-        flows: source.upstreams.open_status(0, |_| true).0,
+        flows: source.upstreams.open_count(),
         drain_delay_s: source.drain_delay.as_secs_f64(),
         grace_period_s: source.grace_period.as_secs_f64(),
     };

@@ -41,6 +41,7 @@ impl Answers {
         let operator = Operator {
             tenants: tenants.map_or(Tenants::Any, Tenants::Some),
             from: format!("node {node}").into(),
+            standing: None,
         };
         let request = Request::builder()
             .method(if act { Method::POST } else { Method::GET })

@@ -11,7 +11,7 @@ use axum::{
 
 use super::error;
 use crate::{
-    auth::{Action, Caller, Guard, Refused, Shown, Tenants},
+    auth::{Action, Caller, Guard, Lapsed, Refused, Shown, Standing, Tenants},
     protocol::TenantId,
 };
 
@@ -22,6 +22,8 @@ pub(super) struct Operator {
     pub(super) tenants: Tenants,
     /// An address, or a node, for logs.
     pub(super) from: Arc<str>,
+    /// What they stand on, where that ends some time.
+    pub(super) standing: Option<Arc<Standing>>,
 }
 
 impl Operator {
@@ -34,6 +36,14 @@ impl Operator {
     pub(super) fn is_of_all(&self) -> bool {
         self.tenants == Tenants::Any
     }
+
+    /// Waits until they are let in no more. Cancel safe.
+    pub(super) async fn lapsed(&self) -> Lapsed {
+        match &self.standing {
+            Some(standing) => standing.lapsed().await,
+            None => std::future::pending().await,
+        }
+    }
 }
 
 /// Lets in who may do what operators do.
@@ -43,9 +53,12 @@ pub(super) async fn permit(
     mut request: Request,
     next: Next,
 ) -> Response {
-    match tenants(&guard, request.headers()).await {
-        Ok(tenants) => {
-            request.extensions_mut().insert(Operator { tenants, from: client.to_string().into() });
+    match caller(&guard, request.headers()).await {
+        Ok(caller) => {
+            let tenants = caller.grant.tenants.clone();
+            let standing = Standing::new(&guard, caller, None);
+            let standing = standing.ends().then(|| Arc::new(standing));
+            request.extensions_mut().insert(Operator { tenants, from: client.to_string().into(), standing });
             next.run(request).await
         }
         Err(refused) => {
@@ -56,11 +69,11 @@ pub(super) async fn permit(
     }
 }
 
-async fn tenants(guard: &Guard, headers: &HeaderMap) -> Result<Tenants, Refused> {
+async fn caller(guard: &Guard, headers: &HeaderMap) -> Result<Caller, Refused> {
     let token = guard.bearer(headers, |_| false)?.map(|bearer| bearer.token);
-    let Caller { grant, .. } = guard.caller(Shown { token, certificate: None }, None).await?;
-    guard.may(&grant, Action::Admin)?;
-    Ok(grant.tenants)
+    let caller = guard.caller(Shown { token, certificate: None }, None).await?;
+    guard.may(&caller.grant, Action::Admin)?;
+    Ok(caller)
 }
 
 fn refuse(refused: &Refused) -> Response {

@@ -198,6 +198,12 @@ impl From<&Entry> for OpenStatus {
 }
 
 impl Upstreams {
+    /// How many requests and flows are open.
+    pub fn open_count(&self) -> usize {
+        let parts = self.inner.open.0.iter().map(|part| lock(part));
+        parts.map(|part| part.entries.len() - part.free.len()).sum()
+    }
+
     /// How many requests and flows of these tenants are open, and the oldest of them, so many at most.
     pub fn open_status(&self, most: usize, sees: impl Fn(&TenantId) -> bool) -> (usize, Vec<OpenStatus>) {
         let mut entries = self.inner.open.entries();

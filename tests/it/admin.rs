@@ -104,7 +104,7 @@ fn is(status: u16, code: &str) -> (u16, String) {
 }
 
 /// What differs between an answer and what docs/openapi.json says of it.
-fn differences(document: &Value, schema: &Value, value: &Value, at: &str) -> Vec<String> {
+pub(crate) fn differences(document: &Value, schema: &Value, value: &Value, at: &str) -> Vec<String> {
     if let Some(name) = schema["$ref"].as_str() {
         let path = name.strip_prefix('#').expect("it is in the document");
         return differences(document, document.pointer(path).expect("it is there"), value, at);
@@ -192,6 +192,7 @@ async fn every_answer_is_as_the_description_says() {
             ("get", "/api/v1/agents", "/api/v1/agents".to_owned(), "", 200),
             ("get", "/api/v1/links", "/api/v1/links".to_owned(), "", 200),
             ("get", "/api/v1/flows", "/api/v1/flows".to_owned(), "", 200),
+            ("get", "/api/v1/figures", "/api/v1/figures".to_owned(), "", 200),
             ("get", "/api/v1/flows", "/api/v1/flows?limit=-1".to_owned(), "", 400),
             ("post", "/api/v1/drain", "/api/v1/drain".to_owned(), "", 501),
             ("post", "/api/v1/log-level", "/api/v1/log-level".to_owned(), "{}", 501),

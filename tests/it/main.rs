@@ -24,6 +24,7 @@ mod fairness;
 mod grpc;
 mod floods;
 mod half_close;
+mod dashboard;
 mod doors;
 mod downgrade;
 mod drain;

@@ -26,6 +26,7 @@ pub(crate) mod udp;
 pub(crate) mod streams;
 pub(crate) mod switch;
 pub(crate) mod tokens;
+pub(crate) mod viewer;
 pub(crate) mod websocket;
 
 use std::{fmt::Debug, future::Future, time::Duration};

@@ -103,12 +103,12 @@ fn quoted(text: &str) -> String {
     format!("'{}'", text.replace('\'', r"'\''"))
 }
 
-/// Bytes as a format of printf.
+/// Bytes as a format of printf, none of which it takes for an option.
 fn escaped(bytes: &[u8]) -> String {
     let mut escaped = String::with_capacity(bytes.len() * 2);
     for byte in bytes {
         match byte {
-            byte if byte.is_ascii_alphanumeric() || b" ,.:;/=_-".contains(byte) => {
+            byte if byte.is_ascii_alphanumeric() || b" ,.:;/=_".contains(byte) => {
                 escaped.push(char::from(*byte))
             }
             byte => {
@@ -161,6 +161,7 @@ mod tests {
         let command = of(&exchange("POST", "/", &[], b"\0'%\\a"));
         assert!(command.starts_with(r"printf '\000\047\045\134a' | curl 'http"), "{command}");
         assert!(command.ends_with("--data-binary @-\n"), "{command}");
+        assert!(of(&exchange("POST", "/", &[], b"--x\0")).starts_with(r"printf '\055\055x\000'"));
         assert!(of(&exchange("POST", "/", &[], &[b'\''; 40_000])).starts_with("printf '\\047"));
     }
 

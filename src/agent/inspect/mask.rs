@@ -4,7 +4,7 @@
 //! or JSON. Each mask remembers what it stands for, so that a request that is edited as it is shown can be sent as it was
 //! meant; nobody is told that in another way.
 
-use std::{borrow::Cow, fmt};
+use std::{borrow::Cow, fmt, sync::Arc};
 
 use http::{HeaderName, HeaderValue, header};
 use percent_encoding::percent_decode_str;
@@ -20,9 +20,19 @@ const HARMLESS: [HeaderName; 2] = [header::ACCESS_CONTROL_ALLOW_CREDENTIALS, hea
 /// How credentials may be shown (RFC 9110 §11.1), which is no secret.
 const SCHEMES: [&str; 5] = ["basic", "bearer", "digest", "negotiate", "ntlm"];
 
+/// The shortest secret that is hidden wherever it stands, in bytes. A shorter one is in too much that is none.
+const SHORTEST: usize = 4;
+
 /// The masks of one message, in the order in which they were put.
 #[derive(Default)]
-pub(super) struct Masks(Vec<Secret>);
+pub(super) struct Masks {
+    put: Vec<Secret>,
+    /// What is hidden wherever it stands.
+    known: Known,
+}
+
+/// Secrets of a request that was sent again, which may stand anywhere in the new one.
+pub(super) type Known = Arc<[Vec<u8>]>;
 
 struct Secret {
     value: Vec<u8>,
@@ -32,27 +42,68 @@ struct Secret {
 
 impl fmt::Debug for Masks {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} masks", self.0.len())
+        write!(f, "{} masks", self.put.len())
     }
 }
 
 impl Masks {
+    /// Masks that hide these wherever they stand.
+    pub(super) fn knowing(known: &Known) -> Self {
+        Self { put: Vec::new(), known: Arc::clone(known) }
+    }
+
+    /// All that has been hidden, and what else is known to be secret.
+    pub(super) fn secrets(&self) -> Known {
+        let put = self.put.iter().map(|secret| &secret.value);
+        put.chain(self.known.iter()).filter(|value| value.len() >= SHORTEST).cloned().collect()
+    }
+
     /// Whether nothing was hidden.
     pub(super) fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.put.is_empty()
+    }
+
+    /// The same without what is known to be secret.
+    fn without_known(&mut self, shown: Vec<u8>) -> Vec<u8> {
+        let mut shown = shown;
+        for value in Arc::clone(&self.known).iter() {
+            let (mut rest, mut hidden) = (&shown[..], Vec::new());
+            while let Some(at) = rest.windows(value.len()).position(|window| window == value) {
+                hidden.extend_from_slice(&rest[..at]);
+                hidden.extend_from_slice(self.put(value, false).as_bytes());
+                rest = &rest[at + value.len()..];
+            }
+            hidden.extend_from_slice(rest);
+            shown = hidden;
+        }
+        shown
+    }
+
+    fn text_without_known(&mut self, shown: String) -> String {
+        if self.known.is_empty() {
+            return shown;
+        }
+        let hidden = self.without_known(shown.into_bytes());
+        String::from_utf8(hidden)
+            .unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned())
     }
 
     fn put(&mut self, value: &[u8], bare: bool) -> String {
         if value.is_empty() {
             return String::new();
         }
-        self.0.push(Secret { value: value.to_vec(), bare });
+        self.put.push(Secret { value: value.to_vec(), bare });
         let quote = if bare { "\"" } else { "" };
-        format!("{quote}{BEGIN}{}{}{quote}", self.0.len(), char::from(END))
+        format!("{quote}{BEGIN}{}{}{quote}", self.put.len(), char::from(END))
     }
 
     /// A field's value. `hidden` are names of fields that hold secrets here, whatever they are called.
     pub(super) fn field(&mut self, name: &HeaderName, value: &HeaderValue, hidden: &[HeaderName]) -> String {
+        let shown = self.named_field(name, value, hidden);
+        self.text_without_known(shown)
+    }
+
+    fn named_field(&mut self, name: &HeaderName, value: &HeaderValue, hidden: &[HeaderName]) -> String {
         let text = String::from_utf8_lossy(value.as_bytes());
         if hidden.contains(name) || value.is_sensitive() {
             return self.put(value.as_bytes(), false);
@@ -72,7 +123,7 @@ impl Masks {
             name if !HARMLESS.contains(name) && secret::in_field(name.as_str()).is_some() => {
                 self.put(value.as_bytes(), false)
             }
-            _ if text.starts_with('/') || text.contains("://") => self.url(&text),
+            _ if text.starts_with('/') || text.contains("://") => self.named_url(&text),
             _ => text.into_owned(),
         }
     }
@@ -85,6 +136,11 @@ impl Masks {
 
     /// A request's target, or any other URL.
     pub(super) fn url(&mut self, url: &str) -> String {
+        let shown = self.named_url(url);
+        self.text_without_known(shown)
+    }
+
+    fn named_url(&mut self, url: &str) -> String {
         let (place, rest) = url.split_at(url.find(['?', '#']).unwrap_or(url.len()));
         let mut shown = self.place(place);
         // A fragment has parameters too, where somebody is sent back with a token (RFC 6749 §4.2.2).
@@ -133,17 +189,40 @@ impl Masks {
 
     /// A body of this content type.
     pub(super) fn body<'a>(&mut self, kind: &str, body: &'a [u8]) -> Cow<'a, [u8]> {
+        let shown = self.named_body(kind, body);
+        if self.known.is_empty() { shown } else { self.without_known(shown.into_owned()).into() }
+    }
+
+    fn named_body<'a>(&mut self, kind: &str, body: &'a [u8]) -> Cow<'a, [u8]> {
         let kind = kind.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
         if kind == "application/x-www-form-urlencoded" {
-            return match std::str::from_utf8(body) {
-                Ok(text) => self.pairs(text, '&', secret::in_parameter).into_bytes().into(),
-                Err(_) => body.into(),
-            };
+            return self.form(body).into();
         }
         let begins = body.iter().find(|byte| !byte.is_ascii_whitespace());
         let may_be = kind.is_empty() || kind.starts_with("text/");
         let is_json = kind.contains("json") || may_be && matches!(begins, Some(b'{' | b'['));
         if is_json || kind == "text/event-stream" { self.json(body).into() } else { body.into() }
+    }
+
+    /// A form, which need not be text as a whole: it may be cut within a character.
+    fn form(&mut self, body: &[u8]) -> Vec<u8> {
+        let mut shown = Vec::with_capacity(body.len());
+        for pair in body.split_inclusive(|byte| *byte == b'&') {
+            let (pair, end) = pair.split_at(pair.len() - usize::from(pair.ends_with(b"&")));
+            let (name, value) =
+                pair.split_at(pair.iter().position(|byte| *byte == b'=').map_or(0, |at| at + 1));
+            shown.extend_from_slice(name);
+            let is_secret = secret::in_parameter(&decoded(&String::from_utf8_lossy(
+                name.strip_suffix(b"=").unwrap_or(name),
+            )));
+            if is_secret {
+                shown.extend_from_slice(self.put(value, false).as_bytes());
+            } else {
+                shown.extend_from_slice(value);
+            }
+            shown.extend_from_slice(end);
+        }
+        shown
     }
 
     /// Hides what members with secret names hold, and leaves all else as it is, byte for byte. It need not be whole, nor a
@@ -232,7 +311,7 @@ impl Masks {
         let digits = number.iter().take_while(|byte| byte.is_ascii_digit()).count();
         (number.get(digits) == Some(&END)).then_some(())?;
         let index: usize = std::str::from_utf8(&number[..digits]).ok()?.parse().ok()?;
-        Some((self.0.get(index.checked_sub(1)?)?, BEGIN.len() + digits + 1))
+        Some((self.put.get(index.checked_sub(1)?)?, BEGIN.len() + digits + 1))
     }
 }
 
@@ -240,12 +319,14 @@ fn decoded(name: &str) -> String {
     percent_decode_str(name).decode_utf8_lossy().into_owned()
 }
 
-/// Where the string of JSON that begins there ends, its closing quote included if there is one.
+/// Where the string of JSON that begins there ends, its closing quote included if there is one. No line ends within one (RFC 8259
+/// §7): what seems to go on there has not begun as one.
 fn string_end(text: &[u8], from: usize) -> usize {
     let mut at = from + 1;
     while let Some(byte) = text.get(at) {
         match byte {
             b'"' => return at + 1,
+            b'\n' | b'\r' => return at,
             b'\\' => at += 2,
             _ => at += 1,
         }
@@ -265,6 +346,36 @@ mod tests {
     fn field(name: &'static str, value: &'static str) -> String {
         let name = HeaderName::from_static(name);
         Masks::default().field(&name, &HeaderValue::from_static(value), &["x-door".parse().unwrap()])
+    }
+
+    #[test]
+    fn a_form_is_hidden_by_names_though_it_is_no_text_as_a_whole() {
+        let mut masks = Masks::default();
+        let form = "application/x-www-form-urlencoded";
+        assert_eq!(
+            masks.body(form, b"name=M\xfcller&password=hunter2&a").as_ref(),
+            b"name=M\xfcller&password=[secret-1]&a"
+        );
+        assert_eq!(masks.body(form, b"a=&token=hunter2\xc3").as_ref(), b"a=&token=[secret-2]");
+    }
+
+    #[test]
+    fn a_quote_that_stands_alone_hides_nothing_of_the_next_line() {
+        let events = b"data: 5\" pipe\ndata: {\"token\":\"hunter2\"}\n";
+        let shown = Masks::default().body("text/event-stream", events).into_owned();
+        assert_eq!(String::from_utf8(shown).unwrap(), "data: 5\" pipe\ndata: {\"token\":\"[secret-1]\"}\n");
+    }
+
+    #[test]
+    fn what_is_known_to_be_secret_is_hidden_wherever_it_stands() {
+        let mut first = Masks::default();
+        first.url("/a?token=hunter2&password=abc");
+        let mut masks = Masks::knowing(&first.secrets());
+        assert_eq!(masks.url("/x?shown=hunter2&short=abc"), "/x?shown=[secret-1]&short=abc");
+        let (name, value) = (HeaderName::from_static("x-new"), HeaderValue::from_static("a hunter2 hunter2"));
+        assert_eq!(masks.field(&name, &value, &[]), "a [secret-2] [secret-3]");
+        assert_eq!(masks.body("text/plain", b"is hunter2").as_ref(), b"is [secret-4]");
+        assert_eq!(masks.restore(b"is [secret-4]"), b"is hunter2");
     }
 
     #[test]

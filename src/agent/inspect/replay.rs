@@ -104,14 +104,19 @@ pub(super) fn begin(inspector: &Inspector, of: u64, edits: Edits) -> Result<u64,
     let endpoint = endpoint.ok_or_else(|| ReplayError::NotServed(exchange.endpoint.clone()))?;
     let permit = Arc::clone(&inspector.0.replays).try_acquire_owned().map_err(|_| ReplayError::Busy)?;
     let id = inspector.with(Store::reserve);
-    let inspected = Inspected { inspector: inspector.clone(), replay: Some(Replayed { id, of }) };
+    let inspected = Inspected {
+        inspector: inspector.clone(),
+        replay: Some(Replayed { id, of, known: Shown::of(&exchange).masks.secrets() }),
+    };
     // It is there from now on, for whoever is told its number.
     let tap = inspected.wait(&endpoint, exchange.client, &request);
+    let giving_up = inspector.clone();
     inspector.0.tasks.spawn(async move {
         let sent = send(inspected, tap, &endpoint, exchange.client, request);
         if tokio::time::timeout(REPLAY, sent).await.is_err() {
             tracing::debug!(endpoint = %endpoint.name, id, "a replay was given up");
         }
+        giving_up.with(|store| store.give_up(id));
         drop(permit);
     });
     Ok(id)

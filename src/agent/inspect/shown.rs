@@ -55,7 +55,7 @@ pub(super) enum Content {
 
 impl<'a> Shown<'a> {
     pub(super) fn of(exchange: &'a Exchange) -> Self {
-        let mut masks = Masks::default();
+        let mut masks = Masks::knowing(&exchange.known);
         let request = exchange.request.as_ref().map(|head| Request {
             method: head.method.to_string(),
             target: masks.url(&head.target.to_string()),
@@ -83,7 +83,7 @@ impl<'a> Shown<'a> {
             "state": exchange.state().name(),
             "error": exchange.error,
             "method": request.map(|head| head.method.as_str()),
-            "target": request.map(|head| Masks::default().url(&head.target.to_string())),
+            "target": request.map(|head| Masks::knowing(&exchange.known).url(&head.target.to_string())),
             "status": response.map(|head| head.status.as_u16()),
             "duration_ms": exchange.times.ended.map(millis),
             "response_bytes": exchange.response_body.length,

@@ -13,6 +13,7 @@ use std::{
 
 use http::{HeaderMap, HeaderName, Method, StatusCode, Uri};
 
+use super::mask::Known;
 use crate::protocol::EndpointId;
 
 /// How many exchanges are kept.
@@ -47,6 +48,8 @@ pub(super) struct Exchange {
     pub(super) error: Option<String>,
     /// What a connection that has switched protocols has carried, to the service and from it, once it has ended.
     pub(super) carried: Option<(u64, u64)>,
+    /// Secrets that may stand anywhere in it.
+    pub(super) known: Known,
 }
 
 /// Since the request's head came.
@@ -150,6 +153,7 @@ impl Exchange {
             request_body: self.request_body.without_content(),
             response_body: self.response_body.without_content(),
             request: self.request.clone(),
+            known: Known::clone(&self.known),
             response: self.response.clone(),
             endpoint: self.endpoint.clone(),
             service: Arc::clone(&self.service),
@@ -163,7 +167,8 @@ impl Exchange {
         let request =
             self.request.as_ref().map_or(0, |head| weight(&head.headers) + target_len(&head.target));
         let response = self.response.as_ref().map_or(0, |head| weight(&head.headers));
-        request + response + self.request_body.kept.len() + self.response_body.kept.len()
+        let known: usize = self.known.iter().map(Vec::len).sum();
+        request + response + known + self.request_body.kept.capacity() + self.response_body.kept.capacity()
     }
 }
 
@@ -213,13 +218,23 @@ impl Store {
         self.keep_within(EXCHANGES, BYTES);
     }
 
+    /// Whoever has sent it is done, and if it has not come to its end it never will.
+    pub(super) fn give_up(&mut self, id: u64) {
+        self.change(id, |exchange| {
+            if exchange.times.ended.is_none() {
+                exchange.error = Some("the service closed the connection before it read the request".into());
+                exchange.times.ended = Some(exchange.began.elapsed().unwrap_or_default());
+            }
+        });
+    }
+
     /// Bytes of one of its bodies have gone by.
     pub(super) fn take(&mut self, id: u64, data: &[u8], body: impl FnOnce(&mut Exchange) -> &mut Body) {
         let Some(exchange) = self.kept.get_mut(&id) else { return };
         let body = body(exchange);
-        let before = body.kept.len();
+        let before = body.kept.capacity();
         body.take(data);
-        self.bytes += body.kept.len() - before;
+        self.bytes += body.kept.capacity() - before;
         self.revision += 1;
         exchange.revision = self.revision;
         self.keep_within(EXCHANGES, BYTES);
@@ -311,6 +326,7 @@ pub(super) mod tests {
             times: Times::default(),
             error: None,
             carried: None,
+            known: Known::default(),
         }
     }
 

@@ -5,17 +5,19 @@
 
 use std::{
     borrow::Cow,
+    fmt,
     net::IpAddr,
     sync::Arc,
     time::{Duration, SystemTime},
 };
 
 use bytes::Bytes;
-use http::{Request, Response};
+use http::{HeaderMap, HeaderValue, Request, Response, Uri};
 use tokio::time::Instant;
 
 use super::{
     Inspector, REPLAY,
+    mask::Known,
     store::{Body, Exchange, RequestHead, ResponseHead, Times},
 };
 use crate::agent::Endpoint;
@@ -29,12 +31,20 @@ pub(in crate::agent) struct Inspected {
 }
 
 /// A request that is sent again.
-#[derive(Debug, Clone, Copy)]
+#[derive(Clone)]
 pub(super) struct Replayed {
     /// The number of its exchange.
     pub(super) id: u64,
     /// That of the exchange whose request it was.
     pub(super) of: u64,
+    /// What is secret in that, which may stand anywhere in this one.
+    pub(super) known: Known,
+}
+
+impl fmt::Debug for Replayed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "a replay of {}", self.of)
+    }
 }
 
 /// An exchange under way. Dropped before it is complete, it has failed.
@@ -108,14 +118,14 @@ impl Inspected {
     ) -> Tap {
         let began = Instant::now();
         let id = self.inspector.with(|store| {
-            let id = self.replay.map_or_else(|| store.reserve(), |replay| replay.id);
+            let id = self.replay.as_ref().map_or_else(|| store.reserve(), |replay| replay.id);
             store.begin(Exchange {
                 id,
                 revision: 0,
                 endpoint: endpoint.name.clone(),
                 service: endpoint.service.url().into(),
                 client,
-                replay_of: self.replay.map(|replay| replay.of),
+                replay_of: self.replay.as_ref().map(|replay| replay.of),
                 began: SystemTime::now(),
                 request: request.map(Arc::new),
                 request_body: Body { complete: is_empty, ..Body::default() },
@@ -124,6 +134,7 @@ impl Inspected {
                 times: Times { sent: is_empty.then_some(Duration::ZERO), ..Times::default() },
                 error: None,
                 carried: None,
+                known: self.replay.as_ref().map_or_else(Known::default, |replay| Known::clone(&replay.known)),
             });
             id
         });
@@ -132,11 +143,25 @@ impl Inspected {
     }
 }
 
+/// Fields that hold on to nothing: those of a connection are parts of all that was read with them.
+fn owned(fields: &HeaderMap) -> HeaderMap {
+    let copy = |value: &HeaderValue| {
+        let mut copy = HeaderValue::from_bytes(value.as_bytes()).unwrap_or_else(|_| value.clone());
+        copy.set_sensitive(value.is_sensitive());
+        copy
+    };
+    fields.iter().map(|(name, value)| (name.clone(), copy(value))).collect()
+}
+
+fn owned_target(target: &Uri) -> Uri {
+    target.to_string().parse().unwrap_or_else(|_| target.clone())
+}
+
 fn head<B>(endpoint: &Endpoint, request: &Request<B>) -> RequestHead {
     RequestHead {
         method: request.method().clone(),
-        target: request.uri().clone(),
-        headers: request.headers().clone(),
+        target: owned_target(request.uri()),
+        headers: owned(request.headers()),
         hidden: endpoint.door.consumed().collect(),
     }
 }
@@ -153,7 +178,7 @@ impl Tap {
         let head = ResponseHead {
             status: response.status(),
             reason: reason.map(|reason| String::from_utf8_lossy(reason.as_bytes()).into_owned()),
-            headers: response.headers().clone(),
+            headers: owned(response.headers()),
             own,
         };
         self.under_way.change(|exchange, now| {

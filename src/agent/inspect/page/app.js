@@ -353,7 +353,12 @@ function edit() {
         return at < 0 ? [line.trim(), ''] : [line.slice(0, at).trim(), line.slice(at + 1).trim()];
       });
     }
-    if (isText && body.value !== before.body) edits.body = body.value;
+    if (isText && body.value !== before.body) {
+      // A text area has lines end by LF alone, whatever they ended by.
+      const { text } = request.body;
+      const byCrlf = text.includes('\r\n') && !/(^|[^\r])\n/.test(text);
+      edits.body = byCrlf ? body.value.replaceAll('\n', '\r\n') : body.value;
+    }
     send(edits);
   };
   const facts = [];
