@@ -88,7 +88,7 @@ impl Demo {
         let nodes = start_nodes(args).await?;
         say("Three nodes, an agent and two services run in this process. Clients' node, n1:\n");
         node::tell(nodes[0].addresses());
-        say("\nThe agent is linked to n2 and n3 alone; n1 reaches it through them.");
+        say("\nThe agent begins at n2 and links to one more of them.");
         let services =
             service::Services::start().await.context("the demo's services cannot listen on loopback")?;
         let connect = format!("--connect={}", reachable(nodes[1].addresses().link));
