@@ -224,6 +224,11 @@ impl Node {
     /// # Errors
     /// When a port is taken, a certificate cannot be used, or whoever reaches a port would be let in and that is not allowed.
     pub async fn start(config: Config) -> Result<Self, StartError> {
+        // Boxed, as what is done once and has much at hand meanwhile: whoever waits for it would have room for all of that.
+        Box::pin(Self::started(config)).await
+    }
+
+    async fn started(config: Config) -> Result<Self, StartError> {
         let metrics = Metrics::default();
         let certificates = Certificates::new(&config, &metrics);
         let Config {
