@@ -7,7 +7,7 @@
 use std::{borrow::Cow, fmt, sync::Arc};
 
 use http::{HeaderName, HeaderValue, header};
-use percent_encoding::percent_decode_str;
+use percent_encoding::percent_decode;
 
 use crate::telemetry::secret;
 
@@ -146,7 +146,7 @@ impl Masks {
         // A fragment has parameters too, where somebody is sent back with a token (RFC 6749 §4.2.2).
         for part in rest.split_inclusive(['?', '#']) {
             let (pairs, mark) = part.split_at(part.len() - usize::from(part.ends_with(['?', '#'])));
-            shown += &self.pairs(pairs, '&', secret::in_query);
+            shown += &String::from_utf8_lossy(&self.pairs(pairs.as_bytes(), secret::in_query));
             shown += mark;
         }
         shown
@@ -168,20 +168,19 @@ impl Masks {
         }
     }
 
-    /// `name=value`, again and again.
-    fn pairs(&mut self, text: &str, between: char, is_secret: impl Fn(&str) -> bool) -> String {
-        let mut shown = String::with_capacity(text.len());
-        for (number, pair) in text.split(between).enumerate() {
+    /// `name=value`, again and again. It need not be text as a whole: a form may be cut within a character.
+    fn pairs(&mut self, pairs: &[u8], is_secret: impl Fn(&str) -> bool) -> Vec<u8> {
+        let mut shown = Vec::with_capacity(pairs.len());
+        for (number, pair) in pairs.split(|byte| *byte == b'&').enumerate() {
             if number > 0 {
-                shown.push(between);
+                shown.push(b'&');
             }
-            match pair.split_once('=') {
-                Some((name, value)) if is_secret(&decoded(name)) => {
-                    shown += name;
-                    shown.push('=');
-                    shown += &self.put(value.as_bytes(), false);
+            match pair.iter().position(|byte| *byte == b'=') {
+                Some(at) if is_secret(&decoded(&pair[..at])) => {
+                    shown.extend_from_slice(&pair[..=at]);
+                    shown.extend_from_slice(self.put(&pair[at + 1..], false).as_bytes());
                 }
-                _ => shown += pair,
+                _ => shown.extend_from_slice(pair),
             }
         }
         shown
@@ -196,33 +195,12 @@ impl Masks {
     fn named_body<'a>(&mut self, kind: &str, body: &'a [u8]) -> Cow<'a, [u8]> {
         let kind = kind.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
         if kind == "application/x-www-form-urlencoded" {
-            return self.form(body).into();
+            return self.pairs(body, secret::in_parameter).into();
         }
         let begins = body.iter().find(|byte| !byte.is_ascii_whitespace());
         let may_be = kind.is_empty() || kind.starts_with("text/");
         let is_json = kind.contains("json") || may_be && matches!(begins, Some(b'{' | b'['));
         if is_json || kind == "text/event-stream" { self.json(body).into() } else { body.into() }
-    }
-
-    /// A form, which need not be text as a whole: it may be cut within a character.
-    fn form(&mut self, body: &[u8]) -> Vec<u8> {
-        let mut shown = Vec::with_capacity(body.len());
-        for pair in body.split_inclusive(|byte| *byte == b'&') {
-            let (pair, end) = pair.split_at(pair.len() - usize::from(pair.ends_with(b"&")));
-            let (name, value) =
-                pair.split_at(pair.iter().position(|byte| *byte == b'=').map_or(0, |at| at + 1));
-            shown.extend_from_slice(name);
-            let is_secret = secret::in_parameter(&decoded(&String::from_utf8_lossy(
-                name.strip_suffix(b"=").unwrap_or(name),
-            )));
-            if is_secret {
-                shown.extend_from_slice(self.put(value, false).as_bytes());
-            } else {
-                shown.extend_from_slice(value);
-            }
-            shown.extend_from_slice(end);
-        }
-        shown
     }
 
     /// Hides what members with secret names hold, and leaves all else as it is, byte for byte. It need not be whole, nor a
@@ -315,8 +293,8 @@ impl Masks {
     }
 }
 
-fn decoded(name: &str) -> String {
-    percent_decode_str(name).decode_utf8_lossy().into_owned()
+fn decoded(name: &[u8]) -> String {
+    percent_decode(name).decode_utf8_lossy().into_owned()
 }
 
 /// Where the string of JSON that begins there ends, its closing quote included if there is one. No line ends within one (RFC 8259
