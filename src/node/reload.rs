@@ -27,6 +27,18 @@ pub enum Outcome {
     Unchanged,
 }
 
+impl Outcome {
+    const ALL: [Self; 3] = [Self::Applied, Self::Refused, Self::Unchanged];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Applied => "applied",
+            Self::Refused => "refused",
+            Self::Unchanged => "unchanged",
+        }
+    }
+}
+
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Labels {
     outcome: &'static str,
@@ -44,7 +56,7 @@ impl Reloads {
             registry.register("reloads", help, reloads.clone());
         });
         // From the start, so that the first of each is seen to be one more.
-        for outcome in ["applied", "refused", "unchanged"] {
+        for outcome in Outcome::ALL.map(Outcome::name) {
             drop(reloads.get_or_create(&Labels { outcome }));
         }
         Self(reloads)
@@ -119,13 +131,9 @@ impl Node {
 
     /// Counts a configuration that was read again.
     pub fn count_reload(&self, outcome: Outcome) {
-        let outcome = match outcome {
-            Outcome::Applied => "applied",
-            Outcome::Refused => "refused",
-            Outcome::Unchanged => "unchanged",
-        };
+        let what = if outcome == Outcome::Refused { What::ReloadRefused } else { What::Reload };
+        let outcome = outcome.name();
         self.reloads.0.get_or_create(&Labels { outcome }).inc();
-        let what = if outcome == "refused" { What::ReloadRefused } else { What::Reload };
         self.upstreams.recent().note(what, None, "the configuration", outcome);
     }
 }
