@@ -650,14 +650,10 @@ async fn telling() -> (Running, mpsc::Receiver<(String, Vec<u8>)>) {
         let tells = tells.clone();
         async move {
             let (head, body) = request.into_parts();
-            let mut fields: Vec<_> = head
-                .headers
-                .iter()
-                .map(|(name, value)| format!("{name}: {}", String::from_utf8_lossy(value.as_bytes())))
-                .collect();
-            fields.sort();
             let body = ok(body.collect().await).to_bytes().to_vec();
-            ok(tells.send((format!("{} {}\n{}", head.method, head.uri, fields.join("\n")), body)).await);
+            ok(tells
+                .send((format!("{} {}\n{}", head.method, head.uri, service::fields(&head.headers)), body))
+                .await);
             http::Response::new(service::full("ok"))
         }
     });

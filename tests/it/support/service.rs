@@ -12,7 +12,7 @@ use std::{
 };
 
 use adit::drain::Tasks;
-use http::{Request, Response};
+use http::{HeaderMap, Request, Response};
 use http_body_util::BodyExt;
 use hyper::{body::Incoming, service::service_fn};
 use hyper_util::rt::TokioIo;
@@ -195,17 +195,21 @@ pub(crate) async fn mirror() -> Running {
     http(reflect).await
 }
 
-/// The request's line, fields and body.
-pub(crate) async fn reflect(request: Request<Incoming>) -> Response<Body> {
-    let (head, body) = request.into_parts();
-    let mut text = format!("{} {} {:?}\n", head.method, head.uri, head.version);
-    let mut fields: Vec<_> = head
-        .headers
+/// A line for each field, in order.
+pub(crate) fn fields(headers: &HeaderMap) -> String {
+    let mut fields: Vec<_> = headers
         .iter()
         .map(|(name, value)| format!("{name}: {}", String::from_utf8_lossy(value.as_bytes())))
         .collect();
     fields.sort();
-    text += &fields.join("\n");
+    fields.join("\n")
+}
+
+/// The request's line, fields and body.
+pub(crate) async fn reflect(request: Request<Incoming>) -> Response<Body> {
+    let (head, body) = request.into_parts();
+    let mut text = format!("{} {} {:?}\n", head.method, head.uri, head.version);
+    text += &fields(&head.headers);
     text += "\n\n";
     let body = body.collect().await.map(|body| body.to_bytes()).unwrap_or_default();
     let mut all = text.into_bytes();
