@@ -90,20 +90,22 @@ impl Trail {
         }
     }
 
-    /// What had gone this way ended then. `told` says what its spans are called, what is known of it wherever it was, and why
-    /// it has failed.
+    /// What had gone this way ended then. Its spans say what is known of it `everywhere`; its own also what is known `here`, and
+    /// that of the node that it went through which node that was.
     pub fn end(
         &mut self,
         at: Instant,
-        own: impl FnOnce() -> Vec<Attribute>,
-        told: impl FnOnce() -> (&'static str, Vec<Attribute>, Option<&'static str>),
+        name: &'static str,
+        everywhere: Vec<Attribute>,
+        here: Vec<Attribute>,
+        error: Option<&'static str>,
     ) {
         let Some(span) = self.span.take() else { return };
-        let (name, attributes, error) = told();
-        if let Some(through) = self.way().through.take() {
-            through.end(at, name, attributes.clone(), error);
+        let through = self.way().through.take();
+        if let Some(through) = through {
+            through.end(at, name, everywhere.clone(), error);
         }
-        span.end(at, || (name, [attributes, own()].concat(), error));
+        span.end(at, || (name, [everywhere, here].concat(), error));
     }
 
     /// The agent that was asked last.

@@ -20,7 +20,7 @@ impl Inner {
         let here = self.here(told);
         let kind = told.flow.unwrap_or(Kind::Tcp).name();
         let name = self.request.as_ref().map_or(kind, |request| method(&request.method).0);
-        self.trail.end(at, || here, || (name, everywhere, failure(told.status, ended)));
+        self.trail.end(at, name, everywhere, here, failure(told.status, ended));
     }
 
     /// What is said of it wherever it was.
