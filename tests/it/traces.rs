@@ -9,7 +9,6 @@ use adit::{
 use http::HeaderValue;
 
 use crate::support::{
-    Fabric,
     client::{Answer, Client, request, whole},
     cluster::Nodes,
     fabric::Web,
@@ -18,7 +17,6 @@ use crate::support::{
     service, soon,
 };
 
-const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
 const CONTEXT: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
 
 /// What others have to say beside it.
@@ -104,13 +102,15 @@ mod exported {
         net::TcpStream,
     };
 
-    use super::{Answer, CONTEXT, Client, Fabric, Kind, Nodes, STATE, TRACE, ask, ok, said, service, soon};
+    use super::{Answer, CONTEXT, Client, Kind, Nodes, STATE, ask, ok, said, service, soon};
     use crate::support::{
+        Fabric,
         client::{body, get, metric},
         eventually,
         service::{Body, Running},
     };
 
+    const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
     const UNSAMPLED: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-00";
 
     /// A span as a receiver has got it.
