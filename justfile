@@ -4,23 +4,24 @@ _default:
     @just --list --unsorted
 
 # Everything but the release build, its demo and the examples, which `just ci` adds.
-check: fmt clippy docs test no-default-features deny
+check: fmt clippy docs test fewer-features deny
 
 fmt:
     cargo fmt --check
 
 clippy:
-    cargo clippy --all-targets -- -D warnings
+    cargo clippy --all-features --all-targets -- -D warnings
 
 docs:
-    RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --document-private-items
+    RUSTDOCFLAGS="-D warnings" cargo doc --all-features --no-deps --document-private-items
 
 # Arguments go to `cargo test`: `just test -- drain` runs the tests with that in their names.
 test *args:
-    cargo test {{ args }}
+    cargo test --all-features {{ args }}
 
-# What a program gets that only embeds the SDK.
-no-default-features:
+# The program without what is not default, and what a program gets that only embeds the SDK.
+fewer-features:
+    cargo check --all-targets
     cargo check --no-default-features --lib
     cargo test --no-default-features --lib
 

@@ -14,6 +14,7 @@ mod proxied;
 mod rewrite;
 mod server;
 mod service;
+mod span;
 mod udp;
 
 use std::{
@@ -42,7 +43,9 @@ use crate::{
     auth::Access,
     client::{self, Client, FlowsCut, ListenError},
     drain::Tasks,
+    otlp::{self, Exporter, Resource},
     protocol::{EndpointId, HostPattern, Kind},
+    telemetry::trace::Tracer,
 };
 
 /// What an agent serves, and where.
@@ -54,6 +57,8 @@ pub struct Config {
     pub endpoints: Vec<Endpoint>,
     /// Where requests are shown to whoever reaches that. Without, they are not.
     pub inspect: Option<SocketAddr>,
+    /// Where spans go, if anywhere.
+    pub traces: Option<otlp::Config>,
 }
 
 /// One endpoint.
@@ -113,6 +118,8 @@ pub struct Agent {
     client: Client,
     wanted: Orders,
     inspecting: Option<Inspecting>,
+    tracer: Tracer,
+    exporter: Exporter,
     /// The nodes' first answers.
     first: Mutex<Vec<oneshot::Receiver<Result<(), ListenError>>>>,
     tasks: Tasks,
@@ -126,9 +133,14 @@ impl Agent {
     pub fn start(config: Config) -> Result<Self, StartError> {
         let wanted = Orders::default();
         let inspecting = config.inspect.map(|address| Inspecting::start(address, Arc::clone(&wanted)));
+        let (client, inspecting) = (Client::new(config.client)?, inspecting.transpose()?);
+        let resource = Resource { service: "adit-agent", instance: client.id().to_string() };
+        let (tracer, exporter) = Exporter::start(config.traces, resource, None);
         let agent = Self {
-            client: Client::new(config.client)?,
-            inspecting: inspecting.transpose()?,
+            client,
+            inspecting,
+            tracer,
+            exporter,
             wanted,
             first: Mutex::default(),
             tasks: Tasks::new(),
@@ -154,7 +166,14 @@ impl Agent {
         let name = endpoint.name.clone();
         let (sender, orders) = watch::channel(Some(Arc::new(endpoint)));
         let inspector = self.inspecting.as_ref().map(|inspecting| inspecting.inspector.clone());
-        let server = Server::new(orders, self.client.clone(), self.tasks.clone(), inspector, first);
+        let server = Server::new(
+            orders,
+            self.client.clone(),
+            self.tasks.clone(),
+            inspector,
+            self.tracer.clone(),
+            first,
+        );
         self.tasks.spawn(server.run());
         wanted.insert(name, sender);
     }
@@ -239,6 +258,7 @@ impl Agent {
         if let Some(inspecting) = &self.inspecting {
             inspecting.close().await;
         }
+        self.exporter.finish().await;
         closed
     }
 }

@@ -21,6 +21,7 @@ mod link;
 mod log;
 mod node;
 mod tenants;
+mod traces;
 mod udp;
 mod watch;
 
@@ -52,6 +53,7 @@ pub use link::LinkArgs;
 pub use log::LogArgs;
 pub use node::NodeArgs;
 pub use tenants::TenantArgs;
+pub use traces::{NodeTraceArgs, TraceArgs};
 pub use udp::UdpArgs;
 pub use watch::Watch;
 
@@ -60,6 +62,7 @@ use crate::{
     auth::{InvalidAccess, InvalidSource, LoadKeysError, Pattern, ReadKeysError, Scope, What},
     edge,
     net::HostPort,
+    otlp::InvalidReceiver,
     protocol::{EndpointId, HostPattern, InvalidId, NodeId},
     tls,
     upstream::Name,
@@ -174,6 +177,9 @@ pub enum ConfigError {
         /// What is wrong with it.
         source: InvalidSource,
     },
+    /// Spans cannot be sent there.
+    #[error("--otlp-endpoint cannot be used")]
+    Receiver(#[from] InvalidReceiver),
     /// Demands on tokens, and nothing to verify them with.
     #[error("{given} is given without a key, so that no token could be verified: give {key} too")]
     NoAuthKeys {

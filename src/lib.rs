@@ -13,6 +13,8 @@ pub mod drain;
 pub mod net;
 pub mod telemetry;
 pub mod tls;
+#[cfg(feature = "server")]
+pub mod otlp;
 pub mod splice;
 #[cfg(feature = "server")]
 pub mod auth;

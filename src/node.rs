@@ -24,6 +24,7 @@ use crate::{
     drain::{Aborted, Tasks},
     edge::{self, Edge, udp},
     net::HostPort,
+    otlp::{self, Exporter, Resource},
     protocol::{Close, GoAway, GoAwayReason, HostPattern, NodeAddress, NodeId, Phase},
     relay::Relay,
     telemetry::{Log, Metrics, What},
@@ -71,6 +72,8 @@ pub struct Config {
     pub upstream_wait: Duration,
     /// What is logged of each request and flow, if anything.
     pub access_log: Option<access_log::Config>,
+    /// Where spans go, if anywhere.
+    pub traces: Option<otlp::Config>,
     /// The operators' port.
     pub admin: SocketAddr,
     /// How long everything under way may take to end when the node leaves.
@@ -212,6 +215,7 @@ pub struct Node {
     reloads: Reloads,
     certificates: Certificates,
     log: Arc<OnceLock<Log>>,
+    exporter: Exporter,
     leave: watch::Sender<bool>,
     tasks: Tasks,
     grace_period: Duration,
@@ -245,6 +249,7 @@ impl Node {
             limits,
             upstream_wait,
             access_log,
+            traces,
             admin,
             grace_period,
             drain_delay,
@@ -258,7 +263,9 @@ impl Node {
         let guards = Guards::new(&auth, &metrics, &tasks);
         let limits = auth::Limits::new(&limits, &metrics);
         let upstreams = Upstreams::new(&metrics, upstream_wait, hosts, limits.clone());
-        let access_log = AccessLog::new(node.clone(), access_log);
+        let resource = Resource { service: "adit-node", instance: node.to_string() };
+        let (tracer, exporter) = Exporter::start(traces, resource, Some(&metrics));
+        let access_log = AccessLog::new(node.clone(), access_log, tracer);
         let relay = Relay::new(upstreams.clone(), limits.clone(), access_log.clone());
         let peers = Arc::new(OnceLock::new());
         let edge_address = Arc::new(OnceLock::new());
@@ -379,6 +386,7 @@ impl Node {
             reloads: Reloads::new(&metrics),
             certificates,
             log,
+            exporter,
             leave,
             tasks,
             grace_period,
@@ -464,6 +472,7 @@ impl Node {
         };
         self.links.close(Close::Done, "the node has left").await;
         self.tasks.abort();
+        self.exporter.finish().await;
         let admin = self.admin.drain(Duration::from_secs(1)).await;
         if let Err(aborted) = admin {
             tracing::debug!(%aborted, "operators' connections were cut");

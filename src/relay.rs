@@ -72,7 +72,7 @@ impl Relay {
         None
     }
 
-    async fn serve_open(&self, stream: Stream, open: Open, from: &cluster::Node) {
+    async fn serve_open(&self, stream: Stream, mut open: Open, from: &cluster::Node) {
         let agent = match (open.hop, open.agent, open.kind) {
             _ if self.draining.load(Relaxed) => Err(draining()),
             (_, _, Kind::Other(kind)) => Err(unknown(kind)),
@@ -84,10 +84,18 @@ impl Relay {
             Err(refusal) => return transport::refuse(stream, refusal).await,
         };
         let name = Name { tenant: open.tenant.clone().unwrap_or_default(), endpoint: open.endpoint.clone() };
+        // It is in the log of the node that has let its client in. So are the spans of its requests, if it carries any.
+        let record = match open.kind.is_http() {
+            true => Record::NONE,
+            false => {
+                let peer = from.link.remote_address();
+                self.access_log.passing(&from.flows, peer, open.kind, &mut open.trace)
+            }
+        };
+        record.asks_for(&name);
         let opening = self.upstreams.open_local(&name, agent, &open);
-        // It is in the log of the node that has let its client in.
-        let (pace, record) = (&Pace::default(), &Record::NONE);
-        self.join(stream, &from.datagrams, Some(from), &name, open.kind, (opening, pace, record)).await;
+        let pace = &Pace::default();
+        self.join(stream, &from.datagrams, Some(from), &name, open.kind, (opening, pace, &record)).await;
     }
 
     async fn flow(&self, mut stream: Stream, from: &Session) {
@@ -97,7 +105,7 @@ impl Relay {
             Err(Some(refusal)) => Err(refusal),
             Err(None) => return,
         };
-        let (open, pass) = match open {
+        let (mut open, pass) = match open {
             Ok(entered) => entered,
             Err(refusal) => {
                 let Identity { agent, tenant, .. } = &from.identity;
@@ -111,7 +119,7 @@ impl Relay {
         };
         let name = Name { tenant: from.identity.tenant.clone(), endpoint: open.endpoint.clone() };
         let client = open.client.unwrap_or_else(|| from.link.remote_address());
-        let record = self.access_log.flow(&from.flows, client, open.kind);
+        let record = self.access_log.flow(&from.flows, client, open.kind, &mut open.trace);
         record.asks_for(&name);
         record.brought_by(from.identity.agent);
         let opening = self.upstreams.open(&name, &open, pass.pace(), record.trail());

@@ -1,5 +1,5 @@
-//! What a process tells of itself: the registry of metrics, what is secret in all that it tells and, for the command line,
-//! how logs are written.
+//! What a process tells of itself: the registry of metrics, spans of what passes through it, what is secret in all that it
+//! tells and, for the command line, how logs are written.
 //!
 //! Modules keep their own metrics and register them here; this module knows none of them.
 
@@ -10,6 +10,8 @@ mod process;
 mod recent;
 #[cfg(feature = "server")]
 pub mod secret;
+#[cfg(feature = "server")]
+pub mod trace;
 
 #[cfg(feature = "server")]
 pub use log::{Filter, InvalidFilter, Log, LogFormat, init};

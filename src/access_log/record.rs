@@ -1,4 +1,6 @@
-//! What becomes of one request or flow, and its line.
+//! What becomes of one request or flow, and its line and span.
+
+mod span;
 
 use std::{
     net::SocketAddr,
@@ -12,11 +14,12 @@ use std::{
 use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, Version};
 use tokio::time::Instant;
 
-use super::{Head, Log, header, protocol};
+use super::{Head, Log, Traced, header, protocol};
 use crate::{
     drain::Tasks,
     protocol::{AgentId, Kind},
     splice::{Broken, Counts, packets::Activity},
+    telemetry::trace::TraceId,
     upstream::{Name, Trail},
 };
 
@@ -78,6 +81,10 @@ struct Inner {
     client: SocketAddr,
     began: Instant,
     request: Option<Request>,
+    trace: Option<TraceId>,
+    /// Whether it has a line.
+    line: bool,
+    /// With its span.
     trail: Trail,
     /// To the client, and from it.
     sent: AtomicU64,
@@ -91,6 +98,7 @@ struct Request {
     host: Option<HeaderValue>,
     target: Uri,
     version: Version,
+    scheme: &'static str,
 }
 
 /// What is learnt of it by and by.
@@ -124,14 +132,23 @@ impl Record {
         client: SocketAddr,
         began: Instant,
         head: Head<'_>,
+        traced: Traced,
     ) -> Self {
-        let Head { method, host, target, version } = head;
+        let Head { method, host, target, version, scheme } = head;
         let (method, host, target) = (method.clone(), host.cloned(), target.clone());
-        Self::new(log, owner, client, began, Some(Request { method, host, target, version }))
+        let request = Request { method, host, target, version, scheme };
+        Self::new(log, owner, client, (began, log.lines), Some(request), traced)
     }
 
-    pub(super) fn flow(log: &Arc<Log>, owner: &Tasks, client: SocketAddr, kind: Kind) -> Self {
-        let this = Self::new(log, owner, client, Instant::now(), None);
+    pub(super) fn flow(
+        log: &Arc<Log>,
+        owner: &Tasks,
+        client: SocketAddr,
+        kind: Kind,
+        traced: Traced,
+        line: bool,
+    ) -> Self {
+        let this = Self::new(log, owner, client, (Instant::now(), line), None, traced);
         this.tell(|told| told.flow = Some(kind));
         this
     }
@@ -140,8 +157,9 @@ impl Record {
         log: &Arc<Log>,
         owner: &Tasks,
         client: SocketAddr,
-        began: Instant,
+        (began, line): (Instant, bool),
         request: Option<Request>,
+        Traced { trace, span }: Traced,
     ) -> Self {
         Self(Some(Arc::new(Inner {
             log: Arc::clone(log),
@@ -149,16 +167,23 @@ impl Record {
             client,
             began,
             request,
-            trail: Trail::default(),
+            trace,
+            line,
+            trail: Trail::of(span),
             sent: AtomicU64::new(0),
             received: AtomicU64::new(0),
             told: Mutex::default(),
         })))
     }
 
-    /// Whether there will be a line.
+    /// Whether anything will be told.
     pub fn is_on(&self) -> bool {
         self.0.is_some()
+    }
+
+    /// Whether there will be a line.
+    pub fn has_line(&self) -> bool {
+        self.0.as_ref().is_some_and(|inner| inner.line)
     }
 
     fn tell(&self, tell: impl FnOnce(&mut Told)) {
@@ -299,6 +324,11 @@ impl<C: Carried> Drop for Carrying<'_, C> {
 }
 
 impl Inner {
+    /// Bytes to the client, and from it.
+    fn volume(&self) -> (u64, u64) {
+        (self.sent.load(Relaxed), self.received.load(Relaxed))
+    }
+
     fn told(&self) -> MutexGuard<'_, Told> {
         self.told.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -308,16 +338,22 @@ impl Drop for Inner {
     fn drop(&mut self) {
         let told = std::mem::take(&mut *self.told());
         // Who has not come so far as to say what for has asked for nothing.
-        if told.silent || (self.request.is_none() && told.name.is_none()) {
+        if self.request.is_none() && told.name.is_none() {
             return;
         }
         let unasked = if self.owner.is_aborted() { Ended::Cut } else { Ended::Client };
-        let duration = told.over.unwrap_or_else(Instant::now).saturating_duration_since(self.began);
+        let (ended, over) = (told.ended.unwrap_or(unasked), told.over.unwrap_or_else(Instant::now));
+        self.end_span(&told, ended, over);
+        if told.silent || !self.line {
+            return;
+        }
+        let duration = over.saturating_duration_since(self.began);
         let (kind, message) = match told.flow {
             None => (Kind::Http, "a request has ended"),
             Some(kind) => (kind, "a flow has ended"),
         };
         let request = self.request.as_ref();
+        let (sent_bytes, received_bytes) = self.volume();
         tracing::info!(
             target: "adit::access",
             kind = kind.name(),
@@ -335,13 +371,14 @@ impl Drop for Inner {
             node = self.trail.node().map(tracing::field::display),
             agent = self.trail.agent().map(tracing::field::display),
             retries = self.trail.retries(),
-            sent_bytes = self.sent.load(Relaxed),
-            received_bytes = self.received.load(Relaxed),
+            sent_bytes,
+            received_bytes,
             sent_packets = told.packets.map(|(_, from_service)| from_service),
             received_packets = told.packets.map(|(to_service, _)| to_service),
             headers_ms = told.until_headers.map(millis),
             duration_ms = millis(duration),
-            ended = told.ended.unwrap_or(unasked).name(),
+            ended = ended.name(),
+            trace_id = self.trace.map(tracing::field::display),
             headers = told.headers.map(tracing::field::display),
             "{message}"
         );

@@ -1,5 +1,5 @@
 //! A flow of HTTP whose requests are looked at: for the endpoint's door, for rewriting, for the access log, for the inspector,
-//! or for a limit on the wait for responses.
+//! for spans, or for a limit on the wait for responses.
 //!
 //! One flow is served over one connection of the service, so that its keep-alive, its order and its end stay those of the
 //! service's connection. Driven by `agent` in the place of a plain splice, which is all that other flows get. Bodies stream
@@ -37,6 +37,7 @@ use super::{
     door::{self, Clients},
     inspect::{Inspected, Sending, Tap},
     rewrite::Rewrite,
+    span::Spanned,
 };
 use crate::{
     auth::{self, Denied},
@@ -44,6 +45,7 @@ use crate::{
     net::Connection,
     protocol::EndpointId,
     splice::{Counts, Prefixed, splice},
+    telemetry::trace::{Hop, Tracer},
 };
 
 /// How many fields a message may have: those of a client's request, at most 256, those that the node adds and those that
@@ -95,6 +97,7 @@ pub(super) async fn serve<F>(
     connection: Connection,
     served: &Endpoint,
     inspected: Option<Inspected>,
+    tracer: &Tracer,
 ) where
     F: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
@@ -111,6 +114,7 @@ pub(super) async fn serve<F>(
         endpoint,
         door,
         inspected,
+        tracer,
         clients,
         options: options.as_ref().unwrap_or(&NOTHING),
         sender: Mutex::new(Some(sender)),
@@ -167,6 +171,7 @@ struct Exchanges<'a> {
     endpoint: &'a EndpointId,
     door: &'a auth::Access,
     inspected: Option<Inspected>,
+    tracer: &'a Tracer,
     clients: Clients,
     options: &'a HttpOptions,
     /// Not there while a request waits for its response.
@@ -180,9 +185,11 @@ impl Exchanges<'_> {
     async fn serve(&self, mut request: Request<Incoming>) -> Result<Response<Answer>, ExchangeError> {
         let client = self.clients.client(request.headers());
         let denied = door::check_request(self.door, client, request.headers()).err();
+        let span = Spanned::new(self.tracer.request(Hop::Agent, request.headers_mut()), self.served);
         // Who is refused is told in any case.
-        let told = self.options.access_log || denied.is_some();
-        let mut access = told.then(|| Access::new(self.endpoint, client, &request));
+        let line = self.options.access_log || denied.is_some();
+        let told = line || span.is_some();
+        let mut access = told.then(|| Access::new(self.endpoint, client, &request, line, span));
         let mut tap = self.inspected.as_ref().map(|inspected| inspected.begin(self.served, client, &request));
         let flow = hyper::upgrade::on(&mut request);
         let has_body = !request.body().is_end_stream();

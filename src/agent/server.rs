@@ -15,6 +15,7 @@ use super::{
     health::{Change, Watch},
     http,
     inspect::{Inspected, Inspector},
+    span::{BROKE, Spanned, UNREACHED},
     udp,
 };
 use crate::{
@@ -22,7 +23,8 @@ use crate::{
     client::{Client, Incoming, ListenError, Listener},
     drain::Tasks,
     protocol::{Code, Kind, ListenOptions, Refusal},
-    splice::{Counts, splice},
+    splice::{Broken, Counts, splice},
+    telemetry::trace::Tracer,
 };
 
 /// How often a service that does not answer is asked which version of HTTP it speaks.
@@ -39,6 +41,7 @@ pub(super) struct Server {
     tasks: Tasks,
     /// Who looks at requests, if anybody does.
     inspector: Option<Inspector>,
+    tracer: Tracer,
     /// Told the first answer of a node, if anybody waits for it.
     first: Option<oneshot::Sender<Result<(), ListenError>>>,
     /// Told when the service may speak another version of HTTP than the one that is being served.
@@ -50,15 +53,17 @@ pub(super) struct Server {
 struct Version {
     endpoint: Arc<Endpoint>,
     inspector: Option<Inspector>,
+    tracer: Tracer,
     /// Another one has taken its place.
     exchanged: CancellationToken,
 }
 
 impl Version {
-    fn new(endpoint: &Arc<Endpoint>, inspector: Option<&Inspector>) -> Self {
+    fn new(endpoint: &Arc<Endpoint>, inspector: Option<&Inspector>, tracer: &Tracer) -> Self {
         Self {
             endpoint: Arc::clone(endpoint),
             inspector: inspector.cloned(),
+            tracer: tracer.clone(),
             exchanged: CancellationToken::new(),
         }
     }
@@ -104,9 +109,10 @@ impl Server {
         client: Client,
         tasks: Tasks,
         inspector: Option<Inspector>,
+        tracer: Tracer,
         first: Option<oneshot::Sender<Result<(), ListenError>>>,
     ) -> Self {
-        Self { orders, client, tasks, inspector, first, doubt: Arc::default() }
+        Self { orders, client, tasks, inspector, tracer, first, doubt: Arc::default() }
     }
 
     /// Serves the endpoint as it is wanted, until the agent leaves.
@@ -149,7 +155,7 @@ impl Server {
         let mut up = match (&mut *serving, &mut watch) {
             (Some(serving), watch) => {
                 // It was up a moment ago, and perhaps it is another service now.
-                let version = Version::new(&endpoint, self.inspector.as_ref());
+                let version = Version::new(&endpoint, self.inspector.as_ref(), &self.tracer);
                 let before = std::mem::replace(&mut serving.version, version);
                 before.exchanged.cancel();
                 watch.iter_mut().for_each(Watch::believe);
@@ -219,7 +225,7 @@ impl Server {
         let options = endpoint.options();
         let listener = self.client.listen_with(name.clone(), kind, options.clone()).await?;
         tracing::info!(endpoint = %name, %service, kind = kind.name(), "serving");
-        let version = Version::new(endpoint, self.inspector.as_ref());
+        let version = Version::new(endpoint, self.inspector.as_ref(), &self.tracer);
         Ok(Serving { version, listener, kind, options, ending: false })
     }
 
@@ -229,7 +235,10 @@ impl Server {
             // As many at once as the link permits.
             let version = serving.version.clone();
             match version.endpoint.kind {
-                Kind::Udp => self.tasks.spawn(udp::join(incoming, version.endpoint, self.client.clone())),
+                Kind::Udp => {
+                    let (client, tracer) = (self.client.clone(), version.tracer);
+                    self.tasks.spawn(udp::join(incoming, version.endpoint, client, tracer));
+                }
                 _ => self.tasks.spawn(join(incoming, version, Arc::clone(&self.doubt))),
             }
         }
@@ -282,14 +291,17 @@ pub(super) async fn deny(incoming: Incoming, denied: Denied) {
 
 /// Joins one flow to a new connection of the service.
 async fn join(incoming: Incoming, version: Version, doubt: Arc<Notify>) {
-    let Version { endpoint, inspector, exchanged } = version;
+    let Version { endpoint, inspector, tracer, exchanged } = version;
     let carries_requests = incoming.open().kind.is_http();
-    let reads_requests = endpoint.reads_requests(inspector.is_some());
+    // A service that has chosen HTTP/2 keeps it: no span is worth that its version changes.
+    let traces_requests = tracer.is_on() && [endpoint.kind, incoming.open().kind] == [Kind::Http; 2];
+    let reads_requests = endpoint.reads_requests(inspector.is_some()) || traces_requests;
     let inspected = inspector.as_ref().filter(|_| reads_requests).map(Inspected::by);
     if !reads_requests && let Err(denied) = door::check_flow(&endpoint.door, incoming.open()) {
         return deny(incoming, denied).await;
     }
     let (client, clients) = (incoming.open().client, Clients::of(incoming.open()));
+    let span = Spanned::flow(&tracer, incoming.open(), &endpoint).filter(|_| !reads_requests);
     let connection = match endpoint.service.connect(incoming.open().kind, incoming.open().into()).await {
         Ok(connection) => connection,
         Err(error) => {
@@ -299,6 +311,9 @@ async fn join(incoming: Incoming, version: Version, doubt: Arc<Notify>) {
             tracing::warn!(endpoint = %endpoint.name, %error, "the service cannot be reached");
             if let Some(inspected) = inspected {
                 inspected.unreached(&endpoint, client.map(|client| client.ip()), error.to_string());
+            }
+            if let Some(span) = span {
+                span.end_flow(Kind::Tcp, 0, 0, Some(UNREACHED));
             }
             return incoming.refuse(Refusal::new(error.code(), error.to_string())).await;
         }
@@ -320,10 +335,14 @@ async fn join(incoming: Incoming, version: Version, doubt: Arc<Notify>) {
     };
     let served = async {
         if reads_requests {
-            return http::serve(flow, clients, connection, &endpoint, inspected).await;
+            return http::serve(flow, clients, connection, &endpoint, inspected, &tracer).await;
         }
         let counts = Counts::default();
         let end = splice(flow, connection, &counts).await;
+        if let Some(span) = span {
+            let broke = matches!(end, Err(Broken::Right(_))).then_some(BROKE);
+            span.end_flow(Kind::Tcp, counts.left_to_right(), counts.right_to_left(), broke);
+        }
         tracing::debug!(
             endpoint = %endpoint.name,
             client = client.map(tracing::field::display),

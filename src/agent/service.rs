@@ -133,6 +133,11 @@ impl Service {
         Self { proxy_protocol: version, ..self }
     }
 
+    /// Where it is.
+    pub(super) fn address(&self) -> &HostPort {
+        &self.address
+    }
+
     /// Whether it is told of each connection whose it is.
     pub(super) fn has_proxy_protocol(&self) -> bool {
         self.proxy_protocol.is_some()

@@ -2,23 +2,31 @@
 
 use std::sync::Arc;
 
-use super::{Endpoint, door, server::deny};
+use super::{
+    Endpoint, door,
+    server::deny,
+    span::{Spanned, UNREACHED},
+};
 use crate::{
     client::{Client, Incoming},
-    protocol::Refusal,
+    protocol::{Kind, Refusal},
     splice::packets::{self, Activity},
-    telemetry,
+    telemetry::{self, trace::Tracer},
 };
 
 /// Joins one association to a new socket.
-pub(super) async fn join(incoming: Incoming, endpoint: Arc<Endpoint>, client: Client) {
+pub(super) async fn join(incoming: Incoming, endpoint: Arc<Endpoint>, client: Client, tracer: Tracer) {
     if let Err(denied) = door::check_flow(&endpoint.door, incoming.open()) {
         return deny(incoming, denied).await;
     }
+    let span = Spanned::flow(&tracer, incoming.open(), &endpoint);
     let service = match endpoint.service.associate(client.packets().clone()).await {
         Ok(service) => service,
         Err(error) => {
             tracing::warn!(endpoint = %endpoint.name, %error, "the service cannot be reached");
+            if let Some(span) = span {
+                span.end_flow(Kind::Udp, 0, 0, Some(UNREACHED));
+            }
             return incoming.refuse(Refusal::new(error.code(), error.to_string())).await;
         }
     };
@@ -32,6 +40,9 @@ pub(super) async fn join(incoming: Incoming, endpoint: Arc<Endpoint>, client: Cl
     let activity = Activity::default();
     let idle = association.idle(&activity, endpoint.udp_idle, std::future::pending());
     let end = packets::join(association, service, &activity, idle).await;
+    if let Some(span) = span {
+        span.end_flow(Kind::Udp, activity.bytes_left_to_right(), activity.bytes_right_to_left(), None);
+    }
     tracing::debug!(
         endpoint = %endpoint.name,
         client = client.map(tracing::field::display),

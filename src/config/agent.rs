@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, path::PathBuf, sync::Arc, time::Duration};
 use clap::{Args, ValueEnum};
 
 use super::{
-    ConfigError, ConnectArgs, LogArgs, UdpArgs,
+    ConfigError, ConnectArgs, LogArgs, TraceArgs, UdpArgs,
     agent_http::{HttpArgs, InspectArgs},
     door::{DoorArgs, HttpDoorArgs},
     duration,
@@ -30,6 +30,8 @@ pub struct AgentArgs {
     /// On leaving, let open flows finish for at most so long.
     #[arg(long, value_name = "DURATION", default_value = "1m", value_parser = duration, help_heading = "Leaving")]
     pub grace_period: Duration,
+    #[command(flatten, next_help_heading = "Traces")]
+    traces: TraceArgs,
     #[command(flatten)]
     pub log: LogArgs,
 }
@@ -181,8 +183,10 @@ pub enum EndpointKind {
 }
 
 impl AgentArgs {
-    fn client(self) -> Result<client::Config, ConfigError> {
-        Ok(client::Config { links: self.links, ..self.connect.into_config()? })
+    /// An agent of these endpoints.
+    fn serving(self, endpoints: Vec<agent::Endpoint>) -> Result<agent::Config, ConfigError> {
+        let client = client::Config { links: self.links, ..self.connect.into_config()? };
+        Ok(agent::Config { client, endpoints, inspect: None, traces: self.traces.config()? })
     }
 }
 
@@ -236,8 +240,7 @@ impl ServeArgs {
             health: self.health,
             udp: UdpArgs::default(),
         };
-        let (endpoints, client) = (vec![endpoint.into_endpoint()?], self.agent.client()?);
-        Ok(agent::Config { endpoints, client, inspect: None })
+        self.agent.serving(vec![endpoint.into_endpoint()?])
     }
 }
 
@@ -260,8 +263,7 @@ impl ServeUdpArgs {
             health: HealthArgs::default(),
             udp: self.udp,
         };
-        let (endpoints, client) = (vec![endpoint.into_endpoint()?], self.agent.client()?);
-        Ok(agent::Config { endpoints, client, inspect: None })
+        self.agent.serving(vec![endpoint.into_endpoint()?])
     }
 }
 
@@ -294,15 +296,9 @@ impl RunAgentArgs {
         if let Some(twice) = self.endpoint.iter().find(|endpoint| !names.insert(&endpoint.name)) {
             return Err(ConfigError::Duplicate(twice.name.clone()));
         }
-        Ok(agent::Config {
-            endpoints: self
-                .endpoint
-                .into_iter()
-                .map(EndpointArgs::into_endpoint)
-                .collect::<Result<_, _>>()?,
-            client: self.agent.client()?,
-            inspect: self.inspect.inspect,
-        })
+        let endpoints = self.endpoint.into_iter().map(EndpointArgs::into_endpoint);
+        let config = self.agent.serving(endpoints.collect::<Result<_, _>>()?)?;
+        Ok(agent::Config { inspect: self.inspect.inspect, ..config })
     }
 }
 

@@ -13,8 +13,8 @@ use ipnet::IpNet;
 
 use super::{
     AccessLogArgs, AdminAuthArgs, CallerLimitArgs, ConfigError, EdgeAuthArgs, EdgeClientArgs, LimitArgs,
-    LinkArgs, LinkAuthArgs, LinkClientArgs, LogArgs, TenantArgs, UdpArgs, address, both, door::NodeDoorArgs,
-    duration, layers::table, mapping, network, port,
+    LinkArgs, LinkAuthArgs, LinkClientArgs, LogArgs, NodeTraceArgs, TenantArgs, UdpArgs, address, both,
+    door::NodeDoorArgs, duration, layers::table, mapping, network, port,
 };
 use crate::{
     auth, cluster,
@@ -180,6 +180,8 @@ pub struct NodeArgs {
 
     #[command(flatten, next_help_heading = "Logs")]
     access_log: AccessLogArgs,
+    #[command(flatten, next_help_heading = "Traces")]
+    traces: NodeTraceArgs,
     #[command(flatten)]
     pub log: LogArgs,
 }
@@ -238,6 +240,7 @@ impl NodeArgs {
             exposure.tell(&auth);
         }
         let access_log = self.access_log.clone().config(&auth.edge.doors)?;
+        let traces = self.traces.clone().config()?;
         let own = self.certificates()?;
         let mut made: Option<Development> = None;
         let mut development = || -> Result<Identity, ConfigError> {
@@ -279,6 +282,7 @@ impl NodeArgs {
             limits: self.callers.limits()?,
             upstream_wait: self.upstream_wait,
             access_log,
+            traces,
             rebalance: node::Rebalance {
                 threshold: self.rebalance_threshold,
                 minimum: self.rebalance_min,

@@ -56,15 +56,16 @@ pub(super) async fn serve<B: RequestBody>(
     shared: &Arc<Shared>,
     client: Client,
     exchange: &Arc<Exchange>,
-    request: Request<B>,
+    mut request: Request<B>,
 ) -> Response<Watched<Body>> {
     let started = Instant::now();
     let (version, method, uri) = (request.version(), request.method().clone(), request.uri().clone());
     let (address, scheme) = (client.address, client.scheme);
     let host = host(&request);
     let tongue = Tongue::of(&request);
-    let head = Head { method: &method, host: host.as_ref(), target: &uri, version };
-    exchange.keep(shared.access_log.request(&shared.connections, address, started, head));
+    let head = Head { method: &method, host: host.as_ref(), target: &uri, version, scheme };
+    let fields = request.headers_mut();
+    exchange.keep(shared.access_log.request(&shared.connections, address, started, head, fields));
     let _in_flight = shared.counters.begin();
     let mut counts = None;
     let forwarded = forward(shared, client, exchange, request, host.clone(), &mut counts).await;

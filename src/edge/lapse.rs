@@ -41,10 +41,9 @@ impl Lapse {
         let Self { counters, client, name: Name { tenant, endpoint }, what, record } = self;
         let (_, code) = Error::Lapsed(lapsed).status();
         counters.refused(code);
-        if record.is_on() {
-            // It has a line of its own, and no second one.
-            record.ended(Ended::Lapsed, Some(code));
-        } else {
+        record.ended(Ended::Lapsed, Some(code));
+        // What has a line of its own has no second one.
+        if !record.has_line() {
             tracing::info!(
                 target: "adit::access", %client, %endpoint, %tenant, what, code, %lapsed, "what was open was cut"
             );

@@ -43,6 +43,7 @@ use crate::{
     auth::Lapsed,
     protocol::{EndpointId, Kind},
     splice::{Broken, Counts},
+    telemetry::trace::Context,
     upstream::{BoxError, OpenFlow, SendError},
 };
 use flow::Ended;
@@ -107,7 +108,8 @@ pub(super) async fn serve<B: RequestBody>(
     check_origin(request.headers(), host.as_ref())?;
     let ends = Ends { client: client.address, server: client.connection.server };
     let pace = exchange.pace().cloned().unwrap_or_default();
-    let flow = match tcp::open(shared, &permit.name, ends, &pace, exchange.record()).await {
+    let trace = Context::of(request.headers()).map(|context| context.to_string());
+    let flow = match tcp::open(shared, &permit.name, ends, &pace, (exchange.record(), trace)).await {
         Ok(flow) => flow,
         Err(error) => {
             shared.counters.connection("websocket", error.name());

@@ -41,8 +41,9 @@ const UNRECOGNIZED_NAME: [u8; 7] = [21, 3, 3, 0, 2, 2, 112];
 /// Serves a connection that is to begin with TLS.
 pub(super) async fn serve(mut stream: TcpStream, ends: Ends, shared: &Shared) {
     let client = ends.client;
-    let record = shared.access_log.flow(&shared.connections, client, Kind::Tcp);
-    match open(&mut stream, ends, shared, &record).await {
+    let mut trace = None;
+    let record = shared.access_log.flow(&shared.connections, client, Kind::Tcp, &mut trace);
+    match open(&mut stream, ends, shared, (&record, trace)).await {
         Ok(Opened { name, flow, hello, pass }) => {
             shared.counters.connection("sni", "joined");
             tcp::join(Prefixed { prefix: hello, side: stream }, flow, &name, client, &pass, &record).await;
@@ -83,7 +84,7 @@ async fn open(
     stream: &mut TcpStream,
     ends: Ends,
     shared: &Shared,
-    record: &Record,
+    (record, trace): (&Record, Option<String>),
 ) -> Result<Opened, Refused> {
     let pass = shared.callers.client(ends.client.ip()).map_err(entry::Refused::from)?;
     let asked = async {
@@ -105,7 +106,8 @@ async fn open(
     };
     record.asks_for(&name);
     let pass = entry::admit(&shared.guard, &shared.callers, pass, &name, ends.client)?;
-    let mut flow = tcp::open(shared, &name, ends, pass.pace(), record).await.map_err(entry::Refused::from)?;
+    let mut flow =
+        tcp::open(shared, &name, ends, pass.pace(), (record, trace)).await.map_err(entry::Refused::from)?;
     if postgres {
         let agreed = tokio::time::timeout(PATIENCE, postgres::ask(&mut flow.stream)).await;
         agreed.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())).map_err(Refused::Service)?;

@@ -20,11 +20,12 @@ use crate::{
 /// would be.
 pub(super) async fn serve(stream: TcpStream, ends: Ends, name: Name, shared: &Shared) {
     let client = ends.client;
-    let record = shared.access_log.flow(&shared.connections, client, Kind::Tcp);
+    let mut trace = None;
+    let record = shared.access_log.flow(&shared.connections, client, Kind::Tcp, &mut trace);
     record.asks_for(&name);
     let opened = async {
         let pass = entry::enter(&shared.guard, &shared.callers, &name, client)?;
-        let flow = open(shared, &name, ends, pass.pace(), &record).await?;
+        let flow = open(shared, &name, ends, pass.pace(), (&record, trace)).await?;
         Ok::<_, entry::Refused>((flow, pass))
     };
     match opened.await {
@@ -40,13 +41,13 @@ pub(super) async fn serve(stream: TcpStream, ends: Ends, name: Name, shared: &Sh
     }
 }
 
-/// Opens a flow for a client's connection.
+/// Opens a flow for a client's connection, in this context.
 pub(super) async fn open(
     shared: &Shared,
     name: &Name,
     ends: Ends,
     pace: &Pace,
-    record: &Record,
+    (record, trace): (&Record, Option<String>),
 ) -> Result<OpenFlow, OpenFlowError> {
     let open = Open {
         endpoint: name.endpoint.clone(),
@@ -56,7 +57,7 @@ pub(super) async fn open(
         agent: None,
         client: Some(ends.client),
         server: ends.server,
-        trace: None,
+        trace,
     };
     let opened = shared.upstreams.open(name, &open, pace, record.trail()).await;
     if let Some(counts) = shared.by_endpoint.of(name, || shared.upstreams.has(name)) {

@@ -145,6 +145,9 @@ impl Door {
     /// Joins one client to a flow of an agent.
     async fn join(&self, client: UdpClient) {
         let (address, endpoint) = (client.address(), &self.name);
+        let mut trace = None;
+        let record = self.access_log.flow(&self.associations, address, Kind::Udp, &mut trace);
+        record.asks_for(endpoint);
         let open = Open {
             endpoint: endpoint.endpoint.clone(),
             tenant: None,
@@ -153,10 +156,8 @@ impl Door {
             agent: None,
             client: Some(address),
             server: None,
-            trace: None,
+            trace,
         };
-        let record = self.access_log.flow(&self.associations, address, Kind::Udp);
-        record.asks_for(endpoint);
         let opened = async {
             let pass = entry::enter(&self.guard, &self.callers, endpoint, address)?;
             let flow = self.upstreams.open(endpoint, &open, pass.pace(), record.trail()).await?;

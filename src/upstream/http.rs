@@ -127,7 +127,7 @@ impl Upstreams {
             let _waiting = upstream.via.vitals().wait();
             tried.way(&upstream);
             if let Some(trail) = trail {
-                trail.leads(&upstream);
+                trail.leads_request(&upstream, request.headers_mut());
             }
             let switching = request.headers().contains_key(header::UPGRADE);
             let age = if request.method().is_idempotent() { MAX_IDLE } else { FRESH };

@@ -549,3 +549,21 @@ fn a_header_that_holds_secrets_is_refused_at_the_start() {
     assert!(node.log_with("hold secrets").contains("--access-log-header"));
     assert_eq!(node.wait(), Some(2));
 }
+
+#[tokio::test]
+async fn a_line_names_the_trace_that_its_request_says_it_is_part_of() {
+    let mut lines = Lines::new();
+    let fabric = node().await;
+    let service = service::mirror().await;
+    let _agent = fabric.agent("web", Kind::Http, service.address).await;
+    let trace = "4bf92f3577b34da6a3ce929d0e0e4736";
+    for (context, named) in
+        [(format!("00-{trace}-00f067aa0ba902b7-00"), json!(trace)), (format!("00-{SECRET}"), Value::Null)]
+    {
+        let mut request = request("GET", "web", "/", "");
+        request.headers_mut().insert("traceparent", ok(context.parse()));
+        Http1::connect(fabric.addresses.edge).await.ask(request).await;
+        assert_eq!(lines.next().await["trace_id"], named);
+    }
+    lines.are_all();
+}

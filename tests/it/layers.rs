@@ -18,6 +18,7 @@ const TABLE: &[(&str, &str)] = &[
     ("net", ""),
     ("telemetry", ""),
     ("tls", "telemetry drain"),
+    ("otlp", "net tls telemetry drain"),
     ("splice", "net telemetry"),
     ("auth", "protocol net tls telemetry drain"),
     ("transport", "protocol net splice tls telemetry drain"),
@@ -29,12 +30,12 @@ const TABLE: &[(&str, &str)] = &[
     ("edge", "protocol net splice transport upstream access_log auth tls telemetry drain"),
     ("admin", "protocol upstream cluster auth tls telemetry drain"),
     // Everything above but `client`.
-    ("node", "protocol drain net telemetry tls splice auth transport cluster upstream access_log relay edge admin"),
-    ("agent", "protocol net splice auth client tls telemetry drain"),
+    ("node", "protocol drain net telemetry tls otlp splice auth transport cluster upstream access_log relay edge admin"),
+    ("agent", "protocol net otlp splice auth client tls telemetry drain"),
     ("forward", "protocol net splice client telemetry drain"),
     ("load", "protocol net client tls telemetry drain"),
     // Every module that has a config, and `protocol` for the names that a config holds.
-    ("config", "protocol drain net telemetry tls auth transport client cluster upstream access_log relay edge admin \
+    ("config", "protocol drain net telemetry tls otlp auth transport client cluster upstream access_log relay edge admin \
                 node agent forward load"),
     // `config`, and what the commands start.
     ("cli", "config net node agent forward client auth tls telemetry drain admin protocol load edge transport upstream"),

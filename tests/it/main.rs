@@ -70,6 +70,7 @@ mod support;
 mod tcp;
 mod tenants;
 mod timeouts;
+mod traces;
 mod trust;
 mod transports;
 mod udp;

@@ -27,6 +27,7 @@ use crate::{
         rewrite::RESERVED,
     },
     protocol::{EndpointId, Kind},
+    telemetry::trace::Tracer,
 };
 
 /// What is on its way between this and what serves the request, in bytes.
@@ -201,7 +202,9 @@ async fn send(
     };
     waiting.leave();
     let (near, far) = tokio::io::duplex(PIPE);
-    let served = serve(far, Clients::One(client), connection, endpoint, Some(inspected));
+    // Whoever sends it again has sent no trace with it.
+    let not_traced = Tracer::default();
+    let served = serve(far, Clients::One(client), connection, endpoint, Some(inspected), &not_traced);
     let ((), asked) = tokio::join!(served, ask(near, request));
     if let Err(error) = asked {
         // The exchange says what was wrong.

@@ -144,6 +144,7 @@ impl Fabric {
             allow_anonymous: true,
             upstream_wait: Duration::from_secs(2),
             access_log: None,
+            traces: None,
             admin: any,
             grace_period: Duration::from_secs(10),
             drain_delay: Duration::ZERO,
@@ -195,6 +196,7 @@ impl Fabric {
             client: self.client(),
             endpoints: vec![endpoint],
             inspect: None,
+            traces: None,
         }));
         super::soon(agent.serve()).await.map(|()| agent)
     }
@@ -202,7 +204,12 @@ impl Fabric {
     /// An agent that has not linked yet.
     pub(crate) fn start_agent(&self, client: client::Config, endpoints: &[(&str, Kind, String)]) -> Agent {
         let endpoints = endpoints.iter().map(|(name, kind, address)| self.endpoint(name, *kind, address));
-        ok(Agent::start(agent::Config { client, endpoints: endpoints.collect(), inspect: None }))
+        ok(Agent::start(agent::Config {
+            client,
+            endpoints: endpoints.collect(),
+            inspect: None,
+            traces: None,
+        }))
     }
 
     /// An endpoint for an agent to serve.
