@@ -26,7 +26,7 @@ use crate::{
     net::HostPort,
     protocol::{Close, GoAway, GoAwayReason, HostPattern, NodeAddress, NodeId, Phase},
     relay::Relay,
-    telemetry::{Log, Metrics, What},
+    telemetry::{Drains, Log, Metrics, Queue, Reloads, Traffic, What},
     tls::{self, ServerTls},
     transport::{self, quic},
     upstream::{Name, Upstreams},
@@ -36,8 +36,7 @@ use certificates::Certificates;
 pub use exposure::{Exposed, Exposure};
 use glue::Glue;
 use links::{Links, Welcomer};
-use reload::Reloads;
-pub use reload::{Outcome, check};
+pub use reload::check;
 
 /// How long a leaving node waits for its agents to link elsewhere.
 const AGENTS_MOVE: Duration = Duration::from_secs(10);
@@ -210,6 +209,7 @@ pub struct Node {
     guards: Guards,
     limits: auth::Limits,
     reloads: Reloads,
+    drains: Drains,
     certificates: Certificates,
     log: Arc<OnceLock<Log>>,
     leave: watch::Sender<bool>,
@@ -259,7 +259,8 @@ impl Node {
         let limits = auth::Limits::new(&limits, &metrics);
         let upstreams = Upstreams::new(&metrics, upstream_wait, hosts, limits.clone());
         let access_log = AccessLog::new(node.clone(), access_log);
-        let relay = Relay::new(upstreams.clone(), limits.clone(), access_log.clone());
+        let traffic = Traffic::new(&metrics);
+        let relay = Relay::new(upstreams.clone(), limits.clone(), access_log.clone(), traffic.clone());
         let peers = Arc::new(OnceLock::new());
         let edge_address = Arc::new(OnceLock::new());
         let (log, leave) = (Arc::new(OnceLock::new()), watch::Sender::new(false));
@@ -291,12 +292,14 @@ impl Node {
             guards.edge.clone(),
             limits.clone(),
             access_log.clone(),
+            traffic.clone(),
             &metrics,
         )
         .await?;
         edge_address.get_or_init(|| edge.address());
-        let udp = udp::Ports::start(udp, &upstreams, &guards.edge, &limits, &access_log)?;
+        let udp = udp::Ports::start(udp, &upstreams, &guards.edge, &limits, &access_log, &traffic)?;
         let (listener, http, address) = bind_link(bind, &link_tls, &secret, &settings).await?;
+        metrics.queue_full(Queue::Handshakes, listener.turned_away());
         let ways = match &cluster_links {
             Some(config) if config.advertise.is_none() && config.bind.ip().is_unspecified() => {
                 Ways::to(&config.join).await
@@ -377,6 +380,7 @@ impl Node {
             guards,
             limits,
             reloads: Reloads::new(&metrics),
+            drains: Drains::new(&metrics),
             certificates,
             log,
             leave,
@@ -428,6 +432,7 @@ impl Node {
         let end = Instant::now() + self.grace_period;
         let left = || end.saturating_duration_since(Instant::now());
         self.phase.send_replace(Phase::Draining);
+        self.drains.begin();
         self.links.refuse_new();
         let sessions = self.upstreams.sessions();
         tracing::info!(links = sessions.len(), grace_period = ?self.grace_period, "leaving");
@@ -462,18 +467,19 @@ impl Node {
             Some(cluster) => cluster.leave(left()).await,
             None => Ok(()),
         };
-        self.links.close(Close::Done, "the node has left").await;
-        self.tasks.abort();
-        let admin = self.admin.drain(Duration::from_secs(1)).await;
-        if let Err(aborted) = admin {
-            tracing::debug!(%aborted, "operators' connections were cut");
-        }
         let cut: usize = links
             .into_iter()
             .chain([edge, udp, peers])
             .filter_map(Result::err)
             .map(|aborted| aborted.left)
             .sum();
+        self.drains.end(cut);
+        self.links.close(Close::Done, "the node has left").await;
+        self.tasks.abort();
+        let admin = self.admin.drain(Duration::from_secs(1)).await;
+        if let Err(aborted) = admin {
+            tracing::debug!(%aborted, "operators' connections were cut");
+        }
         if cut == 0 { Ok(()) } else { Err(Aborted { left: cut, after: self.grace_period }) }
     }
 }

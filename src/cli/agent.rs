@@ -14,8 +14,8 @@ use crate::{
     client::{Address, LinkedTo, State},
     config::{AgentArgs, EndpointKind, Given, LogArgs},
     net::HostPort,
-    node::Outcome,
     protocol::Kind,
+    telemetry::Outcome,
 };
 
 /// The flags that an agent takes over while it runs.

@@ -2,6 +2,7 @@
 
 use std::{fmt, io, net::SocketAddr, sync::Arc, time::Duration};
 
+use prometheus_client::metrics::counter::Counter;
 use quinn::crypto::rustls::QuicServerConfig;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
@@ -41,6 +42,7 @@ pub struct Listener {
     endpoint: quinn::Endpoint,
     server: quinn::ServerConfig,
     handshakes: Arc<Semaphore>,
+    turned_away: Counter,
 }
 
 /// TLS that is fit for the accepting side of QUIC.
@@ -102,7 +104,8 @@ impl Listener {
         let socket = net::bind_udp(address).map_err(bind)?;
         let runtime = Arc::new(Batching);
         let endpoint = quinn::Endpoint::new(endpoint, Some(server.clone()), socket, runtime).map_err(bind)?;
-        Ok(Self { endpoint, server, handshakes: Arc::new(Semaphore::new(HANDSHAKES)) })
+        let handshakes = Arc::new(Semaphore::new(HANDSHAKES));
+        Ok(Self { endpoint, server, handshakes, turned_away: Counter::default() })
     }
 
     /// Makes handshakes with this from now on. Links that stand are not touched, and what clients have been given to prove
@@ -111,6 +114,11 @@ impl Listener {
         let mut server = self.server.clone();
         server.crypto = tls.0;
         self.endpoint.set_server_config(Some(server));
+    }
+
+    /// Handshakes that were not begun because there were too many.
+    pub fn turned_away(&self) -> &Counter {
+        &self.turned_away
     }
 
     /// The address that was bound.
@@ -128,6 +136,7 @@ impl Listener {
             let incoming = self.endpoint.accept().await?;
             let Ok(permit) = Arc::clone(&self.handshakes).try_acquire_owned() else {
                 tracing::debug!(client = %incoming.remote_address(), "too many handshakes; a link was turned away");
+                self.turned_away.inc();
                 incoming.refuse();
                 continue;
             };
