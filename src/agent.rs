@@ -10,6 +10,7 @@ mod door;
 mod health;
 mod http;
 mod inspect;
+mod metrics;
 mod proxied;
 mod rewrite;
 mod server;
@@ -36,13 +37,16 @@ pub use rewrite::{Field, FieldName, InvalidField, Rewrite};
 pub use service::{InvalidService, Service, ServiceAddress, ServiceTls};
 
 use inspect::Inspecting;
+use metrics::Counters;
 use server::{Server, Wanted};
 
 use crate::{
     auth::Access,
-    client::{self, Client, FlowsCut, ListenError},
+    client::{self, Client, FlowsCut, ListenError, State},
     drain::Tasks,
+    probes::{self, Probes},
     protocol::{EndpointId, HostPattern, Kind},
+    telemetry::Outcome,
 };
 
 /// What an agent serves, and where.
@@ -54,6 +58,8 @@ pub struct Config {
     pub endpoints: Vec<Endpoint>,
     /// Where requests are shown to whoever reaches that. Without, they are not.
     pub inspect: Option<SocketAddr>,
+    /// Where health, readiness and metrics are told to whoever reaches that. Without, they are not.
+    pub admin: Option<SocketAddr>,
 }
 
 /// One endpoint.
@@ -93,6 +99,9 @@ pub enum StartError {
     /// The inspector's port is not to be had.
     #[error(transparent)]
     Inspect(#[from] InspectError),
+    /// The operators' port is not to be had.
+    #[error(transparent)]
+    Admin(#[from] probes::BindError),
 }
 
 /// What a reload has changed of the endpoints, beside how those are served that stay.
@@ -113,6 +122,8 @@ pub struct Agent {
     client: Client,
     wanted: Orders,
     inspecting: Option<Inspecting>,
+    probes: Option<Probes>,
+    counters: Counters,
     /// The nodes' first answers.
     first: Mutex<Vec<oneshot::Receiver<Result<(), ListenError>>>>,
     tasks: Tasks,
@@ -126,12 +137,20 @@ impl Agent {
     pub fn start(config: Config) -> Result<Self, StartError> {
         let wanted = Orders::default();
         let inspecting = config.inspect.map(|address| Inspecting::start(address, Arc::clone(&wanted)));
+        let (client, tasks) = (Client::new(config.client)?, Tasks::new());
+        let counters = Counters::new(client.metrics());
+        let probes = config.admin.map(|address| {
+            let (metrics, ready) = (client.metrics().clone(), readiness(&client, tasks.clone()));
+            Probes::start(address, metrics, ready)
+        });
         let agent = Self {
-            client: Client::new(config.client)?,
+            client,
             inspecting: inspecting.transpose()?,
+            probes: probes.transpose()?,
+            counters,
             wanted,
             first: Mutex::default(),
-            tasks: Tasks::new(),
+            tasks,
         };
         for endpoint in config.endpoints {
             let (answer, first) = oneshot::channel();
@@ -154,7 +173,8 @@ impl Agent {
         let name = endpoint.name.clone();
         let (sender, orders) = watch::channel(Some(Arc::new(endpoint)));
         let inspector = self.inspecting.as_ref().map(|inspecting| inspecting.inspector.clone());
-        let server = Server::new(orders, self.client.clone(), self.tasks.clone(), inspector, first);
+        let (client, tasks) = (self.client.clone(), self.tasks.clone());
+        let server = Server::new(orders, client, tasks, inspector, self.counters.clone(), first);
         self.tasks.spawn(server.run());
         wanted.insert(name, sender);
     }
@@ -167,6 +187,16 @@ impl Agent {
     /// Where requests are shown, if they are.
     pub fn inspector(&self) -> Option<SocketAddr> {
         self.inspecting.as_ref().map(|inspecting| inspecting.address)
+    }
+
+    /// Where health, readiness and metrics are told, if they are.
+    pub fn admin(&self) -> Option<SocketAddr> {
+        self.probes.as_ref().map(Probes::address)
+    }
+
+    /// Counts a configuration that was read again.
+    pub fn count_reload(&self, outcome: Outcome) {
+        self.counters.reloads().count(outcome);
     }
 
     /// Waits until a node sends flows for each endpoint, however long that takes. One whose service is down by its health
@@ -230,6 +260,7 @@ impl Agent {
     /// How many flows had not ended by then.
     pub async fn drain(self, grace: Duration) -> Result<(), FlowsCut> {
         let started = Instant::now();
+        self.counters.drains().begin();
         // Nothing is to be served again from here on.
         self.tasks.signal();
         let closed = self.client.close(grace).await;
@@ -239,7 +270,29 @@ impl Agent {
         if let Some(inspecting) = &self.inspecting {
             inspecting.close().await;
         }
+        self.counters.drains().end(closed.map_or_else(|FlowsCut(cut)| cut, |()| 0));
+        if let Some(probes) = &self.probes {
+            probes.close().await;
+        }
         closed
+    }
+}
+
+/// Says what is missing before an agent is ready: a link, and that nodes send flows for all that is listened for.
+fn readiness(client: &Client, tasks: Tasks) -> impl Fn() -> Result<(), String> + Send + Sync + use<> {
+    let (state, listens) = (client.agent_state(), client.listens());
+    move || {
+        if tasks.is_signalled() {
+            return Err("leaving".into());
+        }
+        if !matches!(*state.borrow(), State::Connected { .. }) {
+            return Err("not linked to a node".into());
+        }
+        match listens() {
+            (0, _) => Err("no endpoint is served".into()),
+            (_, 0) => Ok(()),
+            (all, waiting) => Err(format!("no node sends flows for {waiting} of {all} endpoints")),
+        }
     }
 }
 

@@ -15,6 +15,7 @@ use super::{
     health::{Change, Watch},
     http,
     inspect::{Inspected, Inspector},
+    metrics::{Counters, Health, Service as Counted},
     udp,
 };
 use crate::{
@@ -39,6 +40,9 @@ pub(super) struct Server {
     tasks: Tasks,
     /// Who looks at requests, if anybody does.
     inspector: Option<Inspector>,
+    counters: Counters,
+    /// The service as it is counted.
+    counted: Counted,
     /// Told the first answer of a node, if anybody waits for it.
     first: Option<oneshot::Sender<Result<(), ListenError>>>,
     /// Told when the service may speak another version of HTTP than the one that is being served.
@@ -104,9 +108,11 @@ impl Server {
         client: Client,
         tasks: Tasks,
         inspector: Option<Inspector>,
+        counters: Counters,
         first: Option<oneshot::Sender<Result<(), ListenError>>>,
     ) -> Self {
-        Self { orders, client, tasks, inspector, first, doubt: Arc::default() }
+        let counted = counters.service();
+        Self { orders, client, tasks, inspector, counters, counted, first, doubt: Arc::default() }
     }
 
     /// Serves the endpoint as it is wanted, until the agent leaves.
@@ -122,6 +128,7 @@ impl Server {
                 match wanted {
                     Some(endpoint) => self.serve(endpoint, &mut serving).await,
                     None => {
+                        self.counted.is(None);
                         self.answer(Ok(()));
                         self.tasks.signalled().await;
                     }
@@ -159,6 +166,12 @@ impl Server {
             (None, None) => true,
             (None, Some(watch)) => watch.check().await == Some(Change::Up),
         };
+        let checked = watch.is_some();
+        self.counted.is(Some(match (checked, up) {
+            (false, _) => Health::Unchecked,
+            (true, true) => Health::Up,
+            (true, false) => Health::Down,
+        }));
         if !up {
             self.answer(Ok(()));
         }
@@ -182,6 +195,9 @@ impl Server {
                 up = false;
                 match listening {
                     Ok(new) => {
+                        if checked {
+                            self.counted.is(Some(Health::Up));
+                        }
                         *serving = Some(new);
                         self.answer(Ok(()));
                     }
@@ -197,7 +213,7 @@ impl Server {
             let kind = current.kind;
             tokio::select! {
                 () = self.accept(current) => return,
-                () = down(watch.as_mut()) => {}
+                () = down(watch.as_mut()) => self.counted.is(Some(Health::Down)),
                 () = self.chooses_otherwise(&endpoint, kind) => up = true,
             }
             self.end(current).await;
@@ -229,8 +245,14 @@ impl Server {
             // As many at once as the link permits.
             let version = serving.version.clone();
             match version.endpoint.kind {
-                Kind::Udp => self.tasks.spawn(udp::join(incoming, version.endpoint, self.client.clone())),
-                _ => self.tasks.spawn(join(incoming, version, Arc::clone(&self.doubt))),
+                Kind::Udp => {
+                    let (client, counters) = (self.client.clone(), self.counters.clone());
+                    self.tasks.spawn(udp::join(incoming, version.endpoint, client, counters));
+                }
+                _ => {
+                    let (doubt, counters) = (Arc::clone(&self.doubt), self.counters.clone());
+                    self.tasks.spawn(join(incoming, version, doubt, counters));
+                }
             }
         }
     }
@@ -272,7 +294,8 @@ async fn down(watch: Option<&mut Watch>) {
 }
 
 /// Refuses a flow at the endpoint's door.
-pub(super) async fn deny(incoming: Incoming, denied: Denied) {
+pub(super) async fn deny(incoming: Incoming, denied: Denied, counters: &Counters) {
+    counters.denied(denied);
     let open = incoming.open();
     let client = open.client.map(tracing::field::display);
     let code = denied.code();
@@ -281,21 +304,23 @@ pub(super) async fn deny(incoming: Incoming, denied: Denied) {
 }
 
 /// Joins one flow to a new connection of the service.
-async fn join(incoming: Incoming, version: Version, doubt: Arc<Notify>) {
+async fn join(incoming: Incoming, version: Version, doubt: Arc<Notify>, counters: Counters) {
     let Version { endpoint, inspector, exchanged } = version;
-    let carries_requests = incoming.open().kind.is_http();
+    let kind = incoming.open().kind;
+    let carries_requests = kind.is_http();
     let reads_requests = endpoint.reads_requests(inspector.is_some());
     let inspected = inspector.as_ref().filter(|_| reads_requests).map(Inspected::by);
     if !reads_requests && let Err(denied) = door::check_flow(&endpoint.door, incoming.open()) {
-        return deny(incoming, denied).await;
+        return deny(incoming, denied, &counters).await;
     }
     let (client, clients) = (incoming.open().client, Clients::of(incoming.open()));
-    let connection = match endpoint.service.connect(incoming.open().kind, incoming.open().into()).await {
+    let connection = match endpoint.service.connect(kind, incoming.open().into()).await {
         Ok(connection) => connection,
         Err(error) => {
             if endpoint.kind == Kind::Http && error.is_of_version() {
                 doubt.notify_one();
             }
+            counters.unreached(error.code());
             tracing::warn!(endpoint = %endpoint.name, %error, "the service cannot be reached");
             if let Some(inspected) = inspected {
                 inspected.unreached(&endpoint, client.map(|client| client.ip()), error.to_string());
@@ -309,6 +334,7 @@ async fn join(incoming: Incoming, version: Version, doubt: Arc<Notify>) {
             return tracing::debug!(endpoint = %endpoint.name, %error, "a flow went away before it began");
         }
     };
+    let _open = counters.open(kind);
     let retirement = flow.retirement();
     // A flow for requests would else be reused for as long as they come, by the service and the rules that were before.
     let retired = async {
@@ -320,9 +346,10 @@ async fn join(incoming: Incoming, version: Version, doubt: Arc<Notify>) {
     };
     let served = async {
         if reads_requests {
-            return http::serve(flow, clients, connection, &endpoint, inspected).await;
+            let counting = Some((&counters, counters.tally(kind)));
+            return http::serve_counted(flow, clients, connection, &endpoint, inspected, counting).await;
         }
-        let counts = Counts::default();
+        let counts = Counts::default().counted(counters.tally(kind));
         let end = splice(flow, connection, &counts).await;
         tracing::debug!(
             endpoint = %endpoint.name,

@@ -2,22 +2,23 @@
 
 use std::sync::Arc;
 
-use super::{Endpoint, door, server::deny};
+use super::{Endpoint, door, metrics::Counters, server::deny};
 use crate::{
     client::{Client, Incoming},
-    protocol::Refusal,
+    protocol::{Kind, Refusal},
     splice::packets::{self, Activity},
     telemetry,
 };
 
 /// Joins one association to a new socket.
-pub(super) async fn join(incoming: Incoming, endpoint: Arc<Endpoint>, client: Client) {
+pub(super) async fn join(incoming: Incoming, endpoint: Arc<Endpoint>, client: Client, counters: Counters) {
     if let Err(denied) = door::check_flow(&endpoint.door, incoming.open()) {
-        return deny(incoming, denied).await;
+        return deny(incoming, denied, &counters).await;
     }
     let service = match endpoint.service.associate(client.packets().clone()).await {
         Ok(service) => service,
         Err(error) => {
+            counters.unreached(error.code());
             tracing::warn!(endpoint = %endpoint.name, %error, "the service cannot be reached");
             return incoming.refuse(Refusal::new(error.code(), error.to_string())).await;
         }
@@ -29,7 +30,8 @@ pub(super) async fn join(incoming: Incoming, endpoint: Arc<Endpoint>, client: Cl
         }
     };
     let client = association.client();
-    let activity = Activity::default();
+    let _open = counters.open(Kind::Udp);
+    let activity = Activity::default().counted(counters.tally(Kind::Udp));
     let idle = association.idle(&activity, endpoint.udp_idle, std::future::pending());
     let end = packets::join(association, service, &activity, idle).await;
     tracing::debug!(

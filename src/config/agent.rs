@@ -10,6 +10,7 @@ use super::{
     door::{DoorArgs, HttpDoorArgs},
     duration,
     layers::table,
+    probes::ProbeArgs,
 };
 use crate::{
     agent::{self, HealthCheck, Probe, ProxyVersion, Service, ServiceAddress},
@@ -30,6 +31,8 @@ pub struct AgentArgs {
     /// On leaving, let open flows finish for at most so long.
     #[arg(long, value_name = "DURATION", default_value = "1m", value_parser = duration, help_heading = "Leaving")]
     pub grace_period: Duration,
+    #[command(flatten)]
+    admin: ProbeArgs,
     #[command(flatten)]
     pub log: LogArgs,
 }
@@ -236,8 +239,9 @@ impl ServeArgs {
             health: self.health,
             udp: UdpArgs::default(),
         };
+        let admin = self.agent.admin.admin_bind;
         let (endpoints, client) = (vec![endpoint.into_endpoint()?], self.agent.client()?);
-        Ok(agent::Config { endpoints, client, inspect: None })
+        Ok(agent::Config { endpoints, client, inspect: None, admin })
     }
 }
 
@@ -260,8 +264,9 @@ impl ServeUdpArgs {
             health: HealthArgs::default(),
             udp: self.udp,
         };
+        let admin = self.agent.admin.admin_bind;
         let (endpoints, client) = (vec![endpoint.into_endpoint()?], self.agent.client()?);
-        Ok(agent::Config { endpoints, client, inspect: None })
+        Ok(agent::Config { endpoints, client, inspect: None, admin })
     }
 }
 
@@ -300,6 +305,7 @@ impl RunAgentArgs {
                 .into_iter()
                 .map(EndpointArgs::into_endpoint)
                 .collect::<Result<_, _>>()?,
+            admin: self.agent.admin.admin_bind,
             client: self.agent.client()?,
             inspect: self.inspect.inspect,
         })

@@ -67,7 +67,8 @@ impl Web {
         (endpoint.door, endpoint.http) = (door, http);
         let mut client = fabric.client();
         client.links = 1;
-        let agent = ok(Agent::start(agent::Config { client, endpoints: vec![endpoint], inspect: None }));
+        let agent =
+            ok(Agent::start(agent::Config { client, endpoints: vec![endpoint], inspect: None, admin: None }));
         ok(soon(agent.serve()).await);
         nodes.knows(0, "web").await;
         Self { edge: nodes.edge(0), _agent: agent, nodes }

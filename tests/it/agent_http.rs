@@ -66,7 +66,12 @@ impl Web {
             client.links = 1;
             let mut endpoint = fabric.endpoint(name, Kind::Http, service.to_string());
             endpoint.http = http;
-            let agent = ok(Agent::start(agent::Config { client, endpoints: vec![endpoint], inspect: None }));
+            let agent = ok(Agent::start(agent::Config {
+                client,
+                endpoints: vec![endpoint],
+                inspect: None,
+                admin: None,
+            }));
             ok(soon(agent.serve()).await);
             agent
         };
@@ -448,8 +453,12 @@ async fn a_service_with_tls_gets_and_answers_requests_as_others_do() {
     let host = Some(ok(endpoint.service.host_header()));
     endpoint.http =
         Some(HttpOptions { rewrite: Rewrite { host, ..Rewrite::default() }, ..HttpOptions::default() });
-    let agent =
-        ok(Agent::start(agent::Config { client: fabric.client(), endpoints: vec![endpoint], inspect: None }));
+    let agent = ok(Agent::start(agent::Config {
+        client: fabric.client(),
+        endpoints: vec![endpoint],
+        inspect: None,
+        admin: None,
+    }));
     ok(soon(agent.serve()).await);
     let mut client = Http1::connect(nodes.edge(0)).await;
     for _ in 0..3 {

@@ -32,7 +32,8 @@ async fn serve(
     let mut served = fabric.endpoint(endpoint, Kind::Http, service.address);
     served.hosts = hosts(names);
     let client = client::Config { links: 1, ..fabric.client() };
-    let agent = ok(Agent::start(agent::Config { client, endpoints: vec![served], inspect: None }));
+    let agent =
+        ok(Agent::start(agent::Config { client, endpoints: vec![served], inspect: None, admin: None }));
     soon(agent.serve()).await.map(|()| agent)
 }
 
@@ -194,7 +195,12 @@ async fn more_than_one_hello_holds_is_served_all_the_same() {
         endpoint
     });
     let client = nodes.all[0].client();
-    let agent = ok(Agent::start(agent::Config { client, endpoints: endpoints.collect(), inspect: None }));
+    let agent = ok(Agent::start(agent::Config {
+        client,
+        endpoints: endpoints.collect(),
+        inspect: None,
+        admin: None,
+    }));
     ok(soon(agent.serve()).await);
     for number in [0, 1, 15, 29] {
         for edge in [nodes.edge(0), nodes.edge(1)] {

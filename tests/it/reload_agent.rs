@@ -148,6 +148,7 @@ async fn an_agent_that_is_not_linked_yet_is_reloaded_too() {
         client: fabric.client(),
         endpoints: vec![fabric.endpoint("old", Kind::Http, web.address)],
         inspect: None,
+        admin: None,
     };
     let stranger = ok(adit::tls::Authority::generate("stranger"));
     let trust = adit::tls::Trust::Roots(vec![stranger.certificate().clone()]);

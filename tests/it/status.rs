@@ -90,7 +90,12 @@ impl Scene {
             n1.endpoint("db", Kind::Tcp, database.address),
         ];
         endpoints[0].hosts = vec![ok("shop.example".parse())];
-        let agent = ok(Agent::start(agent::Config { client: one(n1, "laptop"), endpoints, inspect: None }));
+        let agent = ok(Agent::start(agent::Config {
+            client: one(n1, "laptop"),
+            endpoints,
+            inspect: None,
+            admin: None,
+        }));
         ok(soon(agent.serve()).await);
         nodes.knows(1, "db").await;
         let (forwarder, port) = forwarder_of(one(n2, "desk"), "db", PortKind::Tcp).await;

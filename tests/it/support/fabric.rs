@@ -96,7 +96,8 @@ pub(crate) async fn forwarder_of(
 ) -> (forward::Forwarder, SocketAddr) {
     let listen = vec![([127, 0, 0, 1], 0).into()];
     let port = forward::Port { listen, endpoint: ok(EndpointId::new(endpoint)), kind };
-    let forwarder = ok(forward::Forwarder::start(forward::Config { client, ports: vec![port] }).await);
+    let forwarder =
+        ok(forward::Forwarder::start(forward::Config { client, ports: vec![port], admin: None }).await);
     let address = forwarder.addresses()[0];
     (forwarder, address)
 }
@@ -195,6 +196,7 @@ impl Fabric {
             client: self.client(),
             endpoints: vec![endpoint],
             inspect: None,
+            admin: None,
         }));
         super::soon(agent.serve()).await.map(|()| agent)
     }
@@ -202,7 +204,7 @@ impl Fabric {
     /// An agent that has not linked yet.
     pub(crate) fn start_agent(&self, client: client::Config, endpoints: &[(&str, Kind, String)]) -> Agent {
         let endpoints = endpoints.iter().map(|(name, kind, address)| self.endpoint(name, *kind, address));
-        ok(Agent::start(agent::Config { client, endpoints: endpoints.collect(), inspect: None }))
+        ok(Agent::start(agent::Config { client, endpoints: endpoints.collect(), inspect: None, admin: None }))
     }
 
     /// An endpoint for an agent to serve.
