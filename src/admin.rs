@@ -236,8 +236,7 @@ async fn metrics(State(source): State<Arc<Source>>, Extension(operator): Extensi
     {
         return refused;
     }
-    let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-    ([(header::CONTENT_TYPE, kind)], source.metrics.encode()).into_response()
+    ([(header::CONTENT_TYPE, Metrics::CONTENT_TYPE)], source.metrics.encode()).into_response()
 }
 
 #[cfg(test)]

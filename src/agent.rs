@@ -10,6 +10,7 @@ mod door;
 mod health;
 mod http;
 mod inspect;
+mod metrics;
 mod proxied;
 mod rewrite;
 mod server;
@@ -37,15 +38,17 @@ pub use rewrite::{Field, FieldName, InvalidField, Rewrite};
 pub use service::{InvalidService, Service, ServiceAddress, ServiceTls};
 
 use inspect::Inspecting;
-use server::{Server, Wanted};
+use metrics::Counters;
+use server::{Seen, Server, Wanted};
 
 use crate::{
     auth::Access,
-    client::{self, Client, FlowsCut, ListenError},
+    client::{self, Client, FlowsCut, ListenError, State},
     drain::Tasks,
     otlp::{self, Exporter, Resource},
+    probes::{self, Probes},
     protocol::{EndpointId, HostPattern, Kind},
-    telemetry::trace::Tracer,
+    telemetry::{Outcome, trace::Tracer},
 };
 
 /// What an agent serves, and where.
@@ -59,6 +62,8 @@ pub struct Config {
     pub inspect: Option<SocketAddr>,
     /// Where spans go, if anywhere.
     pub traces: Option<otlp::Config>,
+    /// Where health, readiness and metrics are told to whoever reaches that. Without, they are not.
+    pub admin: Option<SocketAddr>,
 }
 
 /// One endpoint.
@@ -98,6 +103,9 @@ pub enum StartError {
     /// The inspector's port is not to be had.
     #[error(transparent)]
     Inspect(#[from] InspectError),
+    /// The operators' port is not to be had.
+    #[error(transparent)]
+    Admin(#[from] probes::BindError),
 }
 
 /// What a reload has changed of the endpoints, beside how those are served that stay.
@@ -120,6 +128,8 @@ pub struct Agent {
     inspecting: Option<Inspecting>,
     tracer: Tracer,
     exporter: Exporter,
+    probes: Option<Probes>,
+    counters: Counters,
     /// The nodes' first answers.
     first: Mutex<Vec<oneshot::Receiver<Result<(), ListenError>>>>,
     tasks: Tasks,
@@ -133,17 +143,25 @@ impl Agent {
     pub fn start(config: Config) -> Result<Self, StartError> {
         let wanted = Orders::default();
         let inspecting = config.inspect.map(|address| Inspecting::start(address, Arc::clone(&wanted)));
-        let (client, inspecting) = (Client::new(config.client)?, inspecting.transpose()?);
+        let (client, tasks) = (Client::new(config.client)?, Tasks::new());
+        let counters = Counters::new(client.metrics());
+        let probes = config.admin.map(|address| {
+            let (metrics, ready) = (client.metrics().clone(), readiness(&client, tasks.clone()));
+            Probes::start(address, metrics, ready)
+        });
+        let (inspecting, probes) = (inspecting.transpose()?, probes.transpose()?);
         let resource = Resource { service: "adit-agent", instance: client.id().to_string() };
-        let (tracer, exporter) = Exporter::start(config.traces, resource, None);
+        let (tracer, exporter) = Exporter::start(config.traces, resource, Some(client.metrics()));
         let agent = Self {
             client,
             inspecting,
             tracer,
             exporter,
+            probes,
+            counters,
             wanted,
             first: Mutex::default(),
-            tasks: Tasks::new(),
+            tasks,
         };
         for endpoint in config.endpoints {
             let (answer, first) = oneshot::channel();
@@ -166,14 +184,8 @@ impl Agent {
         let name = endpoint.name.clone();
         let (sender, orders) = watch::channel(Some(Arc::new(endpoint)));
         let inspector = self.inspecting.as_ref().map(|inspecting| inspecting.inspector.clone());
-        let server = Server::new(
-            orders,
-            self.client.clone(),
-            self.tasks.clone(),
-            inspector,
-            self.tracer.clone(),
-            first,
-        );
+        let seen = Seen { inspector, tracer: self.tracer.clone(), counters: self.counters.clone() };
+        let server = Server::new(orders, self.client.clone(), self.tasks.clone(), seen, first);
         self.tasks.spawn(server.run());
         wanted.insert(name, sender);
     }
@@ -186,6 +198,16 @@ impl Agent {
     /// Where requests are shown, if they are.
     pub fn inspector(&self) -> Option<SocketAddr> {
         self.inspecting.as_ref().map(|inspecting| inspecting.address)
+    }
+
+    /// Where health, readiness and metrics are told, if they are.
+    pub fn admin(&self) -> Option<SocketAddr> {
+        self.probes.as_ref().map(Probes::address)
+    }
+
+    /// Counts a configuration that was read again.
+    pub fn count_reload(&self, outcome: Outcome) {
+        self.counters.reloads().count(outcome);
     }
 
     /// Waits until a node sends flows for each endpoint, however long that takes. One whose service is down by its health
@@ -249,6 +271,7 @@ impl Agent {
     /// How many flows had not ended by then.
     pub async fn drain(self, grace: Duration) -> Result<(), FlowsCut> {
         let started = Instant::now();
+        self.counters.drains().begin();
         // Nothing is to be served again from here on.
         self.tasks.signal();
         let closed = self.client.close(grace).await;
@@ -259,7 +282,29 @@ impl Agent {
             inspecting.close().await;
         }
         self.exporter.finish().await;
+        self.counters.drains().end(closed.map_or_else(|FlowsCut(cut)| cut, |()| 0));
+        if let Some(probes) = &self.probes {
+            probes.close().await;
+        }
         closed
+    }
+}
+
+/// Says what is missing before an agent is ready: a link, and that nodes send flows for all that is listened for.
+fn readiness(client: &Client, tasks: Tasks) -> impl Fn() -> Result<(), String> + Send + Sync + use<> {
+    let (state, listens) = (client.agent_state(), client.listens());
+    move || {
+        if tasks.is_signalled() {
+            return Err("leaving".into());
+        }
+        if !matches!(*state.borrow(), State::Connected { .. }) {
+            return Err("not linked to a node".into());
+        }
+        match listens() {
+            (0, _) => Err("no endpoint is served".into()),
+            (_, 0) => Ok(()),
+            (all, waiting) => Err(format!("no node sends flows for {waiting} of {all} endpoints")),
+        }
     }
 }
 

@@ -25,6 +25,7 @@ mod backoff;
 mod dial;
 mod flow;
 mod listen;
+mod metrics;
 mod nodes;
 mod reach;
 mod session;
@@ -49,11 +50,13 @@ use crate::{
     drain::Tasks,
     net::Proxy,
     protocol::{ALPN_LINK, AgentId, EndpointId, Hello, Kind, ListenOptions, Role, TenantId},
+    telemetry::Metrics,
     tls,
     transport::{PacketCounters, Settings, Stream, quic},
 };
 use association::Via;
 use listen::Listens;
+use metrics::Counters;
 use nodes::Nodes;
 use reach::Reach;
 use token::{Keeper, Tokens};
@@ -153,7 +156,7 @@ struct Shared {
     listens: Listens,
     nodes: Nodes,
     tokens: Tokens,
-    packets: PacketCounters,
+    counters: Counters,
     tasks: Tasks,
 }
 
@@ -190,11 +193,11 @@ impl Client {
             listens: Listens::default(),
             nodes: Nodes::default(),
             tokens,
-            packets: PacketCounters::default(),
+            counters: Counters::default(),
             tasks: Tasks::new(),
             config,
         });
-        shared.tasks.spawn(shared.packets.clone().tell());
+        shared.tasks.spawn(shared.counters.links().packets.clone().tell());
         if let Some(keeper) = keeper {
             shared.tasks.spawn(keeper.run());
         }
@@ -292,7 +295,19 @@ impl Client {
 
     /// What has become of this client's UDP packets.
     pub fn packets(&self) -> &PacketCounters {
-        &self.inner.shared.packets
+        &self.inner.shared.counters.links().packets
+    }
+
+    /// What this client counts, for a scrape; whoever uses it may register more there.
+    pub fn metrics(&self) -> &Metrics {
+        self.inner.shared.counters.metrics()
+    }
+
+    /// Says, each time that it is called, how many endpoints are listened for, and for how many of them no node sends flows. It
+    /// keeps no link.
+    pub fn listens(&self) -> impl Fn() -> (usize, usize) + Send + Sync + use<> {
+        let listens = self.inner.shared.listens.clone();
+        move || listens.standing()
     }
 
     /// The state of the links that carry this client's listens, as it changes.

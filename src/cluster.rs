@@ -28,6 +28,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use prometheus_client::metrics::counter::Counter;
 use tokio::sync::{mpsc, watch};
 
 pub use ask::{Answer, AskError, answer};
@@ -37,7 +38,7 @@ use crate::{
     drain::{Aborted, Tasks},
     net::HostPort,
     protocol::{Close, Load, NodeAddress, NodeId, PeerRoute, Phase},
-    telemetry::{Metrics, What},
+    telemetry::{Metrics, Queue, What},
     tls,
     transport::{LinkCounters, Settings, Stream, quic},
 };
@@ -106,6 +107,8 @@ struct Shared {
     announcements: Arc<Announcements>,
     handler: Arc<dyn Handler>,
     membership: mpsc::Sender<Event>,
+    /// What found no room there.
+    full: Counter,
     peers: Mutex<HashMap<NodeId, Arc<Node>>>,
     members: watch::Sender<Arc<[NodeAddress]>>,
     tasks: Tasks,
@@ -239,6 +242,9 @@ impl Cluster {
         carried: LinkCounters,
     ) -> Result<Self, StartError> {
         let opened = links::open(&config, settings)?;
+        metrics.queue_full(Queue::Handshakes, opened.listener.turned_away());
+        let full = Counter::default();
+        metrics.queue_full(Queue::Membership, &full);
         let address = opened.listener.local_address().map_err(StartError::Address)?;
         let advertised = match config.advertise {
             Some(HostPort { host, port: 0 }) => HostPort { host, port: address.port() }.to_string(),
@@ -256,6 +262,7 @@ impl Cluster {
             announcements,
             handler,
             membership,
+            full,
             peers: Mutex::default(),
             members: watch::Sender::new(Arc::from([])),
             tasks: Tasks::new(),

@@ -20,6 +20,7 @@ mod limits;
 mod link;
 mod log;
 mod node;
+mod probes;
 mod tenants;
 mod traces;
 mod udp;
@@ -27,7 +28,7 @@ mod watch;
 
 use std::{
     fs, io,
-    net::IpAddr,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -380,7 +381,7 @@ fn port(text: &str) -> Result<edge::Port, String> {
     let (listen, endpoint) =
         text.split_once('=').ok_or("expected LISTEN=ENDPOINT, such as 0.0.0.0:5432=db")?;
     let bind = match listen.parse() {
-        Ok(port) => std::net::SocketAddr::from(([127, 0, 0, 1], port)),
+        Ok(port) => SocketAddr::from((Ipv4Addr::LOCALHOST, port)),
         Err(_) => address(listen)?,
     };
     let endpoint = endpoint.parse().map_err(|error: InvalidId| error.to_string())?;
@@ -402,6 +403,14 @@ fn network(text: &str) -> Result<IpNet, &'static str> {
 }
 
 /// An address to listen on. A name could stand for several, so only a number will do.
-fn address(text: &str) -> Result<std::net::SocketAddr, String> {
+fn address(text: &str) -> Result<SocketAddr, String> {
     text.parse().map_err(|_| "expected ADDRESS:PORT in numbers, such as 127.0.0.1:8000 or [::]:8000".into())
+}
+
+/// The same, or a port alone, which is one of this machine.
+fn port_or_address(text: &str) -> Option<SocketAddr> {
+    match text.parse() {
+        Ok(port) => Some(SocketAddr::from((Ipv4Addr::LOCALHOST, port))),
+        Err(_) => text.parse().ok(),
+    }
 }

@@ -54,7 +54,7 @@ use crate::{
     access_log::AccessLog,
     auth::{self, Guard},
     drain::{Aborted, Tasks},
-    telemetry::Metrics,
+    telemetry::{Metrics, Queue, Traffic},
     tls::{self, ServerTls},
     transport::quic,
     upstream::{Name, Upstreams},
@@ -148,6 +148,7 @@ struct Shared {
     counters: metrics::Counters,
     by_endpoint: ByEndpoint,
     access_log: AccessLog,
+    traffic: Traffic,
     /// Tells clients to open their next connection elsewhere.
     closing: AtomicBool,
     connections: Tasks,
@@ -185,6 +186,7 @@ impl Edge {
         guard: Guard,
         callers: auth::Limits,
         access_log: AccessLog,
+        traffic: Traffic,
         metrics: &Metrics,
     ) -> Result<Self, BindError> {
         let (plain, address) = bind(config.bind, "--edge-bind").await?;
@@ -225,6 +227,7 @@ impl Edge {
             counters,
             by_endpoint: ByEndpoint::new(config.metrics_endpoints, metrics),
             access_log,
+            traffic,
             closing: AtomicBool::new(false),
             connections: Tasks::new(),
             clients: AtomicU64::new(0),
@@ -235,6 +238,7 @@ impl Edge {
             accepting.spawn(connection::accept(listener, door, Arc::clone(&shared), accepting.clone()));
         }
         if let Some((listener, _)) = http3 {
+            metrics.queue_full(Queue::Handshakes, listener.turned_away());
             accepting.spawn(h3::accept(listener, Arc::clone(&shared), accepting.clone()));
         }
         Ok(Self { shared, accepting, address, tls: tls_doors, tls_address, sni_address, ports })

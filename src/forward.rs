@@ -13,11 +13,13 @@ use tokio::{
 };
 
 use crate::{
-    client::{self, Client, FlowsCut},
+    client::{self, Client, FlowsCut, State},
     drain::Tasks,
     net,
+    probes::{self, Probes},
     protocol::EndpointId,
     splice::{Counts, Side, packets::UdpPort, splice},
+    telemetry::{Drains, Tally, Traffic},
 };
 
 /// What a forwarder listens for.
@@ -27,6 +29,8 @@ pub struct Config {
     pub client: client::Config,
     /// The ports and their endpoints.
     pub ports: Vec<Port>,
+    /// Where health, readiness and metrics are told to whoever reaches that. Without, they are not.
+    pub admin: Option<SocketAddr>,
 }
 
 /// One local port.
@@ -79,6 +83,9 @@ pub enum StartError {
     /// The link cannot be set up.
     #[error(transparent)]
     Client(#[from] client::StartError),
+    /// The operators' port is not to be had.
+    #[error(transparent)]
+    Admin(#[from] probes::BindError),
 }
 
 /// A running forwarder. Dropping it cuts everything; see [`Forwarder::drain`].
@@ -86,6 +93,8 @@ pub enum StartError {
 pub struct Forwarder {
     client: Client,
     addresses: Vec<SocketAddr>,
+    probes: Option<Probes>,
+    drains: Drains,
     accepting: Tasks,
     flows: Tasks,
 }
@@ -98,11 +107,16 @@ impl Forwarder {
     pub async fn start(config: Config) -> Result<Self, StartError> {
         let client = Client::new(config.client)?;
         let (accepting, flows) = (Tasks::new(), Tasks::new());
+        let metrics = client.metrics().clone();
+        let (traffic, drains) = (Traffic::new(&metrics), Drains::new(&metrics));
         let mut bound = Vec::new();
         for port in config.ports {
             let listener = Listener::bind(&port, &client).await?;
             bound.push((listener, port));
         }
+        let probes =
+            config.admin.map(|address| Probes::start(address, metrics, readiness(&client, flows.clone())));
+        let probes = probes.transpose()?;
         let mut addresses = Vec::new();
         for (listener, port) in bound {
             let address = listener.address().map_err(|source| failed(&port, source))?;
@@ -110,17 +124,17 @@ impl Forwarder {
             tracing::info!(%address, %endpoint, %kind, "forwarding");
             addresses.push(address);
             let (endpoint, client) = (Arc::new(endpoint), client.clone());
-            let (owner, flows) = (accepting.clone(), flows.clone());
+            let (owner, flows, traffic) = (accepting.clone(), flows.clone(), traffic.clone());
             match listener {
                 Listener::Tcp(listener) => {
-                    accepting.spawn(accept(listener, endpoint, client, owner, flows));
+                    accepting.spawn(accept(listener, (endpoint, client, traffic), owner, flows));
                 }
                 Listener::Udp(listener, idle) => {
-                    accepting.spawn(udp::serve(listener, endpoint, client, owner, flows, idle));
+                    accepting.spawn(udp::serve(listener, (endpoint, client, traffic), owner, flows, idle));
                 }
             }
         }
-        Ok(Self { client, addresses, accepting, flows })
+        Ok(Self { client, addresses, probes, drains, accepting, flows })
     }
 
     /// The client that keeps the link.
@@ -133,19 +147,40 @@ impl Forwarder {
         &self.addresses
     }
 
+    /// Where health, readiness and metrics are told, if they are.
+    pub fn admin(&self) -> Option<SocketAddr> {
+        self.probes.as_ref().map(Probes::address)
+    }
+
     /// Leaves: accepts nothing new, lets open flows finish at most `grace` long, closes the link.
     ///
     /// # Errors
     /// How many flows had not ended by then.
     pub async fn drain(self, grace: Duration) -> Result<(), FlowsCut> {
         let started = Instant::now();
+        self.drains.begin();
         self.accepting.signal();
         let cut = match self.flows.finish(grace).await {
             Ok(()) => Ok(()),
             Err(aborted) => Err(FlowsCut(aborted.left)),
         };
         let closed = self.client.close(grace.saturating_sub(started.elapsed())).await;
-        cut.and(closed)
+        let left = cut.and(closed);
+        self.drains.end(left.map_or_else(|FlowsCut(cut)| cut, |()| 0));
+        if let Some(probes) = &self.probes {
+            probes.close().await;
+        }
+        left
+    }
+}
+
+/// Says what is missing before a forwarder is ready: a link.
+fn readiness(client: &Client, flows: Tasks) -> impl Fn() -> Result<(), String> + Send + Sync + use<> {
+    let state = client.forwarder_state();
+    move || match *state.borrow() {
+        _ if flows.is_signalled() => Err("leaving".into()),
+        State::Connected { .. } => Ok(()),
+        State::Idle | State::Connecting { .. } => Err("not linked to a node".into()),
     }
 }
 
@@ -203,8 +238,7 @@ fn failed(port: &Port, source: io::Error) -> StartError {
 /// Accepts a port's connections until the forwarder leaves.
 async fn accept(
     listener: TcpListener,
-    endpoint: Arc<EndpointId>,
-    client: Client,
+    (endpoint, client, traffic): (Arc<EndpointId>, Client, Traffic),
     accepting: Tasks,
     flows: Tasks,
 ) {
@@ -214,12 +248,12 @@ async fn accept(
             () = accepting.signalled() => return,
         };
         // As many at once as the process may have files open; the node bounds flows.
-        flows.spawn(join(stream, peer, Arc::clone(&endpoint), client.clone()));
+        flows.spawn(join(stream, peer, Arc::clone(&endpoint), client.clone(), traffic.tcp.clone()));
     }
 }
 
 /// Joins one connection to a new flow. A connection whose endpoint cannot be reached is reset, as a refused one would be.
-async fn join(stream: TcpStream, peer: SocketAddr, endpoint: Arc<EndpointId>, client: Client) {
+async fn join(stream: TcpStream, peer: SocketAddr, endpoint: Arc<EndpointId>, client: Client, tally: Tally) {
     let flow = match client.dial_for(&endpoint, Some(peer)).await {
         Ok(flow) => flow,
         Err(error) => {
@@ -227,7 +261,7 @@ async fn join(stream: TcpStream, peer: SocketAddr, endpoint: Arc<EndpointId>, cl
             return stream.reset(false);
         }
     };
-    let counts = Counts::default();
+    let counts = Counts::default().counted(&tally);
     let end = splice(stream, flow, &counts).await;
     tracing::debug!(
         %endpoint,

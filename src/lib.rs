@@ -35,6 +35,8 @@ pub mod admin;
 #[cfg(feature = "server")]
 pub mod node;
 #[cfg(feature = "server")]
+pub mod probes;
+#[cfg(feature = "server")]
 pub mod agent;
 #[cfg(feature = "server")]
 pub mod forward;

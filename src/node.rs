@@ -27,7 +27,7 @@ use crate::{
     otlp::{self, Exporter, Resource},
     protocol::{Close, GoAway, GoAwayReason, HostPattern, NodeAddress, NodeId, Phase},
     relay::Relay,
-    telemetry::{Log, Metrics, What},
+    telemetry::{Drains, Log, Metrics, Queue, Reloads, Traffic, What},
     tls::{self, ServerTls},
     transport::{self, quic},
     upstream::{Name, Upstreams},
@@ -37,8 +37,7 @@ use certificates::Certificates;
 pub use exposure::{Exposed, Exposure};
 use glue::Glue;
 use links::{Links, Welcomer};
-use reload::Reloads;
-pub use reload::{Outcome, check};
+pub use reload::check;
 
 /// How long a leaving node waits for its agents to link elsewhere.
 const AGENTS_MOVE: Duration = Duration::from_secs(10);
@@ -213,6 +212,7 @@ pub struct Node {
     guards: Guards,
     limits: auth::Limits,
     reloads: Reloads,
+    drains: Drains,
     certificates: Certificates,
     log: Arc<OnceLock<Log>>,
     exporter: Exporter,
@@ -266,7 +266,8 @@ impl Node {
         let resource = Resource { service: "adit-node", instance: node.to_string() };
         let (tracer, exporter) = Exporter::start(traces, resource, Some(&metrics));
         let access_log = AccessLog::new(node.clone(), access_log, tracer);
-        let relay = Relay::new(upstreams.clone(), limits.clone(), access_log.clone());
+        let traffic = Traffic::new(&metrics);
+        let relay = Relay::new(upstreams.clone(), limits.clone(), access_log.clone(), traffic.clone());
         let peers = Arc::new(OnceLock::new());
         let edge_address = Arc::new(OnceLock::new());
         let (log, leave) = (Arc::new(OnceLock::new()), watch::Sender::new(false));
@@ -298,12 +299,14 @@ impl Node {
             guards.edge.clone(),
             limits.clone(),
             access_log.clone(),
+            traffic.clone(),
             &metrics,
         )
         .await?;
         edge_address.get_or_init(|| edge.address());
-        let udp = udp::Ports::start(udp, &upstreams, &guards.edge, &limits, &access_log)?;
+        let udp = udp::Ports::start(udp, &upstreams, &guards.edge, &limits, &access_log, &traffic)?;
         let (listener, http, address) = bind_link(bind, &link_tls, &secret, &settings).await?;
+        metrics.queue_full(Queue::Handshakes, listener.turned_away());
         let ways = match &cluster_links {
             Some(config) if config.advertise.is_none() && config.bind.ip().is_unspecified() => {
                 Ways::to(&config.join).await
@@ -384,6 +387,7 @@ impl Node {
             guards,
             limits,
             reloads: Reloads::new(&metrics),
+            drains: Drains::new(&metrics),
             certificates,
             log,
             exporter,
@@ -436,6 +440,7 @@ impl Node {
         let end = Instant::now() + self.grace_period;
         let left = || end.saturating_duration_since(Instant::now());
         self.phase.send_replace(Phase::Draining);
+        self.drains.begin();
         self.links.refuse_new();
         let sessions = self.upstreams.sessions();
         tracing::info!(links = sessions.len(), grace_period = ?self.grace_period, "leaving");
@@ -470,6 +475,13 @@ impl Node {
             Some(cluster) => cluster.leave(left()).await,
             None => Ok(()),
         };
+        let cut: usize = links
+            .into_iter()
+            .chain([edge, udp, peers])
+            .filter_map(Result::err)
+            .map(|aborted| aborted.left)
+            .sum();
+        self.drains.end(cut);
         self.links.close(Close::Done, "the node has left").await;
         self.tasks.abort();
         self.exporter.finish().await;
@@ -477,12 +489,6 @@ impl Node {
         if let Err(aborted) = admin {
             tracing::debug!(%aborted, "operators' connections were cut");
         }
-        let cut: usize = links
-            .into_iter()
-            .chain([edge, udp, peers])
-            .filter_map(Result::err)
-            .map(|aborted| aborted.left)
-            .sum();
         if cut == 0 { Ok(()) } else { Err(Aborted { left: cut, after: self.grace_period }) }
     }
 }

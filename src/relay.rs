@@ -23,7 +23,7 @@ use crate::{
         packets::{self, Activity},
         splice,
     },
-    telemetry,
+    telemetry::{self, Traffic},
     transport::{self, Datagrams, FlowError, Stream},
     upstream::{Identity, Name, OpenFlow, OpenFlowError, Session, Upstreams},
 };
@@ -37,13 +37,15 @@ pub struct Relay {
     upstreams: Upstreams,
     callers: Limits,
     access_log: AccessLog,
+    /// Bytes of forwarders' clients. Those of other nodes' are counted there.
+    traffic: Traffic,
     draining: Arc<AtomicBool>,
 }
 
 impl Relay {
     /// Joins to these agents, for forwarders within these limits.
-    pub fn new(upstreams: Upstreams, callers: Limits, access_log: AccessLog) -> Self {
-        Self { upstreams, callers, access_log, draining: Arc::default() }
+    pub fn new(upstreams: Upstreams, callers: Limits, access_log: AccessLog, traffic: Traffic) -> Self {
+        Self { upstreams, callers, access_log, traffic, draining: Arc::default() }
     }
 
     /// Refuses new flows from now on, so that their openers ask another node; those that are open go on.
@@ -159,7 +161,10 @@ impl Relay {
         let (to_service, from_service, end) = if kind == Kind::Udp {
             let _open = self.upstreams.packets().associate();
             let (left, right) = (datagrams.associate(stream), flow.datagrams.associate(flow.stream));
-            let activity = Activity::at(pace.waits());
+            let mut activity = Activity::at(pace.waits());
+            if node.is_none() {
+                activity = activity.counted(&self.traffic.udp);
+            }
             let _carrying = record.carrying(&activity);
             let deserted = async {
                 self.upstreams.deserted(&flow.in_use, &activity).await;
@@ -168,7 +173,10 @@ impl Relay {
             let end = packets::join(left, right, &activity, deserted).await;
             (activity.left_to_right(), activity.right_to_left(), end)
         } else {
-            let (counts, number) = (Counts::at(pace.waits()), stream.id());
+            let (mut counts, number) = (Counts::at(pace.waits()), stream.id());
+            if node.is_none() {
+                counts = counts.counted(&self.traffic.tcp);
+            }
             let _carrying = record.carrying(&counts);
             // Only the node that puts requests on it knows when it is idle, and so when to close it.
             let pass_on = async {

@@ -20,7 +20,7 @@ use tokio::{
     net::TcpStream,
 };
 
-use crate::net::Connection;
+use crate::{net::Connection, telemetry::Tally};
 use pace::Pace;
 
 /// What is read at once, in bytes: the per-chunk cost of a hop is paid per read.
@@ -110,7 +110,24 @@ impl<S: Side> Side for Prefixed<S> {
 pub struct Counts {
     left_to_right: AtomicU64,
     right_to_left: AtomicU64,
+    tally: Option<Tally>,
     pace: Pace,
+}
+
+/// A direction of a join.
+#[derive(Debug, Clone, Copy)]
+enum Way {
+    ToRight,
+    ToLeft,
+}
+
+/// Counts bytes of a join whose left side is the client's.
+fn tell(tally: Option<&Tally>, way: Way, bytes: usize) {
+    match (tally, way) {
+        (Some(tally), Way::ToRight) => tally.received(bytes),
+        (Some(tally), Way::ToLeft) => tally.sent(bytes),
+        (None, _) => {}
+    }
 }
 
 impl Counts {
@@ -118,6 +135,21 @@ impl Counts {
     /// long to wait before the next are, and of none how long before the first.
     pub fn at(pace: Option<impl Fn(usize) -> Duration + Send + Sync + 'static>) -> Self {
         Self { pace: Pace::new(pace), ..Self::default() }
+    }
+
+    /// The same, counted among the bytes of clients too, as they pass: the left side is the client's.
+    #[must_use]
+    pub fn counted(self, tally: &Tally) -> Self {
+        Self { tally: Some(tally.clone()), ..self }
+    }
+
+    fn passed(&self, way: Way, bytes: usize) {
+        let count = match way {
+            Way::ToRight => &self.left_to_right,
+            Way::ToLeft => &self.right_to_left,
+        };
+        count.fetch_add(bytes as u64, Relaxed);
+        tell(self.tally.as_ref(), way, bytes);
     }
 
     /// Bytes written to the right side.
@@ -169,12 +201,12 @@ pub async fn splice<L: Side, R: Side>(left: L, right: R, counts: &Counts) -> Res
     let (left_read, left_write) = left_side.halves();
     let (right_read, right_write) = right_side.halves();
     let to_right = async {
-        let end = pump(left_read, right_write, &counts.left_to_right, &counts.pace).await;
+        let end = pump(left_read, right_write, counts, Way::ToRight).await;
         right.written = end.is_ok();
         refused(end).map_err(|broken| broken.name(Broken::Left, Broken::Right))
     };
     let to_left = async {
-        let end = pump(right_read, left_write, &counts.right_to_left, &counts.pace).await;
+        let end = pump(right_read, left_write, counts, Way::ToLeft).await;
         left.written = end.is_ok();
         refused(end).map_err(|broken| broken.name(Broken::Right, Broken::Left))
     };
@@ -218,11 +250,11 @@ fn refused(end: Result<(), PumpError>) -> Result<Option<io::Error>, PumpError> {
 async fn pump(
     mut from: impl AsyncRead + Unpin,
     mut to: impl AsyncWrite + Unpin,
-    count: &AtomicU64,
-    pace: &Pace,
+    counts: &Counts,
+    way: Way,
 ) -> Result<(), PumpError> {
     let mut chunk = vec![0; FIRST_CHUNK];
-    pace.passed(0).await;
+    counts.pace.passed(0).await;
     loop {
         let len = from.read(&mut chunk).await.map_err(PumpError::Read)?;
         if len == 0 {
@@ -230,8 +262,8 @@ async fn pump(
         }
         to.write_all(&chunk[..len]).await.map_err(PumpError::Write)?;
         to.flush().await.map_err(PumpError::Write)?;
-        count.fetch_add(len as u64, Relaxed);
-        pace.passed(len).await;
+        counts.passed(way, len);
+        counts.pace.passed(len).await;
         if len == chunk.len() && len < CHUNK {
             chunk = vec![0; CHUNK];
         }

@@ -6,18 +6,24 @@
 #[cfg(feature = "server")]
 mod log;
 mod metrics;
+mod outcomes;
 mod process;
+mod queues;
 mod recent;
 #[cfg(feature = "server")]
 pub mod secret;
 #[cfg(feature = "server")]
 pub mod trace;
+mod traffic;
 
 #[cfg(feature = "server")]
 pub use log::{Filter, InvalidFilter, Log, LogFormat, init};
 pub use metrics::{Metrics, Registry, counter, gauge};
+pub use outcomes::{Drains, Outcome, Reloads};
 pub use process::{Memory, Usage};
+pub use queues::Queue;
 pub use recent::{Event, Recent, What};
+pub use traffic::{Tally, Traffic};
 
 /// An error and its sources in one sentence, for logs and for people.
 pub fn report(error: &dyn std::error::Error) -> String {

@@ -143,6 +143,8 @@ pub struct Stats {
     pub received_bytes: u64,
     /// Bytes sent, headers and retransmissions included.
     pub sent_bytes: u64,
+    /// Datagrams received, those among them that found no room.
+    pub received_datagrams: u64,
     /// How many bytes may be under way (RFC 9002 §7); none over WebSocket, where TCP keeps it to itself.
     pub congestion_window: Option<u64>,
     /// Flows cut because their readers took too little while others had no room. Always 0 over WebSocket.
@@ -162,7 +164,7 @@ impl LinkCounters {
     /// Registers them.
     pub fn new(metrics: &Metrics) -> Self {
         let packets = PacketCounters::default();
-        metrics.register(|registry| packets.register(registry));
+        packets.register(metrics);
         Self { meters: Meters::new(metrics), packets }
     }
 }

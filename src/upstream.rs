@@ -18,6 +18,7 @@ mod metrics;
 mod open;
 mod part;
 mod registry;
+mod returns;
 mod routes;
 mod service;
 mod session;

@@ -264,7 +264,10 @@ pub(super) async fn node(
         edge: source.edge.get().map(ToString::to_string),
         uptime_s: source.started.elapsed().as_secs(),
         agents,
-        flows: source.upstreams.open_status(0, |tenant| operator.sees(tenant)).0,
+        flows: match operator.is_of_all() {
+            true => source.upstreams.open_count(),
+            false => source.upstreams.open_of(|tenant| operator.sees(tenant)),
+        },
     };
     Json(page).into_response()
 }

@@ -8,7 +8,7 @@ use std::{
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf, ReadHalf, WriteHalf};
 
-use crate::{net::Connection, splice::Side};
+use crate::{net::Connection, splice::Side, telemetry::Tally};
 
 /// A connection to a service. Dropped before this side has ended it, it is reset, so that the service never takes half of
 /// something for all of it.
@@ -16,11 +16,20 @@ use crate::{net::Connection, splice::Side};
 pub(super) struct Dialled {
     connection: Connection,
     ended: bool,
+    /// Where its bytes are counted: what the service reads has come from clients, and what it writes goes to them.
+    tally: Option<Tally>,
 }
 
 impl Dialled {
-    pub(super) fn new(connection: Connection) -> Self {
-        Self { connection, ended: false }
+    pub(super) fn new(connection: Connection, tally: Option<Tally>) -> Self {
+        Self { connection, ended: false, tally }
+    }
+
+    fn written(&self, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        if let (Some(tally), Poll::Ready(Ok(bytes))) = (&self.tally, &written) {
+            tally.received(*bytes);
+        }
+        written
     }
 }
 
@@ -40,13 +49,19 @@ impl AsyncRead for Dialled {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.connection).poll_read(cx, buf)
+        let before = buf.filled().len();
+        let read = Pin::new(&mut self.connection).poll_read(cx, buf);
+        if let Some(tally) = &self.tally {
+            tally.sent(buf.filled().len() - before);
+        }
+        read
     }
 }
 
 impl AsyncWrite for Dialled {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.connection).poll_write(cx, buf)
+        let written = Pin::new(&mut self.connection).poll_write(cx, buf);
+        self.written(written)
     }
 
     fn poll_write_vectored(
@@ -54,7 +69,8 @@ impl AsyncWrite for Dialled {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.connection).poll_write_vectored(cx, bufs)
+        let written = Pin::new(&mut self.connection).poll_write_vectored(cx, bufs);
+        self.written(written)
     }
 
     fn is_write_vectored(&self) -> bool {

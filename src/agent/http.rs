@@ -27,6 +27,7 @@ use hyper_util::rt::TokioIo;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     sync::oneshot,
+    time::Instant,
 };
 use tokio_util::sync::CancellationToken;
 
@@ -36,6 +37,7 @@ use super::{
     connection::Dialled,
     door::{self, Clients},
     inspect::{Inspected, Sending, Tap},
+    metrics::Counters,
     rewrite::Rewrite,
     span::Spanned,
 };
@@ -45,7 +47,10 @@ use crate::{
     net::Connection,
     protocol::EndpointId,
     splice::{Counts, Prefixed, splice},
-    telemetry::trace::{Hop, Tracer},
+    telemetry::{
+        Tally,
+        trace::{Hop, Tracer},
+    },
 };
 
 /// How many fields a message may have: those of a client's request, at most 256, those that the node adds and those that
@@ -98,11 +103,12 @@ pub(super) async fn serve<F>(
     served: &Endpoint,
     inspected: Option<Inspected>,
     tracer: &Tracer,
+    counting: Option<(&Counters, &Tally)>,
 ) where
     F: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let Endpoint { name: endpoint, door, http: options, .. } = served;
-    let io = TokioIo::new(Dialled::new(connection));
+    let io = TokioIo::new(Dialled::new(connection, counting.map(|(_, tally)| tally.clone())));
     let (sender, connection) = match client::Builder::new().max_headers(FIELDS).handshake(io).await {
         Ok(ready) => ready,
         Err(error) => return tracing::debug!(%endpoint, %error, "a connection of the service cannot be used"),
@@ -120,6 +126,7 @@ pub(super) async fn serve<F>(
         sender: Mutex::new(Some(sender)),
         switched: &switched,
         given_up: &given_up,
+        counters: counting.map(|(counters, _)| counters),
     };
     let service_side = async {
         tokio::select! {
@@ -179,10 +186,13 @@ struct Exchanges<'a> {
     switched: &'a Mutex<Option<Switched>>,
     /// Resets the service's connection.
     given_up: &'a CancellationToken,
+    /// Where requests are counted.
+    counters: Option<&'a Counters>,
 }
 
 impl Exchanges<'_> {
     async fn serve(&self, mut request: Request<Incoming>) -> Result<Response<Answer>, ExchangeError> {
+        let began = Instant::now();
         let client = self.clients.client(request.headers());
         let denied = door::check_request(self.door, client, request.headers()).err();
         let span = Spanned::new(self.tracer.request(Hop::Agent, request.headers_mut()), self.served);
@@ -196,7 +206,12 @@ impl Exchanges<'_> {
         let mut response = match denied {
             Some(denied) => self.deny(denied, has_body),
             None => match self.ask(request, tap.as_ref().map(Tap::sending)).await {
-                Ok(response) => response.map(Either::Left),
+                Ok(response) => {
+                    if let Some(counters) = self.counters {
+                        counters.responded(response.status(), began.elapsed());
+                    }
+                    response.map(Either::Left)
+                }
                 Err(error @ ExchangeError::Late(_)) => self.give_up(&error),
                 Err(error) => {
                     if let Some(tap) = &mut tap {
@@ -274,6 +289,9 @@ impl Exchanges<'_> {
     /// Answers a request that is not let in. Nothing of it has gone to the service, whose connection stands; a body that is
     /// not read ends the flow.
     fn deny(&self, denied: Denied, has_body: bool) -> Response<Content> {
+        if let Some(counters) = self.counters {
+            counters.denied(denied);
+        }
         let mut response = own(denied.status(), denied.code(), &denied, has_body);
         if let Some(challenge) = door::challenge(denied, self.endpoint) {
             response.headers_mut().insert(header::WWW_AUTHENTICATE, challenge);

@@ -15,6 +15,7 @@ use super::{
     health::{Change, Watch},
     http,
     inspect::{Inspected, Inspector},
+    metrics::{Counters, Health, Service as Counted},
     span::{BROKE, Spanned, UNREACHED},
     udp,
 };
@@ -33,15 +34,24 @@ const ASK_AGAIN: Duration = Duration::from_secs(5);
 /// How an endpoint is to be served, if it is.
 pub(super) type Wanted = Option<Arc<Endpoint>>;
 
+/// Those who are told of flows and requests.
+#[derive(Debug, Clone)]
+pub(super) struct Seen {
+    /// Who looks at requests, if anybody does.
+    pub(super) inspector: Option<Inspector>,
+    pub(super) tracer: Tracer,
+    pub(super) counters: Counters,
+}
+
 /// What serves one endpoint.
 #[derive(Debug)]
 pub(super) struct Server {
     orders: watch::Receiver<Wanted>,
     client: Client,
     tasks: Tasks,
-    /// Who looks at requests, if anybody does.
-    inspector: Option<Inspector>,
-    tracer: Tracer,
+    seen: Seen,
+    /// The service as it is counted.
+    counted: Counted,
     /// Told the first answer of a node, if anybody waits for it.
     first: Option<oneshot::Sender<Result<(), ListenError>>>,
     /// Told when the service may speak another version of HTTP than the one that is being served.
@@ -52,20 +62,14 @@ pub(super) struct Server {
 #[derive(Debug, Clone)]
 struct Version {
     endpoint: Arc<Endpoint>,
-    inspector: Option<Inspector>,
-    tracer: Tracer,
+    seen: Seen,
     /// Another one has taken its place.
     exchanged: CancellationToken,
 }
 
 impl Version {
-    fn new(endpoint: &Arc<Endpoint>, inspector: Option<&Inspector>, tracer: &Tracer) -> Self {
-        Self {
-            endpoint: Arc::clone(endpoint),
-            inspector: inspector.cloned(),
-            tracer: tracer.clone(),
-            exchanged: CancellationToken::new(),
-        }
+    fn new(endpoint: &Arc<Endpoint>, seen: &Seen) -> Self {
+        Self { endpoint: Arc::clone(endpoint), seen: seen.clone(), exchanged: CancellationToken::new() }
     }
 }
 
@@ -85,7 +89,7 @@ struct Serving {
 impl Serving {
     /// Whether this may serve another version of the endpoint: nodes have been told the same of both.
     fn fits(&self, wanted: &Endpoint) -> bool {
-        let may_choose = wanted.may_choose(self.version.inspector.is_some());
+        let may_choose = wanted.may_choose(self.version.seen.inspector.is_some());
         let kind = self.version.endpoint.kind == wanted.kind && (self.kind == wanted.kind || may_choose);
         kind && self.options == wanted.options() && !self.ending
     }
@@ -108,11 +112,11 @@ impl Server {
         orders: watch::Receiver<Wanted>,
         client: Client,
         tasks: Tasks,
-        inspector: Option<Inspector>,
-        tracer: Tracer,
+        seen: Seen,
         first: Option<oneshot::Sender<Result<(), ListenError>>>,
     ) -> Self {
-        Self { orders, client, tasks, inspector, tracer, first, doubt: Arc::default() }
+        let counted = seen.counters.service();
+        Self { orders, client, tasks, seen, counted, first, doubt: Arc::default() }
     }
 
     /// Serves the endpoint as it is wanted, until the agent leaves.
@@ -128,6 +132,7 @@ impl Server {
                 match wanted {
                     Some(endpoint) => self.serve(endpoint, &mut serving).await,
                     None => {
+                        self.counted.is(None);
                         self.answer(Ok(()));
                         self.tasks.signalled().await;
                     }
@@ -155,7 +160,7 @@ impl Server {
         let mut up = match (&mut *serving, &mut watch) {
             (Some(serving), watch) => {
                 // It was up a moment ago, and perhaps it is another service now.
-                let version = Version::new(&endpoint, self.inspector.as_ref(), &self.tracer);
+                let version = Version::new(&endpoint, &self.seen);
                 let before = std::mem::replace(&mut serving.version, version);
                 before.exchanged.cancel();
                 watch.iter_mut().for_each(Watch::believe);
@@ -165,6 +170,12 @@ impl Server {
             (None, None) => true,
             (None, Some(watch)) => watch.check().await == Some(Change::Up),
         };
+        let checked = watch.is_some();
+        self.counted.is(Some(match (checked, up) {
+            (false, _) => Health::Unchecked,
+            (true, true) => Health::Up,
+            (true, false) => Health::Down,
+        }));
         if !up {
             self.answer(Ok(()));
         }
@@ -188,6 +199,9 @@ impl Server {
                 up = false;
                 match listening {
                     Ok(new) => {
+                        if checked {
+                            self.counted.is(Some(Health::Up));
+                        }
                         *serving = Some(new);
                         self.answer(Ok(()));
                     }
@@ -203,7 +217,7 @@ impl Server {
             let kind = current.kind;
             tokio::select! {
                 () = self.accept(current) => return,
-                () = down(watch.as_mut()) => {}
+                () = down(watch.as_mut()) => self.counted.is(Some(Health::Down)),
                 () = self.chooses_otherwise(&endpoint, kind) => up = true,
             }
             self.end(current).await;
@@ -216,7 +230,7 @@ impl Server {
     async fn listen(&self, endpoint: &Arc<Endpoint>) -> Result<Serving, ListenError> {
         let Endpoint { name, service, .. } = &**endpoint;
         let mut kind = endpoint.kind;
-        if endpoint.may_choose(self.inspector.is_some()) {
+        if endpoint.may_choose(self.seen.inspector.is_some()) {
             match service.negotiate(kind).await {
                 Ok((_, chosen)) => kind = chosen,
                 Err(_) => self.doubt.notify_one(),
@@ -225,7 +239,7 @@ impl Server {
         let options = endpoint.options();
         let listener = self.client.listen_with(name.clone(), kind, options.clone()).await?;
         tracing::info!(endpoint = %name, %service, kind = kind.name(), "serving");
-        let version = Version::new(endpoint, self.inspector.as_ref(), &self.tracer);
+        let version = Version::new(endpoint, &self.seen);
         Ok(Serving { version, listener, kind, options, ending: false })
     }
 
@@ -236,8 +250,8 @@ impl Server {
             let version = serving.version.clone();
             match version.endpoint.kind {
                 Kind::Udp => {
-                    let (client, tracer) = (self.client.clone(), version.tracer);
-                    self.tasks.spawn(udp::join(incoming, version.endpoint, client, tracer));
+                    let (client, Seen { counters, tracer, .. }) = (self.client.clone(), version.seen);
+                    self.tasks.spawn(udp::join(incoming, version.endpoint, client, counters, tracer));
                 }
                 _ => self.tasks.spawn(join(incoming, version, Arc::clone(&self.doubt))),
             }
@@ -254,7 +268,7 @@ impl Server {
     /// Waits until the service has chosen another version of HTTP than the one that is being served. It is asked only when
     /// something makes that likely, and then until it answers.
     async fn chooses_otherwise(&self, endpoint: &Endpoint, kind: Kind) {
-        if !endpoint.may_choose(self.inspector.is_some()) {
+        if !endpoint.may_choose(self.seen.inspector.is_some()) {
             return std::future::pending().await;
         }
         loop {
@@ -281,7 +295,8 @@ async fn down(watch: Option<&mut Watch>) {
 }
 
 /// Refuses a flow at the endpoint's door.
-pub(super) async fn deny(incoming: Incoming, denied: Denied) {
+pub(super) async fn deny(incoming: Incoming, denied: Denied, counters: &Counters) {
+    counters.denied(denied);
     let open = incoming.open();
     let client = open.client.map(tracing::field::display);
     let code = denied.code();
@@ -291,23 +306,25 @@ pub(super) async fn deny(incoming: Incoming, denied: Denied) {
 
 /// Joins one flow to a new connection of the service.
 async fn join(incoming: Incoming, version: Version, doubt: Arc<Notify>) {
-    let Version { endpoint, inspector, tracer, exchanged } = version;
-    let carries_requests = incoming.open().kind.is_http();
+    let Version { endpoint, seen: Seen { inspector, tracer, counters }, exchanged } = version;
+    let kind = incoming.open().kind;
+    let carries_requests = kind.is_http();
     // A service that has chosen HTTP/2 keeps it: no span is worth that its version changes.
-    let traces_requests = tracer.is_on() && [endpoint.kind, incoming.open().kind] == [Kind::Http; 2];
+    let traces_requests = tracer.is_on() && [endpoint.kind, kind] == [Kind::Http; 2];
     let reads_requests = endpoint.reads_requests(inspector.is_some()) || traces_requests;
     let inspected = inspector.as_ref().filter(|_| reads_requests).map(Inspected::by);
     if !reads_requests && let Err(denied) = door::check_flow(&endpoint.door, incoming.open()) {
-        return deny(incoming, denied).await;
+        return deny(incoming, denied, &counters).await;
     }
     let (client, clients) = (incoming.open().client, Clients::of(incoming.open()));
     let span = Spanned::flow(&tracer, incoming.open(), &endpoint).filter(|_| !reads_requests);
-    let connection = match endpoint.service.connect(incoming.open().kind, incoming.open().into()).await {
+    let connection = match endpoint.service.connect(kind, incoming.open().into()).await {
         Ok(connection) => connection,
         Err(error) => {
             if endpoint.kind == Kind::Http && error.is_of_version() {
                 doubt.notify_one();
             }
+            counters.unreached(error.code());
             tracing::warn!(endpoint = %endpoint.name, %error, "the service cannot be reached");
             if let Some(inspected) = inspected {
                 inspected.unreached(&endpoint, client.map(|client| client.ip()), error.to_string());
@@ -324,6 +341,7 @@ async fn join(incoming: Incoming, version: Version, doubt: Arc<Notify>) {
             return tracing::debug!(endpoint = %endpoint.name, %error, "a flow went away before it began");
         }
     };
+    let _open = counters.open(kind);
     let retirement = flow.retirement();
     // A flow for requests would else be reused for as long as they come, by the service and the rules that were before.
     let retired = async {
@@ -335,9 +353,10 @@ async fn join(incoming: Incoming, version: Version, doubt: Arc<Notify>) {
     };
     let served = async {
         if reads_requests {
-            return http::serve(flow, clients, connection, &endpoint, inspected, &tracer).await;
+            let counting = Some((&counters, counters.tally(kind)));
+            return http::serve(flow, clients, connection, &endpoint, inspected, &tracer, counting).await;
         }
-        let counts = Counts::default();
+        let counts = Counts::default().counted(counters.tally(kind));
         let end = splice(flow, connection, &counts).await;
         if let Some(span) = span {
             let broke = matches!(end, Err(Broken::Right(_))).then_some(BROKE);

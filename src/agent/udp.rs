@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::{
     Endpoint, door,
+    metrics::Counters,
     server::deny,
     span::{Spanned, UNREACHED},
 };
@@ -15,14 +16,21 @@ use crate::{
 };
 
 /// Joins one association to a new socket.
-pub(super) async fn join(incoming: Incoming, endpoint: Arc<Endpoint>, client: Client, tracer: Tracer) {
+pub(super) async fn join(
+    incoming: Incoming,
+    endpoint: Arc<Endpoint>,
+    client: Client,
+    counters: Counters,
+    tracer: Tracer,
+) {
     if let Err(denied) = door::check_flow(&endpoint.door, incoming.open()) {
-        return deny(incoming, denied).await;
+        return deny(incoming, denied, &counters).await;
     }
     let span = Spanned::flow(&tracer, incoming.open(), &endpoint);
     let service = match endpoint.service.associate(client.packets().clone()).await {
         Ok(service) => service,
         Err(error) => {
+            counters.unreached(error.code());
             tracing::warn!(endpoint = %endpoint.name, %error, "the service cannot be reached");
             if let Some(span) = span {
                 span.end_flow(Kind::Udp, 0, 0, Some(UNREACHED));
@@ -37,7 +45,8 @@ pub(super) async fn join(incoming: Incoming, endpoint: Arc<Endpoint>, client: Cl
         }
     };
     let client = association.client();
-    let activity = Activity::default();
+    let _open = counters.open(Kind::Udp);
+    let activity = Activity::default().counted(counters.tally(Kind::Udp));
     let idle = association.idle(&activity, endpoint.udp_idle, std::future::pending());
     let end = packets::join(association, service, &activity, idle).await;
     if let Some(span) = span {

@@ -14,8 +14,8 @@ use crate::{
     client::{Address, LinkedTo, State},
     config::{AgentArgs, EndpointKind, Given, LogArgs},
     net::HostPort,
-    node::Outcome,
     protocol::Kind,
+    telemetry::Outcome,
 };
 
 /// The flags that an agent takes over while it runs.
@@ -57,8 +57,9 @@ impl Reload for Agent {
         Ok(())
     }
 
-    /// An agent has no port to ask for what it counts.
-    fn count(&self, _: Outcome) {}
+    fn count(&self, outcome: Outcome) {
+        self.count_reload(outcome);
+    }
 }
 
 /// What all agents have.
@@ -95,6 +96,9 @@ pub(super) fn run(command: &AgentCommand, given: &Given) -> Result<(), Failure> 
 async fn tell(agent: &Agent, endpoints: &[Endpoint], connect: &Address) -> Result<(), anyhow::Error> {
     if let Some(address) = agent.inspector() {
         say(format_args!("inspect http://{address}/"));
+    }
+    if let Some(address) = agent.admin() {
+        say(format_args!("admin   http://{address}/metrics"));
     }
     agent.serve().await.context("the agent cannot serve")?;
     let mut state = agent.client().agent_state();

@@ -1,7 +1,7 @@
 //! `adit node check`, `adit agent check` and `adit forward check`: reads all that starting would read, says what would run,
 //! and neither opens a port nor makes a file.
 
-use std::{fmt, path::PathBuf};
+use std::{fmt, net::SocketAddr, path::PathBuf};
 
 use super::{failure::Failure, process, say};
 use crate::{
@@ -85,6 +85,7 @@ pub(super) fn agent(args: RunAgentArgs) -> Result<(), Failure> {
     if let Some(address) = config.inspect {
         say(format_args!("inspect http://{address}/, for whoever is on this machine"));
     }
+    tell_admin(config.admin);
     say("good   adit agent run would start with this");
     Ok(())
 }
@@ -103,8 +104,15 @@ pub(super) fn forward(args: RunForwardArgs) -> Result<(), Failure> {
         let listen = port.listen.iter().map(ToString::to_string).collect::<Vec<_>>().join(" or ");
         say(format_args!("{kind}    {listen} to {}", port.endpoint));
     }
+    tell_admin(config.admin);
     say("good   adit forward run would start with this");
     Ok(())
+}
+
+fn tell_admin(address: Option<SocketAddr>) {
+    if let Some(address) = address {
+        say(format_args!("admin  http://{address}/metrics, for whoever reaches it"));
+    }
 }
 
 fn tell_link(config: &client::Config) {

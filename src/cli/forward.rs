@@ -41,6 +41,9 @@ fn start(config: forward::Config, grace: Duration) -> Result<(), Failure> {
         let forwarder = Forwarder::start(config).await?;
         // Opens the link now, so that the first connection need not wait and a wrong --connect is told at once.
         drop(forwarder.client().forwarder_state());
+        if let Some(address) = forwarder.admin() {
+            say(format_args!("admin  http://{address}/metrics"));
+        }
         for (address, port) in forwarder.addresses().iter().zip(&ports) {
             let kind = match port.kind {
                 PortKind::Tcp => "tcp",

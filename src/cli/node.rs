@@ -9,7 +9,8 @@ use super::{
 };
 use crate::{
     config::{Given, LogArgs, NodeArgs},
-    node::{self, Addresses, Node, Outcome},
+    node::{self, Addresses, Node},
+    telemetry::Outcome,
 };
 
 /// The flags that a node takes over while it runs: these, and all that begin so.

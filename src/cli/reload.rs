@@ -10,8 +10,7 @@ use tokio::time::{MissedTickBehavior, interval};
 use super::{Command, failure::Failure, process::Hangups};
 use crate::{
     config::{Given, LogArgs, Read, Watch},
-    node::Outcome,
-    telemetry::{Filter, Log},
+    telemetry::{Filter, Log, Outcome},
 };
 
 /// How often files are looked at. A change is taken over after it has been seen twice.

@@ -96,6 +96,7 @@ impl Entry {
         let (incoming, refusal) = match self.flows.try_send(incoming) {
             Ok(()) => return,
             Err(mpsc::error::TrySendError::Full(incoming)) => {
+                incoming.via.session().counters.backlog_full();
                 (incoming, Refusal::new(Code::Busy, format!("{BACKLOG} flows wait at the agent already")))
             }
             Err(mpsc::error::TrySendError::Closed(incoming)) => {
@@ -193,6 +194,13 @@ impl Listens {
 
     pub(super) fn all(&self) -> Vec<Arc<Entry>> {
         self.with(|entries| entries.by_id.values().map(Arc::clone).collect())
+    }
+
+    /// How many there are, and how many of them no node has agreed to.
+    pub(super) fn standing(&self) -> (usize, usize) {
+        let all = self.all();
+        let waiting = all.iter().filter(|entry| *entry.answer.borrow() != Answer::Listening).count();
+        (all.len(), waiting)
     }
 
     pub(super) fn of_endpoint(&self, endpoint: &EndpointId) -> Option<Arc<Entry>> {
@@ -338,6 +346,7 @@ impl Incoming {
 
     /// Refuses it, with the promise that none of its bytes was passed on: the node may offer it to another agent.
     pub async fn refuse(self, refusal: Refusal) {
+        self.via.session().counters.flow_refused(&refusal);
         transport::refuse(self.stream, refusal).await;
     }
 }

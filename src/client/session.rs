@@ -18,6 +18,7 @@ use super::{
     ConnectError, Incoming, Shared,
     association::Via,
     listen::{Announced, not_listening},
+    metrics::Counters,
     reach::{Goal, Transport},
 };
 use crate::{
@@ -27,7 +28,8 @@ use crate::{
         Open, Refusal, Retire, Role, Secret, VERSION, Welcome,
     },
     transport::{
-        self, ControlReader, ControlWriter, Datagrams, FlowError, FrameError, Link, Lost, Monitor, Vitals,
+        self, ControlReader, ControlWriter, Datagrams, FlowError, FrameError, Link, Lost, Meter, Monitor,
+        Vitals,
     },
 };
 
@@ -68,6 +70,7 @@ pub(super) struct Session {
     settled: CancellationToken,
     phase: watch::Sender<Phase>,
     control: mpsc::Sender<Control>,
+    pub(super) counters: Counters,
 }
 
 /// Why a session should be replaced.
@@ -223,11 +226,13 @@ pub(super) async fn open(
         phase: watch::Sender::new(Phase::Up),
         settled: CancellationToken::new(),
         node: welcome.node,
-        datagrams: Datagrams::new(link.clone(), shared.packets.clone()),
+        datagrams: Datagrams::new(link.clone(), shared.counters.links().packets.of_link("node")),
+        counters: shared.counters.clone(),
         link,
         control,
     });
     let run = ControlLoop {
+        meter: shared.counters.links().meters.meter("node", &session.link),
         session: Arc::clone(&session),
         shared: Arc::clone(shared),
         role,
@@ -275,6 +280,8 @@ fn check(welcome: Welcome) -> Result<Welcome, ConnectError> {
 /// The task that owns a session's control stream.
 #[derive(Debug)]
 struct ControlLoop {
+    /// Has the link counted for as long as it stands.
+    meter: Meter,
     session: Arc<Session>,
     shared: Arc<Shared>,
     role: Role,
@@ -362,6 +369,7 @@ impl ControlLoop {
             self.shared.tokens.refused(token).await;
         }
         link.close(Close::Done, "the control stream ended");
+        drop(self.meter);
         self.session.flows.abort();
         self.session.phase.send_replace(Phase::Ended(why));
     }
@@ -399,6 +407,7 @@ impl ControlLoop {
             }
             Control::ListenRefused(id, refusal) => {
                 self.unanswered.remove(&id);
+                self.shared.counters.listen_refused(&refusal);
                 self.refused = true;
                 if let Some(announced) = self.announced.remove(&id) {
                     let endpoint = &announced.0.listen.endpoint;
@@ -467,5 +476,6 @@ async fn arrive(mut stream: transport::Stream, via: Via, shared: &Shared) {
         Ok(Err(FlowError::Io(error))) => return tracing::debug!(%error, "a flow went away before it began"),
         Err(_) => Refusal::new(Code::Invalid, format!("no Open within {FIRST_FRAME:?}")),
     };
+    shared.counters.flow_refused(&refusal);
     transport::refuse(stream, refusal).await;
 }

@@ -72,6 +72,8 @@ pub(super) struct Slot {
     last_refusal: String,
     /// Links whose flows finish as soon as another stands in their place.
     former: Vec<Arc<Session>>,
+    /// Why the next link takes the place of another, in a word; the first takes none's.
+    replaces: Option<&'static str>,
 }
 
 impl Slot {
@@ -88,6 +90,7 @@ impl Slot {
             last_error: String::new(),
             last_refusal: String::new(),
             former: Vec::new(),
+            replaces: None,
         }
     }
 
@@ -109,7 +112,10 @@ impl Slot {
                     biased;
                     left = session.left() => break left,
                     () = session.settled(), if !self.former.is_empty() => self.let_go(),
-                    opened = self.quic_again(&session) => session = self.welcomed(opened),
+                    opened = self.quic_again(&session) => {
+                        self.replaces = Some("quic");
+                        session = self.welcomed(opened);
+                    }
                 }
             };
             if since.elapsed() >= STABLE {
@@ -119,12 +125,17 @@ impl Slot {
             self.last_error.clear();
             self.last_refusal.clear();
             let (why, wait) = match left {
-                Left::GoAway(away) => ("the node is leaving".into(), away.smear.mul_f64(rand::random())),
+                Left::GoAway(away) => {
+                    self.replaces = Some("leaving");
+                    ("the node is leaving".into(), away.smear.mul_f64(rand::random()))
+                }
                 Left::Suspect => {
+                    self.replaces = Some("silent");
                     self.rest(&session.node);
                     ("the link does not answer".into(), Duration::ZERO)
                 }
                 Left::Ended(why) => {
+                    self.replaces = Some("ended");
                     self.rest(&session.node);
                     (why, self.failed())
                 }
@@ -144,6 +155,7 @@ impl Slot {
                 turn = Some(links.dialling().await);
             }
             if let Some(session) = links.of(self.index).filter(|session| session.is_up()) {
+                self.replaces = None;
                 tracing::info!(node = %session.node, "the link answers again");
                 links.note(None);
                 return session;
@@ -290,6 +302,9 @@ impl Slot {
     fn welcomed(&mut self, opened: session::Opened) -> Arc<Session> {
         let session = Arc::clone(&opened.session);
         (self.name_next, self.refusals) = (false, 0);
+        if let Some(reason) = self.replaces.take() {
+            self.shared.counters.reconnected(reason);
+        }
         self.last_error.clear();
         self.last_refusal.clear();
         let (node, address, transport) =
@@ -346,6 +361,7 @@ impl Slot {
     }
 
     fn tell(&mut self, error: &ConnectError) {
+        self.shared.counters.link_failed(error.reason());
         let text = telemetry::report(error);
         let elsewhere = match error {
             ConnectError::Linked(_) => true,

@@ -78,6 +78,20 @@ pub enum ConnectError {
 }
 
 impl ConnectError {
+    /// In a word, for counts.
+    pub(super) fn reason(&self) -> &'static str {
+        match self {
+            Self::Token(_) => "token",
+            Self::Resolve(_) | Self::Address(_) | Self::NoAddress => "address",
+            Self::Dial(_) | Self::WebSocket(_) | Self::Neither { .. } | Self::Unreachable { .. } => {
+                "unreachable"
+            }
+            Self::Refused(refusal) => refusal.code.name(),
+            Self::Linked(_) => Code::Elsewhere.name(),
+            Self::NoWelcome(_) | Self::Unexpected(_) | Self::Open(_) | Self::Frame(_) => "broken",
+        }
+    }
+
     /// Whether only other credentials, or a change at the node, will help.
     pub(super) fn is_of_credentials(&self) -> bool {
         match self {

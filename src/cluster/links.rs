@@ -298,7 +298,7 @@ impl Links {
         let shared = &self.shared;
         let id = LinkId(self.last_link.fetch_add(1, Relaxed) + 1);
         let meter = self.carried.meters.meter("node", &link);
-        let datagrams = Datagrams::new(link, self.carried.packets.clone());
+        let datagrams = Datagrams::new(link, self.carried.packets.of_link("node"));
         let node = Node::new(id, hello, datagrams, dialled);
         let old = shared.peers().insert(hello.node.clone(), Arc::clone(&node));
         if let Some(old) = old {

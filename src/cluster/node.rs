@@ -474,6 +474,7 @@ async fn membership(mut messages: Inbox, node: &Node, shared: &Shared) {
         let heard = super::Event::Heard { from: node.member.node.clone(), data };
         // When membership cannot keep up, what it misses is said again: SWIM is made for loss.
         if shared.membership.try_send(heard).is_err() {
+            shared.full.inc();
             tracing::debug!(peer = %node.member.node, "a membership message was dropped");
         }
     }

@@ -10,6 +10,7 @@ use super::{
     door::{DoorArgs, HttpDoorArgs},
     duration,
     layers::table,
+    probes::ProbeArgs,
 };
 use crate::{
     agent::{self, HealthCheck, Probe, ProxyVersion, Service, ServiceAddress},
@@ -32,6 +33,8 @@ pub struct AgentArgs {
     pub grace_period: Duration,
     #[command(flatten, next_help_heading = "Traces")]
     traces: TraceArgs,
+    #[command(flatten)]
+    admin: ProbeArgs,
     #[command(flatten)]
     pub log: LogArgs,
 }
@@ -186,7 +189,8 @@ impl AgentArgs {
     /// An agent of these endpoints.
     fn serving(self, endpoints: Vec<agent::Endpoint>) -> Result<agent::Config, ConfigError> {
         let client = client::Config { links: self.links, ..self.connect.into_config()? };
-        Ok(agent::Config { client, endpoints, inspect: None, traces: self.traces.config()? })
+        let (traces, admin) = (self.traces.config()?, self.admin.admin_bind);
+        Ok(agent::Config { client, endpoints, inspect: None, traces, admin })
     }
 }
 

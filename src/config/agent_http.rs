@@ -1,14 +1,11 @@
 //! The flags of `adit agent http` for requests, which are keys of an `[[endpoint]]` too.
 
-use std::{
-    net::{Ipv4Addr, SocketAddr},
-    time::Duration,
-};
+use std::{net::SocketAddr, time::Duration};
 
 use clap::Args;
 use http::{HeaderValue, uri::Authority};
 
-use super::{ConfigError, agent::some_time};
+use super::{ConfigError, agent::some_time, port_or_address};
 use crate::{
     agent::{Field, FieldName, HttpOptions, Rewrite, Service},
     protocol::{EndpointId, Kind},
@@ -53,12 +50,8 @@ const LOCAL_ALONE: &str = "whoever reaches the inspector sees requests and sends
 
 /// An address that no other machine reaches.
 fn local(text: &str) -> Result<SocketAddr, &'static str> {
-    let address = match text.parse() {
-        Ok(port) => SocketAddr::from((Ipv4Addr::LOCALHOST, port)),
-        Err(_) => {
-            text.parse().map_err(|_| "expected a port, or ADDRESS:PORT in numbers, such as 127.0.0.1:4040")?
-        }
-    };
+    let address =
+        port_or_address(text).ok_or("expected a port, or ADDRESS:PORT in numbers, such as 127.0.0.1:4040")?;
     if address.ip().is_loopback() { Ok(address) } else { Err(LOCAL_ALONE) }
 }
 

@@ -4,7 +4,7 @@ use std::{net::ToSocketAddrs, path::PathBuf, time::Duration};
 
 use clap::{Args, ValueEnum};
 
-use super::{ConfigError, ConnectArgs, LogArgs, UdpArgs, duration, layers::table};
+use super::{ConfigError, ConnectArgs, LogArgs, UdpArgs, duration, layers::table, probes::ProbeArgs};
 use crate::{forward, net::HostPort, protocol::EndpointId};
 
 /// What every forwarder has.
@@ -15,6 +15,8 @@ pub struct ForwardArgs {
     /// On leaving, let open connections finish for at most so long.
     #[arg(long, value_name = "DURATION", default_value = "1m", value_parser = duration, help_heading = "Leaving")]
     pub grace_period: Duration,
+    #[command(flatten)]
+    admin: ProbeArgs,
     #[command(flatten)]
     pub log: LogArgs,
 }
@@ -114,6 +116,7 @@ impl RunForwardArgs {
         }
         Ok(forward::Config {
             ports: self.port.into_iter().map(PortArgs::into_port).collect::<Result<_, _>>()?,
+            admin: self.forward.admin.admin_bind,
             client: self.forward.connect.into_config()?,
         })
     }
@@ -121,7 +124,8 @@ impl RunForwardArgs {
 
 impl PortArgs {
     fn into_config(self, args: ForwardArgs) -> Result<forward::Config, ConfigError> {
-        Ok(forward::Config { ports: vec![self.into_port()?], client: args.connect.into_config()? })
+        let admin = args.admin.admin_bind;
+        Ok(forward::Config { ports: vec![self.into_port()?], client: args.connect.into_config()?, admin })
     }
 
     fn into_port(self) -> Result<forward::Port, ConfigError> {

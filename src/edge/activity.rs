@@ -25,6 +25,7 @@ use super::{heads::Seen, limits::Limits};
 use crate::{
     access_log::{Ended, Record},
     auth::{Pace, Pass},
+    telemetry::Tally,
 };
 
 /// A client that gives up more than half of its requests before they are answered may do so this often in one connection:
@@ -193,6 +194,7 @@ pub(super) struct Exchange {
     answered: AtomicBool,
     pass: OnceLock<Pass>,
     record: OnceLock<Record>,
+    tally: OnceLock<Tally>,
 }
 
 impl Exchange {
@@ -218,6 +220,7 @@ impl Exchange {
             answered: AtomicBool::new(false),
             pass: OnceLock::new(),
             record: OnceLock::new(),
+            tally: OnceLock::new(),
         })
     }
 
@@ -226,6 +229,11 @@ impl Exchange {
         if record.is_on() {
             self.record.get_or_init(|| record);
         }
+    }
+
+    /// Has the bytes of its bodies counted here too, as they pass.
+    pub(super) fn count(&self, tally: &Tally) {
+        self.tally.get_or_init(|| tally.clone());
     }
 
     /// What its line will say; nothing before there is any.
@@ -382,6 +390,11 @@ impl<B> Watched<B> {
         match self.direction {
             Direction::Up => exchange.record().received(bytes),
             Direction::Down => exchange.record().sent(bytes),
+        }
+        match (exchange.tally.get(), self.direction) {
+            (Some(tally), Direction::Up) => tally.received(bytes),
+            (Some(tally), Direction::Down) => tally.sent(bytes),
+            (None, _) => {}
         }
         let wait = exchange.pace().map_or(Duration::ZERO, |pace| pace.passed(bytes));
         exchange.bodies.state().moved(Instant::now() + wait);

@@ -66,6 +66,7 @@ pub(super) async fn serve<B: RequestBody>(
     let head = Head { method: &method, host: host.as_ref(), target: &uri, version, scheme };
     let fields = request.headers_mut();
     exchange.keep(shared.access_log.request(&shared.connections, address, started, head, fields));
+    exchange.count(&shared.traffic.http);
     let _in_flight = shared.counters.begin();
     let mut counts = None;
     let forwarded = forward(shared, client, exchange, request, host.clone(), &mut counts).await;
@@ -260,10 +261,12 @@ fn switch(
     let exchange = Arc::clone(exchange);
     exchange.record().switched(None);
     let lapse = Lapse::new(shared, address, &permit, "a switched connection", exchange.record());
+    let traffic = shared.traffic.http.clone();
     // A connection of its own kind by now, which the edge waits for as for any other.
     shared.connections.spawn(async move {
         // Their connection is not idle meanwhile.
-        let (counts, record) = (Counts::at(exchange.pace().and_then(Pace::waits)), exchange.record());
+        let counts = Counts::at(exchange.pace().and_then(Pace::waits)).counted(&traffic);
+        let record = exchange.record();
         let _carrying = record.carrying(&counts);
         let joined = tokio::select! {
             joined = join(client, service, upgrade, &counts) => joined,

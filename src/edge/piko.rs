@@ -125,7 +125,7 @@ pub(super) async fn serve<B: RequestBody>(
     shared.connections.spawn(async move {
         // Its connection is not idle meanwhile.
         let record = exchange.record();
-        let (name, counts) = (&permit.name, Counts::at(pace.waits()));
+        let (name, counts) = (&permit.name, Counts::at(pace.waits()).counted(&edge.traffic.tcp));
         let _carrying = record.carrying(&counts);
         let lapse = Lapse::new(&edge, client.address, &permit, "a flow by WebSocket", record);
         let joined = join(upgrade, flow, lapse.told(permit.over()), &edge, &counts).await;

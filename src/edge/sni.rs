@@ -46,7 +46,8 @@ pub(super) async fn serve(mut stream: TcpStream, ends: Ends, shared: &Shared) {
     match open(&mut stream, ends, shared, (&record, trace)).await {
         Ok(Opened { name, flow, hello, pass }) => {
             shared.counters.connection("sni", "joined");
-            tcp::join(Prefixed { prefix: hello, side: stream }, flow, &name, client, &pass, &record).await;
+            let side = Prefixed { prefix: hello, side: stream };
+            tcp::join(shared, side, flow, &name, client, &pass, &record).await;
         }
         Err(refused) => {
             shared.counters.connection("sni", refused.outcome());

@@ -31,7 +31,7 @@ pub(super) async fn serve(stream: TcpStream, ends: Ends, name: Name, shared: &Sh
     match opened.await {
         Ok((flow, pass)) => {
             shared.counters.connection("tcp", "joined");
-            join(stream, flow, &name, client, &pass, &record).await;
+            join(shared, stream, flow, &name, client, &pass, &record).await;
         }
         Err(refused) => {
             shared.counters.connection("tcp", refused.name());
@@ -68,6 +68,7 @@ pub(super) async fn open(
 
 /// Joins a connection to its flow until both have ended.
 pub(super) async fn join(
+    shared: &Shared,
     side: impl Side,
     flow: OpenFlow,
     name: &Name,
@@ -75,7 +76,7 @@ pub(super) async fn join(
     pass: &Pass,
     record: &Record,
 ) {
-    let counts = Counts::at(pass.pace().waits());
+    let counts = Counts::at(pass.pace().waits()).counted(&shared.traffic.tcp);
     let _carrying = record.carrying(&counts);
     let end = splice(side, flow.stream, &counts).await;
     record.joined(end.as_ref().copied());

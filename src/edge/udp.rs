@@ -9,7 +9,7 @@ use crate::{
     drain::{Aborted, Tasks},
     protocol::{Hop, InvalidId, Kind, Open},
     splice::packets::{self, Activity, UdpClient, UdpPort},
-    telemetry,
+    telemetry::{self, Tally, Traffic},
     upstream::{Name, Upstreams},
 };
 
@@ -71,6 +71,7 @@ impl Ports {
         guard: &Guard,
         callers: &Limits,
         access_log: &AccessLog,
+        traffic: &Traffic,
     ) -> Result<Self, BindError> {
         let (accepting, associations) = (Tasks::new(), Tasks::new());
         let mut ports = Self { bound: Vec::new(), accepting, associations };
@@ -85,6 +86,7 @@ impl Ports {
                 guard: guard.clone(),
                 callers: callers.clone(),
                 access_log: access_log.clone(),
+                tally: traffic.udp.clone(),
                 idle: config.idle,
                 associations: ports.associations.clone(),
                 refusals: entry::Sparse::default(),
@@ -126,6 +128,8 @@ struct Door {
     guard: Guard,
     callers: Limits,
     access_log: AccessLog,
+    /// Bytes of clients.
+    tally: Tally,
     idle: Duration,
     associations: Tasks,
     /// Those that are written to the access log.
@@ -171,7 +175,7 @@ impl Door {
             }
         };
         let _open = self.upstreams.packets().associate();
-        let activity = Activity::at(pass.pace().waits());
+        let activity = Activity::at(pass.pace().waits()).counted(&self.tally);
         let _carrying = record.carrying(&activity);
         let association = flow.datagrams.associate(flow.stream);
         let over = async {

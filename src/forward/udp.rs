@@ -7,28 +7,33 @@ use crate::{
     drain::Tasks,
     protocol::EndpointId,
     splice::packets::{self, Activity, UdpClient, UdpPort},
-    telemetry,
+    telemetry::{self, Tally, Traffic},
 };
 
 /// Serves a port's clients; once the forwarder leaves, those that are there.
 pub(super) async fn serve(
     port: UdpPort,
-    endpoint: Arc<EndpointId>,
-    client: Client,
+    (endpoint, client, traffic): (Arc<EndpointId>, Client, Traffic),
     accepting: Tasks,
     flows: Tasks,
     idle: Duration,
 ) {
     let welcome = |from: UdpClient| {
         let (endpoint, client, leaving) = (Arc::clone(&endpoint), client.clone(), flows.clone());
+        let tally = traffic.udp.clone();
         // The port bounds its clients.
-        flows.spawn(async move { join(from, &endpoint, &client, &leaving, idle).await });
+        flows.spawn(async move { join(from, (&endpoint, &client, &tally), &leaving, idle).await });
     };
     port.serve(accepting.signalled(), welcome).await;
 }
 
 /// Joins one client to a new association.
-async fn join(from: UdpClient, endpoint: &EndpointId, client: &Client, leaving: &Tasks, idle: Duration) {
+async fn join(
+    from: UdpClient,
+    (endpoint, client, tally): (&EndpointId, &Client, &Tally),
+    leaving: &Tasks,
+    idle: Duration,
+) {
     let address = from.address();
     let association = match client.associate_for(endpoint, Some(address)).await {
         Ok(association) => association,
@@ -37,7 +42,7 @@ async fn join(from: UdpClient, endpoint: &EndpointId, client: &Client, leaving: 
             return from.discard().await;
         }
     };
-    let activity = Activity::default();
+    let activity = Activity::default().counted(tally);
     let (idle, deserted) =
         (association.idle(&activity, idle, leaving.signalled()), association.deserted(&activity));
     let over = async {

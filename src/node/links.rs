@@ -266,7 +266,8 @@ impl Door {
             tenant: standing.tenant().clone(),
         };
         let (role, name) = (identity.role, identity.name.clone());
-        let datagrams = Datagrams::new(link, welcomer.upstreams.packets().clone());
+        let counters = welcomer.upstreams.packets().of_link(identity.role_name());
+        let datagrams = Datagrams::new(link, counters);
         let (session, queue) = Session::new(welcomer.upstreams.next_link(), identity, standing, datagrams);
         if role == Role::Forwarder {
             session.link.set_max_flows(welcomer.settings.max_flows);

@@ -4,64 +4,12 @@
 //! all of it is exchanged, which cannot fail. Connections, links and flows that stand are never touched, but for those that
 //! rely on a certificate which is not taken any more.
 
-use prometheus_client::{
-    encoding::EncodeLabelSet,
-    metrics::{counter::Counter, family::Family},
-};
-
 use super::{Auth, Config, Exposure, Node, StartError, links};
 use crate::{
     auth::Limit,
     cluster, edge,
-    telemetry::{Metrics, What},
+    telemetry::{Outcome, What},
 };
-
-/// What became of a configuration that was read again.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Outcome {
-    /// What has changed holds from now on.
-    Applied,
-    /// It is wrong, and what was before holds.
-    Refused,
-    /// Nothing in it has changed that can be exchanged.
-    Unchanged,
-}
-
-impl Outcome {
-    const ALL: [Self; 3] = [Self::Applied, Self::Refused, Self::Unchanged];
-
-    fn name(self) -> &'static str {
-        match self {
-            Self::Applied => "applied",
-            Self::Refused => "refused",
-            Self::Unchanged => "unchanged",
-        }
-    }
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Labels {
-    outcome: &'static str,
-}
-
-/// How often the configuration was read again.
-#[derive(Debug)]
-pub(super) struct Reloads(Family<Labels, Counter>);
-
-impl Reloads {
-    pub(super) fn new(metrics: &Metrics) -> Self {
-        let reloads = Family::default();
-        metrics.register(|registry| {
-            let help = "How often the configuration was read again, by what became of it";
-            registry.register("reloads", help, reloads.clone());
-        });
-        // From the start, so that the first of each is seen to be one more.
-        for outcome in Outcome::ALL.map(Outcome::name) {
-            drop(reloads.get_or_create(&Labels { outcome }));
-        }
-        Self(reloads)
-    }
-}
 
 /// All of a configuration that can be exchanged and might be found to be of no use.
 struct Ready {
@@ -132,8 +80,7 @@ impl Node {
     /// Counts a configuration that was read again.
     pub fn count_reload(&self, outcome: Outcome) {
         let what = if outcome == Outcome::Refused { What::ReloadRefused } else { What::Reload };
-        let outcome = outcome.name();
-        self.reloads.0.get_or_create(&Labels { outcome }).inc();
-        self.upstreams.recent().note(what, None, "the configuration", outcome);
+        self.reloads.count(outcome);
+        self.upstreams.recent().note(what, None, "the configuration", outcome.name());
     }
 }

@@ -19,12 +19,13 @@ use std::{
 use bytes::Bytes;
 use tokio::{sync::Notify, time::Instant};
 
-pub use counters::{Associated, Counters, Dropped};
+pub use counters::{Associated, Counters, Dropped, OfLink};
 pub use port::{UdpClient, UdpPort};
 pub use queue::{Budget, Full, Receiver, Sender};
 pub use service::UdpService;
 
-use super::{Broken, pace::Pace};
+use super::{Broken, Way, pace::Pace, tell};
+use crate::telemetry::Tally;
 
 /// Where packets come from.
 pub trait Source: Send {
@@ -57,6 +58,7 @@ pub struct Activity {
     left_to_right: Passed,
     right_to_left: Passed,
     passed: Notify,
+    tally: Option<Tally>,
     pace: Pace,
 }
 
@@ -75,6 +77,7 @@ impl Default for Activity {
             left_to_right: Passed::default(),
             right_to_left: Passed::default(),
             passed: Notify::new(),
+            tally: None,
             pace: Pace::default(),
         }
     }
@@ -85,6 +88,12 @@ impl Activity {
     /// come faster wait in the queue of their source, and are dropped and counted once that is full.
     pub fn at(pace: Option<impl Fn(usize) -> Duration + Send + Sync + 'static>) -> Self {
         Self { pace: Pace::new(pace), ..Self::default() }
+    }
+
+    /// The same, counted among the bytes of clients too, as they pass: the left side is the client's.
+    #[must_use]
+    pub fn counted(self, tally: &Tally) -> Self {
+        Self { tally: Some(tally.clone()), ..self }
     }
 
     /// Packets taken from the left side.
@@ -134,7 +143,12 @@ impl Activity {
         }
     }
 
-    fn count(&self, direction: &Passed, bytes: usize) {
+    fn count(&self, way: Way, bytes: usize) {
+        let direction = match way {
+            Way::ToRight => &self.left_to_right,
+            Way::ToLeft => &self.right_to_left,
+        };
+        tell(self.tally.as_ref(), way, bytes);
         direction.packets.fetch_add(1, Relaxed);
         direction.bytes.fetch_add(bytes as u64, Relaxed);
         self.last.store(u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX), Relaxed);
@@ -160,10 +174,10 @@ pub async fn join<L: Side, R: Side>(
         let (left_source, left_sink) = left.halves();
         let (right_source, right_sink) = right.halves();
         tokio::select! {
-            ended = pump(left_source, right_sink, activity, &activity.left_to_right) => {
+            ended = pump(left_source, right_sink, activity, Way::ToRight) => {
                 ended.map_err(|error| error.name(Broken::Left, Broken::Right))?;
             }
-            ended = pump(right_source, left_sink, activity, &activity.right_to_left) => {
+            ended = pump(right_source, left_sink, activity, Way::ToLeft) => {
                 ended.map_err(|error| error.name(Broken::Right, Broken::Left))?;
             }
             () = until => {}
@@ -177,12 +191,12 @@ async fn pump(
     mut from: impl Source,
     mut to: impl Sink,
     activity: &Activity,
-    direction: &Passed,
+    way: Way,
 ) -> Result<(), super::PumpError> {
     activity.pace.passed(0).await;
     while let Some(packet) = from.recv().await.map_err(super::PumpError::Read)? {
         let len = packet.len();
-        activity.count(direction, len);
+        activity.count(way, len);
         to.send(packet).await.map_err(super::PumpError::Write)?;
         activity.pace.passed(len).await;
     }
@@ -304,12 +318,12 @@ mod tests {
         let packets = async {
             for _ in 0..10 {
                 tokio::time::sleep(Duration::from_secs(50)).await;
-                activity.count(&activity.left_to_right, 1);
+                activity.count(Way::ToRight, 1);
             }
         };
         tokio::join!(activity.idle(Duration::from_secs(60), pending()), packets);
         assert_eq!(began.elapsed().as_secs(), 560);
-        activity.count(&activity.right_to_left, 1);
+        activity.count(Way::ToLeft, 1);
         let leaving = tokio::time::sleep(Duration::from_secs(2));
         activity.idle(Duration::from_secs(60), leaving).await;
         assert_eq!(began.elapsed().as_secs(), 560 + LEAVING.as_secs());

@@ -10,6 +10,13 @@ use std::{
     time::{Duration, Instant},
 };
 
+use prometheus_client::{
+    encoding::EncodeLabelSet,
+    metrics::{counter::Counter, family::Family},
+};
+
+use super::Metrics;
+
 /// How many of a kind are kept.
 const KEPT: usize = 64;
 
@@ -40,6 +47,19 @@ pub enum What {
 }
 
 impl What {
+    /// Everything that there is.
+    pub const ALL: [Self; 9] = [
+        Self::Linked,
+        Self::LinkEnded,
+        Self::LinkRefused,
+        Self::NodeLinked,
+        Self::NodeLinkEnded,
+        Self::NodeGone,
+        Self::Draining,
+        Self::Reload,
+        Self::ReloadRefused,
+    ];
+
     /// Whether somebody who looks for a fault would want to know.
     pub fn is_of_note(self) -> bool {
         !matches!(self, Self::Linked | Self::NodeLinked | Self::Reload)
@@ -97,9 +117,28 @@ fn forget(kind: &mut VecDeque<Event>) {
 
 /// What has happened of late. Clones are handles to the same.
 #[derive(Debug, Clone, Default)]
-pub struct Recent(Arc<Mutex<BTreeMap<What, VecDeque<Event>>>>);
+pub struct Recent {
+    kept: Arc<Mutex<BTreeMap<What, VecDeque<Event>>>>,
+    counts: Family<Labels, Counter>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Labels {
+    what: &'static str,
+}
 
 impl Recent {
+    /// Nothing yet; what happens is counted as well.
+    pub fn new(metrics: &Metrics) -> Self {
+        let this = Self::default();
+        let help = "What has happened of what operators are told for a while, by what it is";
+        metrics.register(|registry| registry.register("events", help, this.counts.clone()));
+        for what in What::ALL.map(What::name) {
+            drop(this.counts.get_or_create(&Labels { what }));
+        }
+        this
+    }
+
     /// Takes down what has happened, now.
     pub fn note(&self, what: What, tenant: Option<&str>, who: impl Into<String>, why: impl Into<String>) {
         self.note_at(what, tenant, who.into(), why.into(), Instant::now());
@@ -109,7 +148,8 @@ impl Recent {
         if let Some((end, _)) = why.char_indices().nth(LONGEST) {
             why.replace_range(end.., "…");
         }
-        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        self.counts.get_or_create(&Labels { what: what.name() }).inc();
+        let mut all = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         let kind = all.entry(what).or_default();
         let same = |event: &Event| {
             event.who == who && event.tenant.as_deref() == tenant && shape(&event.why).eq(shape(&why))
@@ -126,7 +166,7 @@ impl Recent {
 
     /// All of it that is for somebody, the newest first.
     pub fn events(&self, sees: impl Fn(Option<&str>) -> bool) -> Vec<Event> {
-        let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let all = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         let mut events: Vec<_> =
             all.values().flatten().filter(|event| sees(event.tenant.as_deref())).cloned().collect();
         drop(all);
@@ -187,6 +227,26 @@ mod tests {
         assert_eq!(who(&|tenant| tenant == Some("mine")), ["a"]);
         assert_eq!(who(&|tenant| tenant.is_none()), ["n2"]);
         assert_eq!(who(&|_| true).len(), KEPT);
+    }
+
+    #[test]
+    fn all_that_happens_is_counted_though_little_of_it_is_kept() {
+        let metrics = Metrics::default();
+        let recent = Recent::new(&metrics);
+        for number in 0..1000 {
+            recent.note(What::LinkRefused, None, format!("client {number:x}"), "no");
+        }
+        recent.note(What::Draining, None, "this node", "1 min at most");
+        let scrape = metrics.encode();
+        let events: Vec<_> = scrape.lines().filter(|line| line.starts_with("adit_events_total")).collect();
+        assert_eq!(events.len(), What::ALL.len(), "{events:?}");
+        for line in [
+            r#"adit_events_total{what="link_refused"} 1000"#,
+            r#"adit_events_total{what="draining"} 1"#,
+            r#"adit_events_total{what="node_gone"} 0"#,
+        ] {
+            assert!(events.contains(&line), "{line} in {events:?}");
+        }
     }
 
     #[test]

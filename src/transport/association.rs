@@ -63,7 +63,7 @@ impl PacketSender {
     /// When the association or its link has ended, or the packet has more than [`MAX_PACKET`] bytes.
     pub async fn send(&mut self, packet: &[u8]) -> io::Result<()> {
         match self.datagrams.send(self.id, packet) {
-            Ok(()) => self.datagrams.counters().datagram.inc(),
+            Ok(()) => self.datagrams.counters().all.datagram.inc(),
             Err(DatagramError::Full) => {
                 self.datagrams.counters().drop(Dropped::LinkFull);
                 return Ok(());
@@ -78,7 +78,7 @@ impl PacketSender {
                 self.stream.write_all_buf(&mut self.rest).await?;
                 self.rest = packet;
                 self.stream.write_all_buf(&mut self.rest).await?;
-                self.datagrams.counters().stream.inc()
+                self.datagrams.counters().all.stream.inc()
             }
         };
         Ok(())

@@ -11,17 +11,43 @@ use std::{
 };
 
 use bytes::Bytes;
+use futures_util::FutureExt;
 use tokio::{task::coop, time::Instant};
 
-use super::{Association, DatagramError, Link, PacketCounters, Stream};
+use super::{Association, DatagramError, Link, Lost, Stream};
 use crate::{
     protocol,
-    splice::packets::{Budget, Dropped, Receiver, Sender},
+    splice::packets::{Budget, Dropped, OfLink, Receiver, Sender},
 };
 
 /// How many datagrams are held for streams that have no inbox yet, and how long. When there are more, the oldest goes.
 const HELD: usize = 16;
 const HOLD: Duration = Duration::from_secs(1);
+
+/// How often it is looked how many datagrams a link itself has had no room for, which it tells nobody.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// What was taken of a link's datagrams, and what was missed.
+#[derive(Debug)]
+struct Intake {
+    taken: u64,
+    missed: u64,
+    /// When to look next.
+    look: Instant,
+}
+
+impl Intake {
+    fn new(now: Instant) -> Self {
+        Self { taken: 0, missed: 0, look: now + LOOK }
+    }
+
+    /// How many more have been missed than was known, when so many have come. Some may have been taken since they were counted.
+    fn missed(&mut self, received: u64) -> u64 {
+        let more = received.saturating_sub(self.taken + self.missed);
+        self.missed += more;
+        more
+    }
+}
 
 /// The datagrams of a link. Clones are handles to the same ones.
 #[derive(Debug, Clone)]
@@ -30,13 +56,13 @@ pub struct Datagrams(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     link: Link,
-    counters: PacketCounters,
+    counters: OfLink,
     table: Mutex<Table>,
 }
 
 impl Datagrams {
     /// Those of a link, once they are run.
-    pub fn new(link: Link, counters: PacketCounters) -> Self {
+    pub fn new(link: Link, counters: OfLink) -> Self {
         let table = Mutex::new(Table::new(counters.clone()));
         Self(Arc::new(Inner { link, counters, table }))
     }
@@ -48,11 +74,36 @@ impl Datagrams {
 
     /// Hands out what comes, until the link ends.
     pub async fn run(self) {
-        while let Ok(datagram) = self.0.link.datagram().await {
+        let mut intake = Intake::new(Instant::now());
+        while let Ok(datagram) = self.next(&mut intake).await {
+            intake.taken += 1;
             self.table().deliver(datagram, Instant::now());
             // A peer that never stops sending must not have a thread for itself.
             coop::consume_budget().await;
         }
+        self.missed(&mut intake, self.0.link.stats().received_datagrams);
+    }
+
+    /// The next that comes. What has come and found no room is counted meanwhile, once a while.
+    async fn next(&self, intake: &mut Intake) -> Result<Bytes, Lost> {
+        let link = &self.0.link;
+        if Instant::now() >= intake.look {
+            let received = link.stats().received_datagrams;
+            match link.datagram().now_or_never() {
+                // Only when none waits is it known how many never will.
+                Some(datagram) => return datagram,
+                None => {
+                    self.missed(intake, received);
+                    intake.look = Instant::now() + LOOK;
+                }
+            }
+        }
+        link.datagram().await
+    }
+
+    /// Of so many none waits any more: those that were not taken have found no room.
+    fn missed(&self, intake: &mut Intake, received: u64) {
+        self.0.counters.drop_all(Dropped::QueueFull, intake.missed(received));
     }
 
     /// Sends a datagram of a stream.
@@ -73,7 +124,7 @@ impl Datagrams {
         Association::new(stream, self)
     }
 
-    pub(super) fn counters(&self) -> &PacketCounters {
+    pub(super) fn counters(&self) -> &OfLink {
         &self.0.counters
     }
 
@@ -89,7 +140,7 @@ struct Table {
     /// Oldest first.
     held: VecDeque<Held>,
     budget: Budget,
-    counters: PacketCounters,
+    counters: OfLink,
 }
 
 #[derive(Debug)]
@@ -100,7 +151,7 @@ struct Held {
 }
 
 impl Table {
-    fn new(counters: PacketCounters) -> Self {
+    fn new(counters: OfLink) -> Self {
         Self { inboxes: HashMap::new(), held: VecDeque::new(), budget: Budget::default(), counters }
     }
 
@@ -142,7 +193,7 @@ impl Table {
     }
 }
 
-fn push(inbox: &Sender, packet: &[u8], counters: &PacketCounters) {
+fn push(inbox: &Sender, packet: &[u8], counters: &OfLink) {
     if inbox.push(packet).is_err() {
         counters.drop(Dropped::QueueFull);
     }
@@ -181,6 +232,7 @@ impl Drop for Inbox {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::transport::PacketCounters;
 
     fn datagram(stream: u64, packet: &str) -> Bytes {
         protocol::encode_datagram(stream, packet.as_bytes())
@@ -193,7 +245,20 @@ mod tests {
 
     fn table() -> (Table, PacketCounters) {
         let counters = PacketCounters::default();
-        (Table::new(counters.clone()), counters)
+        (Table::new(counters.of_link("agent")), counters)
+    }
+
+    #[test]
+    fn what_has_come_and_was_never_taken_is_missed_and_counted_once() {
+        let mut intake = Intake::new(Instant::now());
+        intake.taken = 5;
+        assert_eq!(intake.missed(5), 0);
+        intake.taken = 10;
+        assert_eq!(intake.missed(8), 0, "two have come after they were counted");
+        assert_eq!([intake.missed(13), intake.missed(13)], [3, 0]);
+        intake.taken = 12;
+        assert_eq!([intake.missed(20), intake.missed(21)], [5, 1]);
+        assert_eq!(intake.missed, 9);
     }
 
     #[test]

@@ -112,6 +112,7 @@ impl QuicLink {
             lost_packets: stats.path.lost_packets,
             received_bytes: stats.udp_rx.bytes,
             sent_bytes: stats.udp_tx.bytes,
+            received_datagrams: stats.frame_rx.datagram,
             congestion_window: Some(stats.path.cwnd),
             cut_flows: self.held.cut(),
         }
@@ -139,11 +140,12 @@ mod tests {
 
     use super::*;
     use crate::{
+        splice::packets::Dropped,
         tls::{
             self, ClientAuth, Trust,
             tests::{authority, issue, roots},
         },
-        transport::{Congestion, Link, Settings},
+        transport::{Congestion, Datagrams, Link, PacketCounters, Settings},
     };
 
     pub(super) const SOON: Duration = Duration::from_secs(30);
@@ -160,6 +162,36 @@ mod tests {
         let accept = async { listener.accept().await.unwrap().handshake(SOON).await.unwrap() };
         let (opened, accepted) = tokio::join!(dial, accept);
         (opened.unwrap(), accepted, dialer, listener)
+    }
+
+    #[tokio::test]
+    async fn datagrams_that_nobody_takes_in_time_are_counted() {
+        let settings = Settings::default();
+        let (opened, accepted, ..) = pair(&settings, &settings).await;
+        let (Link::Quic(sender), packet) = (&opened, bytes::Bytes::from(vec![7; 1000])) else {
+            panic!("it is a link over QUIC");
+        };
+        // More than the other side keeps, which takes none of them yet.
+        for _ in 0..3000 {
+            tokio::time::timeout(SOON, sender.connection.send_datagram_wait(packet.clone()))
+                .await
+                .unwrap()
+                .unwrap();
+        }
+        let settled = async {
+            while sender.connection.datagram_send_buffer_space() < 1_000_000 {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        tokio::time::timeout(SOON, settled).await.unwrap();
+        opened.close(Close::Done, "all is said");
+        accepted.closed().await;
+        let received = accepted.stats().received_datagrams;
+        let counters = PacketCounters::default();
+        let datagrams = Datagrams::new(accepted, counters.of_link("agent"));
+        tokio::time::timeout(SOON, datagrams.run()).await.unwrap();
+        let missed = counters.dropped(Dropped::QueueFull);
+        assert!(missed > 1000 && missed < received, "{missed} of {received}");
     }
 
     #[tokio::test]

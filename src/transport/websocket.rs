@@ -190,6 +190,7 @@ impl WebSocketLink {
             lost_packets: 0,
             received_bytes: counts.received_bytes.load(Relaxed),
             sent_bytes: counts.sent_bytes.load(Relaxed),
+            received_datagrams: 0,
             congestion_window: None,
             cut_flows: 0,
         }

@@ -23,6 +23,11 @@ pub(super) struct KindLabel {
     pub(super) kind: &'static str,
 }
 
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(super) struct RoleLabel {
+    pub(super) role: &'static str,
+}
+
 #[derive(Debug, Clone)]
 pub(super) struct Counters {
     pub(super) links: LinkCounters,
@@ -31,6 +36,8 @@ pub(super) struct Counters {
     pub(super) opened: Arc<BTreeMap<&'static str, Counter>>,
     pub(super) reused: Counter,
     pub(super) retries: Counter,
+    /// By role.
+    pub(super) returned: Family<RoleLabel, Counter>,
     pub(super) refusals: Family<CodeLabel, Counter>,
 }
 
@@ -40,6 +47,12 @@ impl Counters {
         metrics.register(|registry| {
             let refusals = Family::default();
             registry.register("flow_refusals", "Flows that an agent refused, by its code", refusals.clone());
+            let returned = Family::default();
+            registry.register(
+                "links_returned",
+                "Links by agents and forwarders that have one, or had one within ten minutes",
+                returned.clone(),
+            );
             let family = Family::<KindLabel, Counter>::default();
             registry.register("flows_opened", "Flows opened to agents, by what they carry", family.clone());
             let kinds = [Kind::Http, Kind::Http2, Kind::Http2Tls, Kind::Tcp, Kind::Udp].map(Kind::name);
@@ -63,6 +76,7 @@ impl Counters {
                     "retries",
                     "Attempts after the first, of requests and flows",
                 ),
+                returned,
                 refusals,
             }
         })

@@ -198,6 +198,15 @@ impl From<&Entry> for OpenStatus {
 }
 
 impl Upstreams {
+    /// How many requests and flows of these tenants are open.
+    pub fn open_of(&self, sees: impl Fn(&TenantId) -> bool) -> usize {
+        let seen = |part: &Arc<Mutex<Part>>| {
+            let part = lock(part);
+            part.entries.iter().flatten().filter(|entry| sees(&entry.upstream.name.tenant)).count()
+        };
+        self.inner.open.0.iter().map(seen).sum()
+    }
+
     /// How many requests and flows are open.
     pub fn open_count(&self) -> usize {
         let parts = self.inner.open.0.iter().map(|part| lock(part));

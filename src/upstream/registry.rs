@@ -16,8 +16,9 @@ use tokio::{sync::watch, time::Instant};
 
 use super::{
     choice,
-    metrics::Counters,
+    metrics::{Counters, RoleLabel},
     open::AllOpen,
+    returns::Departed,
     routes::{Route, Routes},
     service::{Tried, Upstream, Via},
     session::{Session, State},
@@ -86,6 +87,7 @@ pub(super) struct Inner {
     pub(super) counters: Counters,
     pub(super) open: AllOpen,
     recent: Recent,
+    departed: Departed,
     started: Instant,
 }
 
@@ -114,7 +116,8 @@ impl Upstreams {
                 limits,
                 counters: Counters::new(metrics),
                 open,
-                recent: Recent::default(),
+                recent: Recent::new(metrics),
+                departed: Departed::default(),
                 started: Instant::now(),
             }),
         }
@@ -159,19 +162,26 @@ impl Upstreams {
     pub(super) fn add_link(&self, session: &Arc<Session>) {
         let mut links = self.links();
         let identity = &session.identity;
-        for old in links.values() {
-            let same = old.identity.agent == identity.agent
-                && old.identity.role == identity.role
-                && old.identity.tenant == identity.tenant;
-            if same && old.supersede() {
+        let mut returned = self.inner.departed.is_back(identity, Instant::now());
+        for old in links.values().filter(|old| old.identity.is_of_same(identity)) {
+            returned = true;
+            if old.supersede() {
                 tracing::info!(link = %old.id, newer = %session.id, agent = %identity.agent, "a link is superseded");
             }
         }
         links.insert(session.id, Arc::clone(session));
+        if returned {
+            self.inner.counters.returned.get_or_create(&RoleLabel { role: identity.role_name() }).inc();
+        }
     }
 
     pub(super) fn remove_link(&self, session: &Session) {
-        self.links().remove(&session.id);
+        let mut links = self.links();
+        links.remove(&session.id);
+        // A Piko agent has no id of its own, by which it could be known again.
+        if !session.bare && !links.values().any(|other| other.identity.is_of_same(&session.identity)) {
+            self.inner.departed.note(&session.identity, Instant::now());
+        }
     }
 
     fn change(&self, name: &Name, change: impl Fn(&[Arc<Upstream>]) -> Vec<Arc<Upstream>>) {

@@ -65,11 +65,17 @@ impl fmt::Display for Identity {
 }
 
 impl Identity {
-    pub(super) fn role_name(&self) -> &'static str {
+    /// What it is, in a word.
+    pub fn role_name(&self) -> &'static str {
         match self.role {
             Role::Agent => "agent",
             Role::Forwarder => "forwarder",
         }
+    }
+
+    /// Whether both are links of one process.
+    pub(super) fn is_of_same(&self, other: &Self) -> bool {
+        self.agent == other.agent && self.role == other.role && self.tenant == other.tenant
     }
 }
 

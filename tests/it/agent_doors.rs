@@ -72,6 +72,7 @@ impl Web {
             endpoints: vec![endpoint],
             inspect: None,
             traces: None,
+            admin: None,
         }));
         ok(soon(agent.serve()).await);
         nodes.knows(0, "web").await;

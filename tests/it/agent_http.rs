@@ -71,6 +71,7 @@ impl Web {
                 endpoints: vec![endpoint],
                 inspect: None,
                 traces: None,
+                admin: None,
             }));
             ok(soon(agent.serve()).await);
             agent
@@ -458,6 +459,7 @@ async fn a_service_with_tls_gets_and_answers_requests_as_others_do() {
         endpoints: vec![endpoint],
         inspect: None,
         traces: None,
+        admin: None,
     }));
     ok(soon(agent.serve()).await);
     let mut client = Http1::connect(nodes.edge(0)).await;

@@ -46,7 +46,7 @@ fn what_would_run_is_told_in_a_few_lines() {
         ok(taken.local_addr())
     );
     ok(fs::write(file("node.toml"), node));
-    let agent = "connect = 'https://node.example.com/base'\ntoken = 'hunter2'\ninspect = 4040\n[[endpoint]]\nname = 'web'\naddress = 3000\n\
+    let agent = "connect = 'https://node.example.com/base'\ntoken = 'hunter2'\ninspect = 4040\nadmin-bind = 8005\n[[endpoint]]\nname = 'web'\naddress = 3000\n\
                  basic-auth = ['ann:hunter2']\n[[endpoint]]\nname = 'db'\nkind = 'tcp'\naddress = 'tls://db:5432'\n\
                  upstream-ca = 'ca.pem'\n";
     ok(fs::write(file("agent.toml"), agent));

@@ -136,7 +136,7 @@ async fn a_node_takes_no_more_endpoints_than_its_peers_take_from_it() {
     };
     let guard = auth::Guards::new(&Metrics::default(), Tasks::new()).guard("link", &PortConfig::default());
     let standing = Standing::new(&guard, ok(guard.caller(Shown::default(), None).await), None);
-    let datagrams = Datagrams::new(at_node, upstreams.packets().clone());
+    let datagrams = Datagrams::new(at_node, upstreams.packets().of_link("agent"));
     let (session, queue) = Session::new(upstreams.next_link(), of_agent, standing, datagrams);
     let (_nodes, nodes) = watch::channel(Arc::from([]));
     let serve = async {

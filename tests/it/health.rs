@@ -25,6 +25,7 @@ fn agent(fabric: &Fabric, address: SocketAddr, probe: &str) -> Agent {
         endpoints: vec![endpoint],
         inspect: None,
         traces: None,
+        admin: None,
     }))
 }
 

@@ -32,8 +32,13 @@ async fn serve(
     let mut served = fabric.endpoint(endpoint, Kind::Http, service.address);
     served.hosts = hosts(names);
     let client = client::Config { links: 1, ..fabric.client() };
-    let agent =
-        ok(Agent::start(agent::Config { client, endpoints: vec![served], inspect: None, traces: None }));
+    let agent = ok(Agent::start(agent::Config {
+        client,
+        endpoints: vec![served],
+        inspect: None,
+        traces: None,
+        admin: None,
+    }));
     soon(agent.serve()).await.map(|()| agent)
 }
 
@@ -200,6 +205,7 @@ async fn more_than_one_hello_holds_is_served_all_the_same() {
         endpoints: endpoints.collect(),
         inspect: None,
         traces: None,
+        admin: None,
     }));
     ok(soon(agent.serve()).await);
     for number in [0, 1, 15, 29] {

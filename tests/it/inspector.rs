@@ -59,8 +59,13 @@ impl Seen {
         let mut endpoint = fabric.endpoint("web", Kind::Http, service);
         change(&mut endpoint);
         let inspect = Some(([127, 0, 0, 1], 0).into());
-        let config =
-            agent::Config { client: fabric.client(), endpoints: vec![endpoint], inspect, traces: None };
+        let config = agent::Config {
+            client: fabric.client(),
+            endpoints: vec![endpoint],
+            inspect,
+            traces: None,
+            admin: None,
+        };
         let agent = ok(Agent::start(config));
         ok(soon(agent.serve()).await);
         let at = agent.inspector().expect("there is an inspector");

@@ -31,8 +31,9 @@ const TABLE: &[(&str, &str)] = &[
     ("admin", "protocol upstream cluster auth tls telemetry drain"),
     // Everything above but `client`.
     ("node", "protocol drain net telemetry tls otlp splice auth transport cluster upstream access_log relay edge admin"),
-    ("agent", "protocol net otlp splice auth client tls telemetry drain"),
-    ("forward", "protocol net splice client telemetry drain"),
+    ("probes", "telemetry drain"),
+    ("agent", "protocol net otlp splice auth client probes tls telemetry drain"),
+    ("forward", "protocol net splice client probes telemetry drain"),
     ("load", "protocol net client tls telemetry drain"),
     // Every module that has a config, and `protocol` for the names that a config holds.
     ("config", "protocol drain net telemetry tls otlp auth transport client cluster upstream access_log relay edge admin \

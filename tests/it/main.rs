@@ -8,6 +8,7 @@ mod admin;
 mod asking;
 mod agent_doors;
 mod agent_http;
+mod agent_metrics;
 mod auth;
 mod agent_tokens;
 mod balancers;

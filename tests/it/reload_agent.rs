@@ -149,6 +149,7 @@ async fn an_agent_that_is_not_linked_yet_is_reloaded_too() {
         endpoints: vec![fabric.endpoint("old", Kind::Http, web.address)],
         inspect: None,
         traces: None,
+        admin: None,
     };
     let stranger = ok(adit::tls::Authority::generate("stranger"));
     let trust = adit::tls::Trust::Roots(vec![stranger.certificate().clone()]);

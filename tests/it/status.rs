@@ -95,6 +95,7 @@ impl Scene {
             endpoints,
             inspect: None,
             traces: None,
+            admin: None,
         }));
         ok(soon(agent.serve()).await);
         nodes.knows(1, "db").await;

@@ -289,6 +289,7 @@ async fn whole_hosts_are_no_way_into_another_tenant_and_tell_nothing_of_it() {
         endpoints: vec![endpoint],
         inspect: None,
         traces: None,
+        admin: None,
     }));
     ok(soon(evil.serve()).await);
 

@@ -133,8 +133,13 @@ async fn once_udp_goes_through_links_move_to_quic_and_no_request_and_no_flow_is_
         fabric.endpoint("web", Kind::Http, service.address),
         fabric.endpoint("tcp", Kind::Tcp, echo.address),
     ];
-    let agent =
-        ok(Agent::start(agent::Config { client, endpoints: endpoints.into(), inspect: None, traces: None }));
+    let agent = ok(Agent::start(agent::Config {
+        client,
+        endpoints: endpoints.into(),
+        inspect: None,
+        traces: None,
+        admin: None,
+    }));
     ok(soon(agent.serve()).await);
     is_over(&agent, "websocket").await;
     let (_forwarder, port) = fabric.forwarder("tcp").await;

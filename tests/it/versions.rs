@@ -114,6 +114,7 @@ fn checked(fabric: &Fabric, kind: Kind, address: &str) -> Agent {
         endpoints: vec![endpoint],
         inspect: None,
         traces: None,
+        admin: None,
     }))
 }
 

@@ -204,7 +204,7 @@ async fn send(
     let (near, far) = tokio::io::duplex(PIPE);
     // Whoever sends it again has sent no trace with it.
     let not_traced = Tracer::default();
-    let served = serve(far, Clients::One(client), connection, endpoint, Some(inspected), &not_traced);
+    let served = serve(far, Clients::One(client), connection, endpoint, Some(inspected), &not_traced, None);
     let ((), asked) = tokio::join!(served, ask(near, request));
     if let Err(error) = asked {
         // The exchange says what was wrong.

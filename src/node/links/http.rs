@@ -301,7 +301,7 @@ async fn enter(asked: Asked, upgraded: Upgraded, client: SocketAddr, door: &Door
                 upstreams.next_link(),
                 identity,
                 standing,
-                Datagrams::new(link, upstreams.packets().clone()),
+                Datagrams::new(link, upstreams.packets().of_link("agent")),
             );
             tracing::info!(link = %session.id, %client, %agent, %endpoint, "a Piko agent serves an endpoint");
             if let Err(refusal) = upstreams.run_bare(session, endpoint).await {

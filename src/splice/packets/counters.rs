@@ -8,6 +8,8 @@ use prometheus_client::{
     registry::Registry,
 };
 
+use crate::telemetry::{Metrics, Queue};
+
 /// How often drops are logged.
 const TELL: Duration = Duration::from_secs(60);
 
@@ -39,6 +41,9 @@ impl Dropped {
         Self::TooManyClients,
     ];
 
+    /// Those that are of a link's datagrams, the first of all.
+    const OF_LINK: [Self; 3] = [Self::NoAssociation, Self::QueueFull, Self::LinkFull];
+
     /// The name that logs and metrics use.
     pub fn name(self) -> &'static str {
         match self {
@@ -62,11 +67,18 @@ struct Reason {
     reason: &'static str,
 }
 
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct LinkReason {
+    role: &'static str,
+    reason: &'static str,
+}
+
 /// The counts of one process. Clones are handles to the same ones.
 #[derive(Debug, Clone)]
 pub struct Counters {
     passed: Family<By, Counter>,
     drops: Family<Reason, Counter>,
+    link_drops: Family<LinkReason, Counter>,
     /// Packets that went by a datagram of a link, by the stream of their association, and to a UDP socket.
     pub datagram: Counter,
     /// See [`Counters::datagram`].
@@ -90,21 +102,43 @@ impl Default for Counters {
             dropped: Dropped::ALL.map(|why| drops.get_or_create_owned(&Reason { reason: why.name() })),
             passed,
             drops,
+            link_drops: Family::default(),
         }
     }
 }
 
 impl Counters {
     /// Lets a scrape see them.
-    pub fn register(&self, registry: &mut Registry) {
+    pub fn register(&self, metrics: &Metrics) {
+        metrics.queue_full(Queue::Udp, &self.dropped[Dropped::QueueFull as usize]);
+        metrics.queue_full(Queue::Datagrams, &self.dropped[Dropped::LinkFull as usize]);
+        metrics.register(|registry| self.register_in(registry));
+    }
+
+    fn register_in(&self, registry: &mut Registry) {
         registry.register("udp_packets", "UDP packets passed on, by what carries them", self.passed.clone());
         registry.register("udp_dropped", "UDP packets dropped, by why", self.drops.clone());
         registry.register("udp_associations", "UDP associations that are open", self.associations.clone());
+        registry.register(
+            "link_datagrams_dropped",
+            "Datagrams of links that were dropped, by the role of the other end and why",
+            self.link_drops.clone(),
+        );
     }
 
     /// Counts a packet that is dropped.
     pub fn drop(&self, why: Dropped) {
-        self.dropped[why as usize].inc();
+        self.drop_all(why, 1);
+    }
+
+    fn drop_all(&self, why: Dropped, packets: u64) {
+        self.dropped[why as usize].inc_by(packets);
+    }
+
+    /// The same counts for a link whose other end has this role.
+    pub fn of_link(&self, role: &'static str) -> OfLink {
+        let of = |why: Dropped| self.link_drops.get_or_create_owned(&LinkReason { role, reason: why.name() });
+        OfLink { all: self.clone(), dropped: Dropped::OF_LINK.map(of) }
     }
 
     /// How many packets were dropped for a reason.
@@ -136,6 +170,29 @@ impl Counters {
     }
 }
 
+/// The counts of a process, as those of one link keep them.
+#[derive(Debug, Clone)]
+pub struct OfLink {
+    /// Those of all links together.
+    pub all: Counters,
+    dropped: [Counter; Dropped::OF_LINK.len()],
+}
+
+impl OfLink {
+    /// Counts a datagram that is dropped.
+    pub fn drop(&self, why: Dropped) {
+        self.drop_all(why, 1);
+    }
+
+    /// Counts so many of them.
+    pub fn drop_all(&self, why: Dropped, datagrams: u64) {
+        self.all.drop_all(why, datagrams);
+        if let Some(of_link) = self.dropped.get(why as usize) {
+            of_link.inc_by(datagrams);
+        }
+    }
+}
+
 /// An association that is counted as open.
 #[derive(Debug)]
 pub struct Associated(Gauge);
@@ -143,5 +200,42 @@ pub struct Associated(Gauge);
 impl Drop for Associated {
     fn drop(&mut self) {
         self.0.dec();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_links_drop_is_counted_by_role_and_with_all_else() {
+        let metrics = Metrics::default();
+        let counters = Counters::default();
+        counters.register(&metrics);
+        let (agent, node) = (counters.of_link("agent"), counters.of_link("node"));
+        for (link, why, times) in [
+            (&agent, Dropped::NoAssociation, 1),
+            (&agent, Dropped::QueueFull, 2),
+            (&node, Dropped::QueueFull, 4),
+            (&node, Dropped::LinkFull, 3),
+        ] {
+            (0..times).for_each(|_| link.drop(why));
+        }
+        counters.drop(Dropped::QueueFull);
+        counters.drop(Dropped::Undelivered);
+        let scrape = metrics.encode();
+        for line in [
+            r#"adit_link_datagrams_dropped_total{role="agent",reason="no_association"} 1"#,
+            r#"adit_link_datagrams_dropped_total{role="agent",reason="queue_full"} 2"#,
+            r#"adit_link_datagrams_dropped_total{role="agent",reason="link_full"} 0"#,
+            r#"adit_link_datagrams_dropped_total{role="node",reason="queue_full"} 4"#,
+            r#"adit_link_datagrams_dropped_total{role="node",reason="link_full"} 3"#,
+            r#"adit_udp_dropped_total{reason="queue_full"} 7"#,
+            r#"adit_udp_dropped_total{reason="undelivered"} 1"#,
+            r#"adit_queue_full_total{queue="udp"} 7"#,
+            r#"adit_queue_full_total{queue="datagrams"} 3"#,
+        ] {
+            assert!(scrape.lines().any(|other| other == line), "{line} in\n{scrape}");
+        }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::{fmt, io, net::SocketAddr, sync::Arc, time::Duration};
 
+use prometheus_client::metrics::counter::Counter;
 use quinn::crypto::rustls::QuicServerConfig;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
@@ -42,6 +43,7 @@ pub struct Listener {
     server: quinn::ServerConfig,
     handshakes: Arc<Semaphore>,
     keeper: Arc<Keeper>,
+    turned_away: Counter,
 }
 
 /// TLS that is fit for the accepting side of QUIC.
@@ -110,6 +112,7 @@ impl Listener {
             server,
             handshakes: Arc::new(Semaphore::new(HANDSHAKES)),
             keeper: Arc::new(Keeper::start(window)),
+            turned_away: Counter::default(),
         })
     }
 
@@ -119,6 +122,11 @@ impl Listener {
         let mut server = self.server.clone();
         server.crypto = tls.0;
         self.endpoint.set_server_config(Some(server));
+    }
+
+    /// Handshakes that were not begun because there were too many.
+    pub fn turned_away(&self) -> &Counter {
+        &self.turned_away
     }
 
     /// The address that was bound.
@@ -136,6 +144,7 @@ impl Listener {
             let incoming = self.endpoint.accept().await?;
             let Ok(permit) = Arc::clone(&self.handshakes).try_acquire_owned() else {
                 tracing::debug!(client = %incoming.remote_address(), "too many handshakes; a link was turned away");
+                self.turned_away.inc();
                 incoming.refuse();
                 continue;
             };

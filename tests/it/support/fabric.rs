@@ -96,7 +96,8 @@ pub(crate) async fn forwarder_of(
 ) -> (forward::Forwarder, SocketAddr) {
     let listen = vec![([127, 0, 0, 1], 0).into()];
     let port = forward::Port { listen, endpoint: ok(EndpointId::new(endpoint)), kind };
-    let forwarder = ok(forward::Forwarder::start(forward::Config { client, ports: vec![port] }).await);
+    let forwarder =
+        ok(forward::Forwarder::start(forward::Config { client, ports: vec![port], admin: None }).await);
     let address = forwarder.addresses()[0];
     (forwarder, address)
 }
@@ -197,6 +198,7 @@ impl Fabric {
             endpoints: vec![endpoint],
             inspect: None,
             traces: None,
+            admin: None,
         }));
         super::soon(agent.serve()).await.map(|()| agent)
     }
@@ -209,6 +211,7 @@ impl Fabric {
             endpoints: endpoints.collect(),
             inspect: None,
             traces: None,
+            admin: None,
         }))
     }
 

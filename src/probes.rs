@@ -1,0 +1,113 @@
+//! The port of an agent or a forwarder for those who watch over it: whether it runs, whether it is ready, and what it counts.
+//!
+//! It tells counts and no names, asks nobody who they are, and takes no orders. Driven by the process that it tells of, which
+//! says what ready means.
+
+use std::{
+    io,
+    net::{SocketAddr, TcpListener},
+    sync::Arc,
+    time::Duration,
+};
+
+use axum::{
+    Router,
+    extract::State,
+    http::{StatusCode, header},
+    response::IntoResponse,
+    routing::get,
+};
+
+use crate::{drain::Tasks, telemetry::Metrics};
+
+/// How long those who ask have to be answered when the process has left.
+const GOODBYE: Duration = Duration::from_secs(1);
+
+/// A port that cannot be bound.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot listen on TCP {address} for operators (--admin-bind)")]
+pub struct BindError {
+    address: SocketAddr,
+    source: io::Error,
+}
+
+/// A running port. Dropping it ends it.
+#[derive(Debug)]
+pub struct Probes {
+    address: SocketAddr,
+    tasks: Tasks,
+}
+
+impl Probes {
+    /// Binds the port and answers; `ready` says what is missing, if something is. Must be called inside a tokio runtime.
+    ///
+    /// # Errors
+    /// When the port is taken.
+    pub fn start(
+        address: SocketAddr,
+        metrics: Metrics,
+        ready: impl Fn() -> Result<(), String> + Send + Sync + 'static,
+    ) -> Result<Self, BindError> {
+        let listen = || {
+            let listener = TcpListener::bind(address)?;
+            listener.set_nonblocking(true)?;
+            let listener = tokio::net::TcpListener::from_std(listener)?;
+            Ok((listener.local_addr()?, listener))
+        };
+        let (address, listener) = listen().map_err(|source| BindError { address, source })?;
+        let (router, tasks) = (router(Source { metrics, ready: Box::new(ready) }), Tasks::new());
+        let signal = tasks.clone();
+        tasks.spawn(async move {
+            let serve =
+                axum::serve(listener, router).with_graceful_shutdown(async move { signal.signalled().await });
+            if let Err(error) = serve.await {
+                tracing::error!(%error, "the operators' port has failed");
+            }
+        });
+        tracing::info!("health, readiness and metrics are at http://{address}/ for whoever reaches that");
+        Ok(Self { address, tasks })
+    }
+
+    /// The address that was bound.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Stops accepting and finishes what is under way, for a moment at most.
+    pub async fn close(&self) {
+        if let Err(aborted) = self.tasks.finish(GOODBYE).await {
+            tracing::debug!(%aborted, "operators' connections were cut");
+        }
+    }
+}
+
+impl Drop for Probes {
+    fn drop(&mut self) {
+        self.tasks.abort();
+    }
+}
+
+/// What the port tells of.
+struct Source {
+    metrics: Metrics,
+    ready: Box<dyn Fn() -> Result<(), String> + Send + Sync>,
+}
+
+fn router(source: Source) -> Router {
+    Router::new()
+        .route("/health", get(|| async { "ok\n" }))
+        .route("/ready", get(ready))
+        .route("/metrics", get(metrics))
+        .with_state(Arc::new(source))
+}
+
+async fn ready(State(source): State<Arc<Source>>) -> (StatusCode, String) {
+    match (source.ready)() {
+        Ok(()) => (StatusCode::OK, "ready\n".into()),
+        Err(missing) => (StatusCode::SERVICE_UNAVAILABLE, missing + "\n"),
+    }
+}
+
+async fn metrics(State(source): State<Arc<Source>>) -> impl IntoResponse {
+    ([(header::CONTENT_TYPE, Metrics::CONTENT_TYPE)], source.metrics.encode())
+}
