@@ -192,6 +192,7 @@ impl WebSocketLink {
             sent_bytes: counts.sent_bytes.load(Relaxed),
             received_datagrams: 0,
             congestion_window: None,
+            cut_flows: 0,
         }
     }
 }
