@@ -111,6 +111,7 @@ impl Listener {
             endpoint,
             server,
             handshakes: Arc::new(Semaphore::new(HANDSHAKES)),
+            turned_away: Counter::default(),
             keeper: Arc::new(Keeper::start(window)),
             turned_away: Counter::default(),
         })
