@@ -70,6 +70,8 @@ mod support;
 mod tcp;
 mod tenants;
 mod timeouts;
+#[cfg(target_os = "linux")]
+mod top;
 mod trust;
 mod transports;
 mod udp;
