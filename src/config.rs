@@ -21,6 +21,7 @@ mod link;
 mod log;
 mod node;
 mod tenants;
+mod trust;
 mod udp;
 mod watch;
 
@@ -41,7 +42,7 @@ pub use agent::{
 };
 pub use agent_http::HttpArgs;
 pub use auth::{AdminAuthArgs, EdgeAuthArgs, LinkAuthArgs};
-pub use clients::{EdgeClientArgs, LinkClientArgs};
+pub use clients::{AdminClientArgs, EdgeClientArgs, LinkClientArgs};
 pub use connect::{ConnectArgs, UnusableProxy};
 pub use forward::{ForwardArgs, ForwardTcpArgs, ForwardUdpArgs, PortArgs, PortKind, RunForwardArgs};
 pub use given::Given;
@@ -52,6 +53,8 @@ pub use link::LinkArgs;
 pub use log::LogArgs;
 pub use node::NodeArgs;
 pub use tenants::TenantArgs;
+pub use trust::TrustArgs;
+pub(crate) use trust::server_name;
 pub use udp::UdpArgs;
 pub use watch::Watch;
 

@@ -75,7 +75,7 @@ async fn watch(admin: Admin, tasks: &Tasks) -> Result<(), Failure> {
         feed = Feed::open(admin) => feed?,
         () = signals.next() => return Ok(()),
     };
-    let mut screen = Screen::new(feed.address().to_string(), is_colour_wanted());
+    let mut screen = Screen::new(feed.url().to_string(), is_colour_wanted());
     // What is not taken yet waits at the node, which tells it in one with what follows.
     let (to, mut told) = mpsc::channel(1);
     tasks.spawn(feed.run(to));

@@ -5,6 +5,7 @@
 mod access_log;
 mod across;
 mod admin;
+mod admin_tls;
 mod asking;
 mod agent_doors;
 mod agent_http;

@@ -7,9 +7,11 @@ use http_body_util::BodyExt;
 use hyper::body::Bytes;
 
 use crate::{
-    cli::operator::{Admin, AdminArgs},
+    cli::{
+        failure::Failure,
+        operator::{Admin, AdminArgs, Url},
+    },
     drain::Tasks,
-    net::HostPort,
 };
 
 /// How long a node has to answer.
@@ -23,13 +25,13 @@ pub(super) struct Asker {
 }
 
 impl Asker {
-    pub(super) fn new(args: &AdminArgs, path: String) -> anyhow::Result<Self> {
+    pub(super) fn new(args: &AdminArgs, path: String) -> Result<Self, Failure> {
         Ok(Self { admin: Admin::new(args)?, path })
     }
 
     /// Whom it asks.
-    pub(super) fn admin(&self) -> &HostPort {
-        self.admin.address()
+    pub(super) fn admin(&self) -> &Url {
+        self.admin.url()
     }
 
     /// What the node answers.

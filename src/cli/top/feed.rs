@@ -9,7 +9,11 @@ use serde::Deserialize;
 use tokio::{sync::mpsc, time::timeout};
 
 use super::{board::Changes, events::Events};
-use crate::{cli::operator::Admin, client::Backoff, drain::Tasks, net::HostPort};
+use crate::{
+    cli::operator::{Admin, Url},
+    client::Backoff,
+    drain::Tasks,
+};
 
 const PATH: &str = "/api/v1/events";
 
@@ -58,8 +62,8 @@ impl Feed {
         Ok(Self { admin, stream })
     }
 
-    pub(super) fn address(&self) -> &HostPort {
-        self.admin.address()
+    pub(super) fn url(&self) -> &Url {
+        self.admin.url()
     }
 
     /// Tells what is heard, until nobody wants to know it any more.
@@ -102,7 +106,7 @@ impl Stream {
         let opened = timeout(PATIENCE, admin.get(&tasks, PATH)).await;
         let response = opened
             .unwrap_or_else(|_| bail!("it did not answer within {PATIENCE:?}"))
-            .with_context(|| format!("no events from {}", admin.address()))?;
+            .with_context(|| format!("no events from {}", admin.url()))?;
         Ok(Self { body: response.into_body(), events: Events::default(), tasks })
     }
 
