@@ -40,6 +40,8 @@ pub struct Settings {
     pub idle_timeout: Duration,
     /// How many flows the peer may have open at once.
     pub max_flows: u32,
+    /// How much of all flows together may have come over QUIC and not be read, in bytes. A single one may have 4 MiB.
+    pub window: u32,
     /// How what this side sends over QUIC is fitted to the path.
     pub congestion: Congestion,
 }
@@ -61,6 +63,7 @@ impl Default for Settings {
             keep_alive: Duration::from_secs(5),
             idle_timeout: Duration::from_secs(20),
             max_flows: 4096,
+            window: 256 << 20,
             congestion: Congestion::Cubic,
         }
     }
@@ -142,6 +145,8 @@ pub struct Stats {
     pub sent_bytes: u64,
     /// How many bytes may be under way (RFC 9002 §7); none over WebSocket, where TCP keeps it to itself.
     pub congestion_window: Option<u64>,
+    /// Flows cut because their readers took too little while others had no room. Always 0 over WebSocket.
+    pub cut_flows: u64,
 }
 
 /// What is counted of links. Clones count together.

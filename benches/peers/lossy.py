@@ -9,51 +9,16 @@ end, one sends small requests, one after the other: their latencies are the resu
 namespaces are removed at the end."""
 
 import argparse
-import os
 import re
-import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path as File
 
+from network import NODE, Network, run, within
 from paths import nginx
 from processes import Processes
 from run import latencies, spread, table
-
-NODE, AGENT = "10.79.0.1", "10.79.0.2"
-
-
-def run(*words, **options):
-    return subprocess.run([str(word) for word in words], check=True, capture_output=True, text=True, **options).stdout
-
-
-class Network:
-    def __init__(self):
-        self.node, self.agent = (f"adit-{side}-{os.getpid()}" for side in ("node", "agent"))
-        for space in (self.node, self.agent):
-            run("ip", "netns", "add", space)
-
-    def join(self, loss):
-        run("ip", "-n", self.node, "link", "add", "near", "type", "veth", "peer", "name", "far")
-        run("ip", "-n", self.node, "link", "set", "far", "netns", self.agent)
-        for space, link, address in ((self.node, "near", NODE), (self.agent, "far", AGENT)):
-            inside = ("ip", "-n", space)
-            run(*inside, "address", "add", f"{address}/24", "dev", link)
-            run(*inside, "link", "set", link, "gso_max_segs", 1, "up")
-            run(*inside, "link", "set", "lo", "up")
-            rules = "table inet loss {\n chain in {\n type filter hook input priority 0;\n iifname lo accept\n"
-            rules += f" numgen random mod 1000 < {round(loss * 10)} drop\n }}\n}}\n"
-            run("ip", "netns", "exec", space, "nft", "-f", "-", input=rules)
-
-    def end(self):
-        for space in (self.node, self.agent):
-            run("ip", "netns", "delete", space)
-
-
-def within(space, *words):
-    return ["ip", "netns", "exec", space, *words]
-
 
 def measure(processes, network, binary, transport, seconds):
     folder = processes.folder / f"{transport}-{time.monotonic_ns()}"

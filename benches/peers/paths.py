@@ -58,7 +58,8 @@ def nginx_http(processes, service, pooled):
     return Path(name, port, [process])
 
 
-def rathole(processes, service, transport):
+def rathole(processes, service, transport, address="127.0.0.1", near=(), far=()):
+    """`near` and `far` are words in front of the commands of the server and of the client, which meet at `address`."""
     control, port = free_port(), free_port()
     folder = processes.folder / f"rathole-{transport}"
     folder.mkdir()
@@ -74,18 +75,19 @@ def rathole(processes, service, transport):
         server = f'[server.transport.noise]\nlocal_private_key = "{private}"\n'
         client = f'[client.transport.noise]\nremote_public_key = "{public}"\n'
     (folder / "server.toml").write_text(
-        f'[server]\nbind_addr = "127.0.0.1:{control}"\ndefault_token = "t"\n[server.transport]\ntype = "{kind}"\n{server}'
+        f'[server]\nbind_addr = "{address}:{control}"\ndefault_token = "t"\n[server.transport]\ntype = "{kind}"\n{server}'
         f'[server.services.s]\nbind_addr = "127.0.0.1:{port}"\n'
     )
     (folder / "client.toml").write_text(
-        f'[client]\nremote_addr = "127.0.0.1:{control}"\ndefault_token = "t"\n[client.transport]\ntype = "{kind}"\n{client}'
+        f'[client]\nremote_addr = "{address}:{control}"\ndefault_token = "t"\n[client.transport]\ntype = "{kind}"\n{client}'
         f'[client.services.s]\nlocal_addr = "127.0.0.1:{service}"\n'
     )
     both = [
-        processes.start(f"rathole-{transport}-{side}", "sh", "-c", f"cd {folder} && exec rathole --{side} {side}.toml")
-        for side in ["server", "client"]
+        processes.start(f"rathole-{transport}-{side}", *within, "sh", "-c", f"cd {folder} && exec rathole --{side} {side}.toml")
+        for side, within in [("server", near), ("client", far)]
     ]
-    processes.until_open(port, both[0])
+    if not near:
+        processes.until_open(port, both[0])
     return Path(f"rathole, {transport}", port, both)
 
 

@@ -63,6 +63,9 @@ struct Shared {
     /// The endpoints, as they are served now.
     orders: Orders,
     replays: Arc<Semaphore>,
+    viewers: Arc<Semaphore>,
+    /// Of the one who reads through all that is kept.
+    reader: Arc<Semaphore>,
     /// Those who look, and replays.
     tasks: Tasks,
 }
@@ -75,6 +78,8 @@ impl Inspector {
             changed: watch::Sender::new(0),
             orders,
             replays: Arc::new(Semaphore::new(REPLAYS)),
+            viewers: Arc::new(Semaphore::new(api::VIEWERS)),
+            reader: Arc::new(Semaphore::new(1)),
             tasks: Tasks::new(),
         }))
     }

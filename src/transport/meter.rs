@@ -45,6 +45,7 @@ struct Carried {
     received_packets: u64,
     sent_bytes: u64,
     received_bytes: u64,
+    cut_flows: u64,
 }
 
 impl Carried {
@@ -55,6 +56,7 @@ impl Carried {
         self.received_packets += stats.received_packets;
         self.sent_bytes += stats.sent_bytes;
         self.received_bytes += stats.received_bytes;
+        self.cut_flows += stats.cut_flows;
     }
 }
 
@@ -181,6 +183,11 @@ impl Collector for Meters {
         let mut metric = encoder.encode_descriptor("link_packets_lost", help, None, MetricType::Counter)?;
         for (kind, seen) in &all {
             ConstCounter::new(seen.carried.lost_packets).encode(metric.encode_family(kind)?)?;
+        }
+        let help = "Flows of links cut because their readers took too little while others had no room";
+        let mut metric = encoder.encode_descriptor("link_flows_cut", help, None, MetricType::Counter)?;
+        for (kind, seen) in &all {
+            ConstCounter::new(seen.carried.cut_flows).encode(metric.encode_family(kind)?)?;
         }
         let at = |kind: &Kind, quantile| Quantile { role: kind.role, transport: kind.transport, quantile };
         let help = "Smoothed round-trip time of the links that stand, as that of the link at this quantile";

@@ -3,6 +3,7 @@
 //! A [`Listener`] accepts links on a UDP port, a [`Dialer`] opens them; both share the tuning in `tuning`.
 
 mod dialer;
+mod held;
 #[cfg(feature = "server")]
 mod http3;
 mod listener;
@@ -13,6 +14,8 @@ mod tuning;
 use std::{net::SocketAddr, time::Duration};
 
 pub use dialer::{ClientCrypto, DialError, Dialer};
+pub(super) use held::Ingoing;
+use held::{Held, Keeper};
 pub use listener::{BindError, HandshakeError, Incoming, Listener, ServerCrypto};
 use outgoing::Line;
 pub(super) use outgoing::Outgoing;
@@ -25,6 +28,7 @@ use crate::protocol::Close;
 pub struct QuicLink {
     connection: quinn::Connection,
     line: Line,
+    held: Held,
 }
 
 /// The certificates that the peer has shown, its own first.
@@ -36,12 +40,12 @@ pub(crate) fn peer_certificates(
 }
 
 impl QuicLink {
-    fn new(connection: quinn::Connection) -> Self {
-        Self { connection, line: Line::new() }
+    fn new(connection: quinn::Connection, held: Held) -> Self {
+        Self { connection, line: Line::new(), held }
     }
 
     fn stream(&self, (send, recv): (quinn::SendStream, quinn::RecvStream)) -> Stream {
-        Stream::quic(Outgoing::new(send, self.line.clone()), recv)
+        Stream::quic(Outgoing::new(send, self.line.clone()), self.held.stream(recv))
     }
 
     pub(super) async fn open(&self, patience: Duration) -> Result<Stream, OpenError> {
@@ -109,6 +113,7 @@ impl QuicLink {
             received_bytes: stats.udp_rx.bytes,
             sent_bytes: stats.udp_tx.bytes,
             congestion_window: Some(stats.path.cwnd),
+            cut_flows: self.held.cut(),
         }
     }
 }
@@ -141,10 +146,10 @@ mod tests {
         transport::{Congestion, Link, Settings},
     };
 
-    const SOON: Duration = Duration::from_secs(30);
+    pub(super) const SOON: Duration = Duration::from_secs(30);
 
     /// A link between two who are set up like this: of the one who has opened it, and of the other.
-    async fn pair(opener: &Settings, other: &Settings) -> (Link, Link, Dialer, Listener) {
+    pub(super) async fn pair(opener: &Settings, other: &Settings) -> (Link, Link, Dialer, Listener) {
         let authority = authority();
         let identity = issue(&authority, &["node.example"]);
         let server = tls::server_config(&[identity], ClientAuth::None, &[b"test"]).unwrap();

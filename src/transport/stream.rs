@@ -10,7 +10,10 @@ use std::{
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::{quic::Outgoing, yamux};
+use super::{
+    quic::{Ingoing, Outgoing},
+    yamux,
+};
 use crate::{protocol::Reset, splice::Side};
 
 /// A bidirectional stream of a link.
@@ -23,7 +26,7 @@ pub struct Stream {
 }
 
 impl Stream {
-    pub(super) fn quic(send: Outgoing, recv: quinn::RecvStream) -> Self {
+    pub(super) fn quic(send: Outgoing, recv: Ingoing) -> Self {
         Self {
             send: SendStream { inner: Sender::Quic(send), ended: false, arrived: None },
             recv: RecvStream { inner: Receiver::Quic(recv) },
@@ -212,7 +215,7 @@ pub struct RecvStream {
 
 #[derive(Debug)]
 enum Receiver {
-    Quic(quinn::RecvStream),
+    Quic(Ingoing),
     Yamux(yamux::Receiver),
 }
 
@@ -220,8 +223,7 @@ impl RecvStream {
     /// Tells the peer to stop sending.
     pub fn stop(&mut self, code: Reset) {
         match &mut self.inner {
-            // An error says that the stream had ended already, which is what is wanted.
-            Receiver::Quic(stream) => drop(stream.stop((code as u32).into())),
+            Receiver::Quic(stream) => stream.stop(code),
             Receiver::Yamux(stream) => stream.stop(),
         }
     }
@@ -234,7 +236,7 @@ impl AsyncRead for RecvStream {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         match &mut self.inner {
-            Receiver::Quic(stream) => AsyncRead::poll_read(Pin::new(stream), cx, buf),
+            Receiver::Quic(stream) => stream.poll_read(cx, buf),
             Receiver::Yamux(stream) => stream.poll_read(cx, buf),
         }
     }

@@ -191,6 +191,7 @@ impl WebSocketLink {
             received_bytes: counts.received_bytes.load(Relaxed),
             sent_bytes: counts.sent_bytes.load(Relaxed),
             congestion_window: None,
+            cut_flows: 0,
         }
     }
 }

@@ -27,11 +27,14 @@ async fn endless() -> Running {
     .await
 }
 
-/// A node with an agent that serves this over one link, and a client.
-async fn fabric(bulk: &Running) -> (Fabric, Agent, Client) {
+/// A node with an agent that serves this over one link, as `bulk` and more, and a client.
+async fn fabric(bulk: &Running, more: &[(&str, &Running)]) -> (Fabric, Agent, Client) {
     let fabric = Fabric::start().await;
     let config = client::Config { links: 1, ..fabric.client() };
-    let agent = fabric.start_agent(config, &[("bulk", Kind::Tcp, bulk.address.to_string())]);
+    let served = [("bulk", bulk)].into_iter().chain(more.iter().copied());
+    let served: Vec<_> =
+        served.map(|(name, service)| (name, Kind::Tcp, service.address.to_string())).collect();
+    let agent = fabric.start_agent(config, &served);
     ok(soon(agent.serve()).await);
     let client = ok(Client::new(fabric.client()));
     (fabric, agent, client)
@@ -41,7 +44,7 @@ async fn fabric(bulk: &Running) -> (Fabric, Agent, Client) {
 async fn downloads_share_a_link_and_none_starves() {
     const FLOWS: usize = 30;
     let bulk = endless().await;
-    let (_fabric, _agent, client) = fabric(&bulk).await;
+    let (_fabric, _agent, client) = fabric(&bulk, &[]).await;
     let mut downloads = JoinSet::new();
     for _ in 0..FLOWS {
         let mut flow = ok(soon(client.dial(&ok(EndpointId::new("bulk")))).await);
@@ -68,10 +71,11 @@ async fn downloads_share_a_link_and_none_starves() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn readers_who_are_gone_hold_up_nobody_else() {
     let bulk = endless().await;
-    let (_fabric, _agent, client) = fabric(&bulk).await;
+    let (_fabric, _agent, client) = fabric(&bulk, &[]).await;
     let dial = async || ok(soon(client.dial(&ok(EndpointId::new("bulk")))).await);
     let mut gone = Vec::new();
-    for _ in 0..3 {
+    // Four of them have as much unread as a link permits all its flows, if it does not make room.
+    for _ in 0..12 {
         let mut flow = dial().await;
         ok(soon(flow.read_exact(&mut [0; 1024])).await);
         gone.push(flow);
@@ -80,4 +84,35 @@ async fn readers_who_are_gone_hold_up_nobody_else() {
     for _ in 0..1000 {
         ok(soon(flow.read_exact(&mut chunk)).await);
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn services_that_do_not_read_hold_up_no_other() {
+    let deaf = service::tcp(|stream| async move {
+        std::future::pending::<()>().await;
+        drop(stream);
+    })
+    .await;
+    let echo = service::tcp(|mut stream| async move {
+        let (mut from, mut to) = stream.split();
+        drop(tokio::io::copy(&mut from, &mut to).await);
+    })
+    .await;
+    let (_fabric, _agent, client) = fabric(&echo, &[("deaf", &deaf)]).await;
+    let dial = async |name| ok(soon(client.dial(&ok(EndpointId::new(name)))).await);
+    let chunk = vec![7; 64 * 1024];
+    let mut unheard = Vec::new();
+    for _ in 0..8 {
+        let mut flow = dial("deaf").await;
+        while let Ok(written) = tokio::time::timeout(Duration::from_millis(500), flow.write(&chunk)).await {
+            ok(written);
+        }
+        unheard.push(flow);
+    }
+    let (mut flow, mut back) = (dial("bulk").await, vec![0; chunk.len()]);
+    for _ in 0..100 {
+        ok(soon(flow.write_all(&chunk)).await);
+        ok(soon(flow.read_exact(&mut back)).await);
+    }
+    drop(unheard);
 }

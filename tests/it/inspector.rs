@@ -335,14 +335,16 @@ async fn bodies_are_seen_while_they_stream_and_only_their_beginning_is_kept() {
     let shown = seen.exchange(1).await;
     assert_eq!((&shown["state"], &shown["duration_ms"]), (&"answering".into(), &Value::Null));
     assert_eq!(shown["response"]["body"]["complete"], false);
-    answers.data(random(200_000)).await;
+    for _ in 0..10 {
+        answers.data(random(200_000)).await;
+    }
     drop(answers);
     ok(soon(response.collect()).await);
     let shown = seen.ended(1).await;
     let body = &shown["response"]["body"];
     assert_eq!(
         (&body["length"], &body["kept"], &body["cut"], &body["complete"]),
-        (&200_005.into(), &65_536.into(), &true.into(), &true.into())
+        (&2_000_005.into(), &65_536.into(), &true.into(), &true.into())
     );
 
     let mut client = Http1::connect(seen.edge).await;
@@ -641,6 +643,25 @@ async fn whoever_looks_is_told_of_each_change() {
     while last < ended {
         last = next().await;
     }
+}
+
+#[tokio::test]
+async fn those_who_look_are_bounded() {
+    let seen = Seen::of("127.0.0.1:9").await;
+    let look = async || {
+        let mut client = Http1::connect(seen.at).await;
+        let events = ok(soon(client.send(request("GET", "", "/api/events", ""))).await);
+        (events.status().as_u16(), client, events)
+    };
+    let mut looking = Vec::new();
+    for _ in 0..32 {
+        let (status, client, events) = look().await;
+        assert_eq!(status, 200);
+        looking.push((client, events));
+    }
+    assert_eq!(refused(&seen.tells("GET", "/api/events", "").await), (503, "too_many_viewers".into()));
+    drop(looking.pop());
+    eventually("there is a place again", async || look().await.0 == 200).await;
 }
 
 /// A service that tells what has come: the line, the fields in order, the body.

@@ -15,7 +15,7 @@ use crate::{
     upstream::{AgentStatus, EndpointStatus},
 };
 
-/// The most rows of a kind.
+/// The most rows of a kind. Of those that are tenants', each tenant has its share.
 const MOST: usize = 10_000;
 
 /// In a larger cluster, links between other nodes are shown only when they are in trouble: their number grows with the square.
@@ -114,8 +114,9 @@ pub(super) fn all(source: &Source, own: &Samples, peers: &Peers, opened: &mut Op
     let agents = source.upstreams.agent_status(&source.node);
     let more = endpoints.len() > MOST || agents.len() > MOST;
     opened.turn(own.last().map_or(0.0, |figures| figures.up_s));
-    rows.extend(endpoints.into_iter().take(MOST).map(|status| endpoint_row(status, opened)));
-    rows.extend(agents.iter().take(MOST).map(agent_row));
+    let endpoints = shared(endpoints, MOST, |endpoint| &endpoint.tenant);
+    rows.extend(endpoints.into_iter().map(|status| endpoint_row(status, opened)));
+    rows.extend(shared(agents, MOST, |agent| &agent.tenant).iter().map(agent_row));
     let mut pace = Pace::default();
     let paces: Vec<_> =
         peers.iter().map(|peer| &peer.samples).chain([own]).filter_map(Samples::pace).collect();
@@ -264,6 +265,35 @@ fn agent_row(agent: &AgentStatus) -> Row {
     Row { kind: Kind::Agent, key: key.into(), tenant: Some(agent.tenant.clone()), json }
 }
 
+/// So many at most, with as many of each tenant as can be had when none has more than others that want more.
+fn shared<T>(all: Vec<T>, most: usize, tenant: impl Fn(&T) -> &TenantId) -> Vec<T> {
+    if all.len() <= most {
+        return all;
+    }
+    let mut of_each = BTreeMap::<TenantId, usize>::new();
+    for one in &all {
+        *of_each.entry(tenant(one).clone()).or_default() += 1;
+    }
+    let mut sizes: Vec<_> = of_each.values().copied().collect();
+    sizes.sort_unstable();
+    // The small ones leave their rest to those who come after them.
+    let (mut room, mut share) = (most, 0);
+    for (place, size) in sizes.iter().enumerate() {
+        share = room / (sizes.len() - place);
+        if *size > share {
+            break;
+        }
+        room -= size;
+    }
+    let mut had = BTreeMap::<TenantId, usize>::new();
+    let mut has_room = |one: &T| {
+        let had = had.entry(tenant(one).clone()).or_default();
+        *had += 1;
+        *had <= share.max(1)
+    };
+    all.into_iter().filter(|one| has_room(one)).take(most).collect()
+}
+
 /// What tells it from others, of all tenants.
 fn name(tenant: &TenantId, name: &str) -> String {
     format!("{tenant}/{name}")
@@ -272,4 +302,30 @@ fn name(tenant: &TenantId, name: &str) -> String {
 /// Rows have nothing that JSON could not say.
 fn json(row: &impl Serialize) -> String {
     serde_json::to_string(row).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_tenant_crowds_out_another() {
+        let of = |sizes: &[(&str, usize)], most| {
+            let all = sizes.iter().flat_map(|(tenant, size)| {
+                let tenant: TenantId = tenant.parse().unwrap();
+                std::iter::repeat_n(tenant, *size)
+            });
+            let kept = shared(all.collect(), most, |tenant| tenant);
+            sizes
+                .iter()
+                .map(|(name, _)| kept.iter().filter(|tenant| tenant.as_str() == *name).count())
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(of(&[("a", 30), ("b", 5), ("c", 5)], 40), [30, 5, 5]);
+        assert_eq!(of(&[("a", 300), ("b", 5), ("c", 5)], 40), [30, 5, 5]);
+        assert_eq!(of(&[("a", 300), ("b", 200), ("c", 4)], 40), [18, 18, 4]);
+        assert_eq!(of(&[("a", 300), ("b", 200), ("c", 100)], 30), [10, 10, 10]);
+        assert_eq!(of(&[("a", 300)], 30), [30]);
+        assert_eq!(of(&[("a", 2), ("b", 2), ("c", 2)], 2), [1, 1, 0], "fewer than one each");
+    }
 }

@@ -1,6 +1,6 @@
 //! The inspector's port: its page, and the API that the page uses, for other programs too. docs/inspector.md describes it.
 
-use std::{convert::Infallible, time::Duration};
+use std::{convert::Infallible, sync::Arc, time::Duration};
 
 use axum::{
     Json, Router,
@@ -29,6 +29,9 @@ use super::{
     shown::Shown,
     store::{Exchange, Store},
 };
+
+/// How many may be told of changes at once.
+pub(super) const VIEWERS: usize = 32;
 
 /// How often somebody who looks is told of changes at most.
 const AT_MOST_EVERY: Duration = Duration::from_millis(100);
@@ -101,16 +104,36 @@ fn wanted(inspector: &Inspector, query: Option<&str>) -> Result<Vec<Exchange>, R
     Ok(exchanges)
 }
 
-async fn list(State(inspector): State<Inspector>, RawQuery(query): RawQuery) -> Result<Json<Value>, Refused> {
-    let revision = inspector.with(|store| store.revision());
-    let exchanges = wanted(&inspector, query.as_deref())?;
-    let exchanges: Vec<_> = exchanges.iter().map(Shown::summary).collect();
-    Ok(Json(json!({
-        "started": humantime::format_rfc3339_millis(inspector.0.started).to_string(),
-        "revision": revision,
-        "endpoints": inspector.endpoints(),
-        "exchanges": exchanges,
-    })))
+/// Reads through all that is kept, which may take a while: beside those who carry flows, and for one who asks at a time.
+async fn reading(
+    inspector: Inspector,
+    read: impl FnOnce(&Inspector) -> Result<Value, Refused> + Send + 'static,
+) -> Result<Response, Refused> {
+    // It is never closed.
+    let turn = Arc::clone(&inspector.0.reader).acquire_owned().await;
+    let read = tokio::task::spawn_blocking(move || {
+        let _turn = turn;
+        read(&inspector).map(|told| Json(told).into_response())
+    });
+    read.await.unwrap_or_else(|error| {
+        tracing::error!(%error, "the inspector could not read what it keeps");
+        Err(Refused::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", "see the agent's log"))
+    })
+}
+
+async fn list(State(inspector): State<Inspector>, RawQuery(query): RawQuery) -> Result<Response, Refused> {
+    reading(inspector, move |inspector| {
+        let revision = inspector.with(|store| store.revision());
+        let exchanges = wanted(inspector, query.as_deref())?;
+        let exchanges: Vec<_> = exchanges.iter().map(Shown::summary).collect();
+        Ok(json!({
+            "started": humantime::format_rfc3339_millis(inspector.0.started).to_string(),
+            "revision": revision,
+            "endpoints": inspector.endpoints(),
+            "exchanges": exchanges,
+        }))
+    })
+    .await
 }
 
 async fn clear(State(inspector): State<Inspector>) -> StatusCode {
@@ -162,31 +185,40 @@ async fn again(
 }
 
 async fn as_har(State(inspector): State<Inspector>, RawQuery(query): RawQuery) -> Result<Response, Refused> {
-    let wanted = wanted(&inspector, query.as_deref())?;
-    let exchanges: Vec<_> =
-        wanted.iter().rev().filter_map(|light| inspector.with(|store| store.get(light.id))).collect();
+    let archive = reading(inspector, move |inspector| {
+        let wanted = wanted(inspector, query.as_deref())?;
+        let whole = wanted.iter().rev().filter_map(|light| inspector.with(|store| store.get(light.id)));
+        Ok(har::archive(&whole.collect::<Vec<_>>()))
+    });
     let fields: [(HeaderName, String); 1] =
         [(CONTENT_DISPOSITION, format!("attachment; filename=\"{FILE}\""))];
-    Ok((fields, Json(har::archive(&exchanges))).into_response())
+    Ok((fields, archive.await?).into_response())
 }
 
 /// Tells of each change, by its number alone: who looks asks for what is wanted.
-async fn events(State(inspector): State<Inspector>) -> Sse<impl Stream<Item = Result<Event, Infallible>>> {
+async fn events(
+    State(inspector): State<Inspector>,
+) -> Result<Sse<impl Stream<Item = Result<Event, Infallible>>>, Refused> {
+    let Ok(place) = Arc::clone(&inspector.0.viewers).try_acquire_owned() else {
+        let error = format!("{VIEWERS} pages or programs look at this inspector already: close one");
+        return Err(Refused::new(StatusCode::SERVICE_UNAVAILABLE, "too_many_viewers", error));
+    };
     let changes = inspector.0.changed.subscribe();
-    let told = stream::unfold((inspector, changes, true), async |(inspector, mut changes, first)| {
-        if !first {
-            let changed = async {
-                tokio::time::sleep(AT_MOST_EVERY).await;
-                // The sender is held.
-                drop(changes.changed().await);
-            };
-            tokio::select! {
-                () = changed => {}
-                () = inspector.0.tasks.signalled() => return None,
+    let told =
+        stream::unfold((inspector, changes, place, true), async |(inspector, mut changes, place, first)| {
+            if !first {
+                let changed = async {
+                    tokio::time::sleep(AT_MOST_EVERY).await;
+                    // The sender is held.
+                    drop(changes.changed().await);
+                };
+                tokio::select! {
+                    () = changed => {}
+                    () = inspector.0.tasks.signalled() => return None,
+                }
             }
-        }
-        let revision = *changes.borrow_and_update();
-        Some((Ok(Event::default().data(revision.to_string())), (inspector, changes, false)))
-    });
-    Sse::new(told).keep_alive(KeepAlive::default())
+            let revision = *changes.borrow_and_update();
+            Some((Ok(Event::default().data(revision.to_string())), (inspector, changes, place, false)))
+        });
+    Ok(Sse::new(told).keep_alive(KeepAlive::default()))
 }

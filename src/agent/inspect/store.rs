@@ -228,12 +228,19 @@ impl Store {
         });
     }
 
-    /// Bytes of one of its bodies have gone by.
-    pub(super) fn take(&mut self, id: u64, data: &[u8], body: impl FnOnce(&mut Exchange) -> &mut Body) {
+    /// Bytes of one of its bodies have gone by, and so many `beyond` them that are not kept.
+    pub(super) fn take(
+        &mut self,
+        id: u64,
+        data: &[u8],
+        beyond: u64,
+        body: impl FnOnce(&mut Exchange) -> &mut Body,
+    ) {
         let Some(exchange) = self.kept.get_mut(&id) else { return };
         let body = body(exchange);
         let before = body.kept.capacity();
         body.take(data);
+        body.length += beyond;
         self.bytes += body.kept.capacity() - before;
         self.revision += 1;
         exchange.revision = self.revision;
@@ -382,7 +389,7 @@ pub(super) mod tests {
         let mut store = Store::default();
         let id = begin(&mut store);
         for piece in [&[1; 10][..], &[2; BODY], &[3; 5]] {
-            store.take(id, piece, |exchange| &mut exchange.response_body);
+            store.take(id, piece, 0, |exchange| &mut exchange.response_body);
         }
         let body = store.get(id).unwrap().response_body;
         assert_eq!((body.kept.len(), body.length, body.is_cut()), (BODY, BODY as u64 + 15, true));
@@ -396,8 +403,8 @@ pub(super) mod tests {
         let full = BYTES / (2 * BODY);
         for _ in 0..full + 10 {
             let id = begin(&mut store);
-            store.take(id, &[0; BODY + 1], |exchange| &mut exchange.request_body);
-            store.take(id, &[0; BODY + 1], |exchange| &mut exchange.response_body);
+            store.take(id, &[0; BODY + 1], 0, |exchange| &mut exchange.request_body);
+            store.take(id, &[0; BODY + 1], 0, |exchange| &mut exchange.response_body);
             assert!(store.bytes <= BYTES && is_counted(&store));
         }
         let left = ids(&store);
@@ -414,10 +421,10 @@ pub(super) mod tests {
     fn what_happens_to_one_that_is_gone_changes_nothing() {
         let mut store = Store::default();
         let id = begin(&mut store);
-        store.take(id, b"hello", |exchange| &mut exchange.request_body);
+        store.take(id, b"hello", 0, |exchange| &mut exchange.request_body);
         store.clear();
         let revision = store.revision();
-        store.take(id, b"hello", |exchange| &mut exchange.request_body);
+        store.take(id, b"hello", 0, |exchange| &mut exchange.request_body);
         store.change(id, |exchange| exchange.error = Some("gone".into()));
         assert_eq!((store.light().len(), store.bytes, store.revision()), (0, 0, revision));
         assert!(begin(&mut store) > id, "numbers are not given twice");
@@ -427,7 +434,7 @@ pub(super) mod tests {
     fn one_that_has_waited_is_counted_once() {
         let mut store = Store::default();
         let id = begin(&mut store);
-        store.take(id, b"hello", |exchange| &mut exchange.request_body);
+        store.take(id, b"hello", 0, |exchange| &mut exchange.request_body);
         store.begin(Exchange { id, ..exchange("GET", "/other", &[], b"") });
         assert!(ids(&store) == [id] && is_counted(&store));
     }
@@ -436,7 +443,7 @@ pub(super) mod tests {
     fn each_change_has_a_number_of_its_own() {
         let mut store = Store::default();
         let (one, other) = (begin(&mut store), begin(&mut store));
-        store.take(one, b"x", |exchange| &mut exchange.request_body);
+        store.take(one, b"x", 0, |exchange| &mut exchange.request_body);
         assert!(store.get(one).unwrap().revision > store.get(other).unwrap().revision);
         assert_eq!(store.revision(), store.get(one).unwrap().revision);
     }
@@ -445,7 +452,7 @@ pub(super) mod tests {
     fn a_list_holds_no_content() {
         let mut store = Store::default();
         let id = begin(&mut store);
-        store.take(id, b"hello", |exchange| &mut exchange.request_body);
+        store.take(id, b"hello", 0, |exchange| &mut exchange.request_body);
         let light = &store.light()[0];
         assert_eq!((light.request_body.length, light.request_body.kept.len()), (5, 0));
         assert!(light.request_body.is_cut());

@@ -18,9 +18,12 @@ use tokio::time::Instant;
 use super::{
     Inspector, REPLAY,
     mask::Known,
-    store::{Body, Exchange, RequestHead, ResponseHead, Times},
+    store::{BODY, Body, Exchange, RequestHead, ResponseHead, Times},
 };
 use crate::agent::Endpoint;
+
+/// How much of a body that is beyond what is kept goes by before its length is told.
+const AT_ONCE: u64 = 256 * 1024;
 
 /// The requests of a flow, which the inspector looks at.
 #[derive(Debug, Clone)]
@@ -51,6 +54,7 @@ impl fmt::Debug for Replayed {
 #[derive(Debug)]
 pub(in crate::agent) struct Tap {
     under_way: UnderWay,
+    received: Passed,
     is_replay: bool,
     over: bool,
 }
@@ -59,7 +63,30 @@ pub(in crate::agent) struct Tap {
 #[derive(Debug)]
 pub(in crate::agent) struct Sending {
     under_way: UnderWay,
+    sent: Passed,
     over: bool,
+}
+
+/// What of a body has gone by.
+#[derive(Debug, Default)]
+struct Passed {
+    kept: usize,
+    /// How much beyond that has not been told yet.
+    untold: u64,
+}
+
+impl Passed {
+    /// What of these bytes is to be kept, and how many others are to be told of now.
+    fn take<'a>(&mut self, data: &'a [u8]) -> (&'a [u8], u64) {
+        let (kept, beyond) = data.split_at(data.len().min(BODY - self.kept));
+        self.kept += kept.len();
+        self.untold += beyond.len() as u64;
+        (kept, if self.untold < AT_ONCE { 0 } else { self.rest() })
+    }
+
+    fn rest(&mut self) -> u64 {
+        std::mem::take(&mut self.untold)
+    }
 }
 
 #[derive(Debug, Clone)]
@@ -75,9 +102,10 @@ impl UnderWay {
         self.inspector.with(|store| store.change(self.id, |exchange| change(exchange, now)));
     }
 
-    fn take(&self, data: &[u8], body: impl FnOnce(&mut Exchange) -> &mut Body) {
-        if !data.is_empty() {
-            self.inspector.with(|store| store.take(self.id, data, body));
+    /// Takes nobody's time for what is not kept.
+    fn take(&self, (kept, beyond): (&[u8], u64), body: impl FnOnce(&mut Exchange) -> &mut Body) {
+        if !kept.is_empty() || beyond > 0 {
+            self.inspector.with(|store| store.take(self.id, kept, beyond, body));
         }
     }
 }
@@ -139,7 +167,7 @@ impl Inspected {
             id
         });
         let under_way = UnderWay { inspector: self.inspector.clone(), id, began };
-        Tap { under_way, is_replay: self.replay.is_some(), over: false }
+        Tap { under_way, received: Passed::default(), is_replay: self.replay.is_some(), over: false }
     }
 }
 
@@ -169,7 +197,7 @@ fn head<B>(endpoint: &Endpoint, request: &Request<B>) -> RequestHead {
 impl Tap {
     /// For the request's body.
     pub(in crate::agent) fn sending(&self) -> Sending {
-        Sending { under_way: self.under_way.clone(), over: false }
+        Sending { under_way: self.under_way.clone(), sent: Passed::default(), over: false }
     }
 
     /// The response has begun, the service's or the agent's own.
@@ -188,15 +216,17 @@ impl Tap {
     }
 
     /// Bytes of the response's body.
-    pub(in crate::agent) fn receive(&self, data: &[u8]) {
-        self.under_way.take(data, |exchange| &mut exchange.response_body);
+    pub(in crate::agent) fn receive(&mut self, data: &[u8]) {
+        self.under_way.take(self.received.take(data), |exchange| &mut exchange.response_body);
     }
 
     /// The response has come to its end.
     pub(in crate::agent) fn complete(&mut self) {
         if !self.over {
             self.over = true;
+            let rest = self.received.rest();
             self.under_way.change(|exchange, now| {
+                exchange.response_body.length += rest;
                 exchange.response_body.complete = true;
                 exchange.times.ended = Some(now);
             });
@@ -208,7 +238,9 @@ impl Tap {
         if !self.over {
             self.over = true;
             let error = error.into().into_owned();
+            let rest = self.received.rest();
             self.under_way.change(|exchange, now| {
+                exchange.response_body.length += rest;
                 exchange.error = Some(error);
                 exchange.times.ended = Some(now);
             });
@@ -238,18 +270,50 @@ impl Drop for Tap {
 
 impl Sending {
     /// Bytes of the request's body.
-    pub(in crate::agent) fn send(&self, data: &[u8]) {
-        self.under_way.take(data, |exchange| &mut exchange.request_body);
+    pub(in crate::agent) fn send(&mut self, data: &[u8]) {
+        self.under_way.take(self.sent.take(data), |exchange| &mut exchange.request_body);
     }
 
     /// It has come to its end.
     pub(in crate::agent) fn complete(&mut self) {
         if !self.over {
             self.over = true;
+            let rest = self.sent.rest();
             self.under_way.change(|exchange, now| {
+                exchange.request_body.length += rest;
                 exchange.request_body.complete = true;
                 exchange.times.sent.get_or_insert(now);
             });
         }
+    }
+}
+
+impl Drop for Sending {
+    fn drop(&mut self) {
+        let rest = self.sent.rest();
+        self.under_way.take((&[], rest), |exchange| &mut exchange.request_body);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_a_long_body_the_beginning_is_kept_and_the_rest_is_told_in_large_portions() {
+        let mut passed = Passed::default();
+        let piece = vec![0; 60 * 1024];
+        let (mut kept, mut told, mut times) = (0, 0, 0);
+        for _ in 0..1000 {
+            let (some, beyond) = passed.take(&piece);
+            kept += some.len();
+            told += beyond;
+            times += usize::from(!some.is_empty() || beyond > 0);
+        }
+        assert_eq!(kept, BODY);
+        assert!(times < 1000 * piece.len() / AT_ONCE as usize + 3, "{times} times");
+        told += passed.rest();
+        assert_eq!(kept as u64 + told, 1000 * piece.len() as u64);
+        assert_eq!(passed.rest(), 0);
     }
 }

@@ -9,7 +9,7 @@ use std::{
 
 use quinn::crypto::rustls::QuicClientConfig;
 
-use super::{QuicLink, runtime::Batching, tuning};
+use super::{Keeper, QuicLink, runtime::Batching, tuning};
 use crate::{
     net, tls,
     transport::{Link, Lost, Settings},
@@ -61,6 +61,7 @@ pub struct Dialer {
     endpoint: quinn::Endpoint,
     transport: Arc<quinn::TransportConfig>,
     client: Mutex<quinn::ClientConfig>,
+    keeper: Keeper,
 }
 
 /// TLS that is fit for the opening side of QUIC.
@@ -92,7 +93,7 @@ impl Dialer {
             .map_err(DialError::Socket)?;
         let transport = Arc::new(tuning::transport(settings, settings.max_flows, true));
         let client = Mutex::new(client(tls.try_into()?, &transport));
-        Ok(Self { endpoint, transport, client })
+        Ok(Self { endpoint, transport, client, keeper: Keeper::start(settings.window) })
     }
 
     /// Makes handshakes with this from now on. Links that stand are not touched.
@@ -113,7 +114,10 @@ impl Dialer {
         let client = self.client.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let connecting = self.endpoint.connect_with(client, address, name).map_err(invalid)?;
         match tokio::time::timeout(HANDSHAKE, connecting).await {
-            Ok(Ok(connection)) => Ok(Link::Quic(QuicLink::new(connection))),
+            Ok(Ok(connection)) => {
+                let held = self.keeper.held(&connection);
+                Ok(Link::Quic(QuicLink::new(connection, held)))
+            }
             Ok(Err(quinn::ConnectionError::TimedOut)) | Err(_) => {
                 Err(DialError::Timeout { address, after: HANDSHAKE })
             }

@@ -14,7 +14,7 @@ const UNIDIRECTIONAL: u32 = 8;
 /// What an HTTP/3 client may have under way, on one stream and on all, in bytes. Anybody may be one, so it is less than a
 /// link has.
 const STREAM_WINDOW: u32 = 1 << 20;
-const WINDOW: u32 = 4 << 20;
+pub(super) const WINDOW: u32 = 4 << 20;
 
 /// What the edge uses for HTTP/3 clients, which may be anywhere: all else as RFC 9000 and RFC 9002 recommend.
 pub(super) fn transport(requests: u32) -> TransportConfig {

@@ -5,7 +5,7 @@ use std::{fmt, io, net::SocketAddr, sync::Arc, time::Duration};
 use quinn::crypto::rustls::QuicServerConfig;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use super::{QuicLink, runtime::Batching, tuning};
+use super::{Keeper, QuicLink, runtime::Batching, tuning};
 use crate::{
     net,
     protocol::Close,
@@ -41,6 +41,7 @@ pub struct Listener {
     endpoint: quinn::Endpoint,
     server: quinn::ServerConfig,
     handshakes: Arc<Semaphore>,
+    keeper: Arc<Keeper>,
 }
 
 /// TLS that is fit for the accepting side of QUIC.
@@ -73,7 +74,7 @@ impl Listener {
         settings: &Settings,
     ) -> Result<Self, BindError> {
         let transport = tuning::transport(settings, STREAMS_BEFORE_HELLO, false);
-        Self::bind_with(address, tls, tuning::endpoint(secret), transport)
+        Self::bind_with(address, tls, tuning::endpoint(secret), transport, settings.window)
     }
 
     /// Binds a UDP port for HTTP/3 clients, each of which may have so many requests open at once.
@@ -87,7 +88,8 @@ impl Listener {
         secret: &[u8; 32],
         requests: u32,
     ) -> Result<Self, BindError> {
-        Self::bind_with(address, tls, tuning::endpoint(Some(secret)), super::http3::transport(requests))
+        let transport = super::http3::transport(requests);
+        Self::bind_with(address, tls, tuning::endpoint(Some(secret)), transport, super::http3::WINDOW)
     }
 
     fn bind_with(
@@ -95,6 +97,7 @@ impl Listener {
         tls: rustls::ServerConfig,
         endpoint: quinn::EndpointConfig,
         transport: quinn::TransportConfig,
+        window: u32,
     ) -> Result<Self, BindError> {
         let bind = |source| BindError::Bind { address, source };
         let mut server = quinn::ServerConfig::with_crypto(ServerCrypto::try_from(tls)?.0);
@@ -102,7 +105,12 @@ impl Listener {
         let socket = net::bind_udp(address).map_err(bind)?;
         let runtime = Arc::new(Batching);
         let endpoint = quinn::Endpoint::new(endpoint, Some(server.clone()), socket, runtime).map_err(bind)?;
-        Ok(Self { endpoint, server, handshakes: Arc::new(Semaphore::new(HANDSHAKES)) })
+        Ok(Self {
+            endpoint,
+            server,
+            handshakes: Arc::new(Semaphore::new(HANDSHAKES)),
+            keeper: Arc::new(Keeper::start(window)),
+        })
     }
 
     /// Makes handshakes with this from now on. Links that stand are not touched, and what clients have been given to prove
@@ -133,7 +141,7 @@ impl Listener {
             };
             let crowded = self.handshakes.available_permits() < HANDSHAKES / 2;
             if !(crowded && incoming.may_retry()) {
-                return Some(Incoming { incoming, permit });
+                return Some(Incoming { incoming, permit, keeper: Arc::clone(&self.keeper) });
             }
             if let Err(error) = incoming.retry() {
                 tracing::debug!(%error, "a client could not be asked to prove its address");
@@ -154,6 +162,7 @@ impl Listener {
 pub struct Incoming {
     incoming: quinn::Incoming,
     permit: OwnedSemaphorePermit,
+    keeper: Arc<Keeper>,
 }
 
 /// Why a handshake did not come to its end.
@@ -185,7 +194,10 @@ impl Incoming {
     /// # Errors
     /// When it fails, or is not done in time.
     pub async fn handshake(self, deadline: Duration) -> Result<Link, HandshakeError> {
-        self.connection(deadline).await.map(|connection| Link::Quic(QuicLink::new(connection)))
+        let keeper = Arc::clone(&self.keeper);
+        let connection = self.connection(deadline).await?;
+        let held = keeper.held(&connection);
+        Ok(Link::Quic(QuicLink::new(connection, held)))
     }
 
     /// The same for a connection that is no link.

@@ -16,11 +16,7 @@ use crate::transport::{Congestion, Settings};
 const MAX_MTU: u16 = 6500;
 
 /// How much one stream may have under way, in bytes: 100 ms at 300 Mbit/s.
-const STREAM_WINDOW: u32 = 4 << 20;
-
-/// How much all streams of a link together may have under way, in bytes. It also bounds what a link whose flows are not
-/// read costs in memory.
-const LINK_WINDOW: u32 = 16 << 20;
+pub(super) const STREAM_WINDOW: u32 = 4 << 20;
 
 /// What a side keeps of what it sent until the peer has it, in bytes.
 const SEND_WINDOW: u64 = 8 << 20;
@@ -47,7 +43,7 @@ pub(super) fn transport(settings: &Settings, peer_streams: u32, keep_alive: bool
         .max_concurrent_bidi_streams(streams(peer_streams))
         .max_concurrent_uni_streams(VarInt::from_u32(0))
         .stream_receive_window(VarInt::from_u32(STREAM_WINDOW))
-        .receive_window(VarInt::from_u32(LINK_WINDOW))
+        .receive_window(VarInt::from_u32(settings.window))
         .send_window(SEND_WINDOW)
         .initial_rtt(INITIAL_RTT)
         .mtu_discovery_config(Some(mtu));

@@ -65,6 +65,8 @@ function filter() {
 /// Asks for the list and, if it has changed, for the exchange that is shown. One at a time; what changes meanwhile is asked
 /// for behind it.
 async function refresh() {
+  // Nobody looks; what has changed is asked for when somebody does.
+  if (document.hidden) return;
   if (asking) {
     askAgain = true;
     return;
@@ -433,4 +435,5 @@ function listen() {
   };
 }
 
+document.addEventListener('visibilitychange', refresh);
 listen();
