@@ -1,5 +1,5 @@
 //! The operators' port: health, readiness, metrics, the API by which a node tells what it sees and is told what to do, and the
-//! dashboard that shows it, over HTTP/1.1.
+//! dashboard that shows it, over HTTP/1.1, in the clear or with TLS.
 //!
 //! Reads snapshots that it owns; it never holds a lock of the data path while it answers. What it is told to do, others do:
 //! whoever runs the node drains it. [`Answers`] is the same API for the operators of other nodes, who come by their node's
@@ -8,6 +8,7 @@
 mod actions;
 mod answers;
 mod dashboard;
+mod door;
 mod elsewhere;
 mod error;
 mod figures;
@@ -41,11 +42,48 @@ use crate::{
     drain::{Aborted, Tasks},
     protocol::{NodeId, Phase},
     telemetry::{Log, Metrics},
+    tls::{self, ServerTls},
     upstream::Upstreams,
 };
 pub use answers::Answers;
+use door::{Door, Visitor};
 use live::Live;
 use operator::Operator;
+
+/// How the port listens.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Where.
+    pub bind: SocketAddr,
+    /// With what certificate; in the clear without one.
+    pub tls: Option<TlsConfig>,
+}
+
+/// The port with TLS.
+#[derive(Debug, Clone)]
+pub struct TlsConfig {
+    /// Its certificate.
+    pub identity: tls::Identity,
+    /// What it asks of operators in the handshake.
+    pub clients: tls::ClientAuth,
+}
+
+/// What the port makes handshakes with, which has been found to be fit for them; nothing where it speaks in the clear.
+#[derive(Debug)]
+pub struct Handshakes(Option<rustls::ServerConfig>);
+
+impl Handshakes {
+    /// Those of a configuration.
+    ///
+    /// # Errors
+    /// When they cannot be used.
+    pub fn new(config: &Config) -> Result<Self, BindError> {
+        let server = |tls: &TlsConfig| {
+            tls::server_config(std::slice::from_ref(&tls.identity), tls.clients.clone(), &[b"http/1.1"])
+        };
+        Ok(Self(config.tls.as_ref().map(server).transpose()?))
+    }
+}
 
 /// What the port shows, and what it passes orders on to.
 #[derive(Debug, Clone)]
@@ -87,7 +125,7 @@ pub struct Source {
 /// A certificate of a port.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Certificate {
-    /// `edge`, `link` or `peer`.
+    /// `admin`, `edge`, `link` or `peer`.
     pub port: &'static str,
     /// Whom it is for.
     pub names: Vec<String>,
@@ -99,17 +137,36 @@ pub struct Certificate {
 #[derive(Debug)]
 pub struct Admin {
     address: SocketAddr,
+    tls: Option<ServerTls>,
     /// The API without the port's guards.
     api: Arc<Router>,
     tasks: Tasks,
 }
 
-/// A port that cannot be bound.
+/// Why the port does not open, or does not go on with another certificate.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot listen on TCP {address} for operators (--admin-bind)")]
-pub struct BindError {
-    address: SocketAddr,
-    source: io::Error,
+pub enum BindError {
+    /// It cannot be bound.
+    #[error("cannot listen on TCP {address} for operators (--admin-bind)")]
+    Bind {
+        /// The address that was asked for.
+        address: SocketAddr,
+        /// Why.
+        source: io::Error,
+    },
+    /// Its certificate cannot be used.
+    #[error("the admin port's certificate cannot be used")]
+    Tls(#[from] tls::ConfigError),
+    /// It speaks in the clear and would have to speak TLS, or the other way round.
+    #[error(
+        "the admin port speaks {now} since the node's start, and --admin-cert cannot {change} while it runs: restart the node"
+    )]
+    Switched {
+        /// How it speaks.
+        now: &'static str,
+        /// What the certificate would have to do.
+        change: &'static str,
+    },
 }
 
 /// Paths, and what answers to them.
@@ -177,10 +234,11 @@ impl Admin {
     /// Binds the port and serves.
     ///
     /// # Errors
-    /// When the port is taken.
-    pub async fn start(bind: SocketAddr, source: Source) -> Result<Self, BindError> {
-        let failed = |source| BindError { address: bind, source };
-        let listener = TcpListener::bind(bind).await.map_err(failed)?;
+    /// When the port is taken, or its certificate cannot be used.
+    pub async fn start(config: &Config, source: Source) -> Result<Self, BindError> {
+        let tls = Handshakes::new(config)?.0.map(ServerTls::new);
+        let failed = |source| BindError::Bind { address: config.bind, source };
+        let listener = TcpListener::bind(config.bind).await.map_err(failed)?;
         let address = listener.local_addr().map_err(failed)?;
         let source = Arc::new(source);
         let tasks = Tasks::new();
@@ -188,20 +246,45 @@ impl Admin {
         let router = router(&source, &live, address);
         let api = Arc::new(routed(reads()).merge(routed(acts())).with_state(source));
         let signal = tasks.clone();
+        let door = Door::new(listener, tls.clone());
         tasks.spawn(async move {
-            let service = router.into_make_service_with_connect_info::<SocketAddr>();
-            let serve = axum::serve(listener, service)
-                .with_graceful_shutdown(async move { signal.signalled().await });
+            let service = router.into_make_service_with_connect_info::<Visitor>();
+            let serve =
+                axum::serve(door, service).with_graceful_shutdown(async move { signal.signalled().await });
             if let Err(error) = serve.await {
                 tracing::error!(%error, "the admin port has failed");
             }
         });
-        Ok(Self { address, api, tasks })
+        Ok(Self { address, tls, api, tasks })
     }
 
     /// The address that was bound.
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Whether it speaks TLS.
+    pub fn is_tls(&self) -> bool {
+        self.tls.is_some()
+    }
+
+    /// Whether it can go on with these.
+    ///
+    /// # Errors
+    /// When they are not for a port that speaks as this one does.
+    pub fn check(&self, handshakes: &Handshakes) -> Result<(), BindError> {
+        match (self.is_tls(), handshakes.0.is_some()) {
+            (true, false) => Err(BindError::Switched { now: "TLS", change: "go" }),
+            (false, true) => Err(BindError::Switched { now: "in the clear", change: "come" }),
+            _ => Ok(()),
+        }
+    }
+
+    /// Makes handshakes with these from now on. Connections that stand are not touched.
+    pub fn replace(&self, handshakes: Handshakes) {
+        if let (Some(tls), Some(server)) = (&self.tls, handshakes.0) {
+            tls.replace(server);
+        }
     }
 
     /// What other nodes are told for their operators.

@@ -12,10 +12,13 @@ mod failure;
 mod forward;
 mod http;
 mod node;
+mod operator;
+mod plain;
 mod process;
 mod reload;
 mod status;
 mod token;
+mod top;
 
 use std::{fmt, io::Write, process::ExitCode};
 
@@ -112,6 +115,9 @@ enum Command {
     /// Show what nodes see: each other, agents, links, endpoints, flows
     #[command(after_help = ENVIRONMENT)]
     Status(Box<status::StatusArgs>),
+    /// Watch the cluster on the terminal, live: nodes, endpoints by rate, agents, links
+    #[command(after_help = format!("{}\n\n{ENVIRONMENT}", top::KEYS))]
+    Top(Box<top::TopArgs>),
     /// Make certificates, and show what is in them
     Certs(certs::CertsArgs),
     /// Make a token, or the keys for tokens
@@ -212,6 +218,7 @@ fn execute(command: Command, given: &Given) -> Result<(), Failure> {
         Command::Forward(ForwardCommand::Check(args)) => check::forward(*args),
         Command::Bench(command) => bench::run(command),
         Command::Status(args) => status::run(*args),
+        Command::Top(args) => top::run(&args),
         // All that goes wrong there is a file or a name that the user gave.
         Command::Certs(args) => certs::run(args, &mut std::io::stdout().lock()).map_err(Failure::Usage),
         Command::Token(args) => token::run(*args, &mut std::io::stdout().lock()).map_err(Failure::Usage),

@@ -23,6 +23,7 @@ mod node;
 mod probes;
 mod tenants;
 mod traces;
+mod trust;
 mod udp;
 mod watch;
 
@@ -43,7 +44,7 @@ pub use agent::{
 };
 pub use agent_http::HttpArgs;
 pub use auth::{AdminAuthArgs, EdgeAuthArgs, LinkAuthArgs};
-pub use clients::{EdgeClientArgs, LinkClientArgs};
+pub use clients::{AdminClientArgs, EdgeClientArgs, LinkClientArgs};
 pub use connect::{ConnectArgs, UnusableProxy};
 pub use forward::{ForwardArgs, ForwardTcpArgs, ForwardUdpArgs, PortArgs, PortKind, RunForwardArgs};
 pub use given::Given;
@@ -55,6 +56,8 @@ pub use log::LogArgs;
 pub use node::NodeArgs;
 pub use tenants::TenantArgs;
 pub use traces::{NodeTraceArgs, TraceArgs};
+pub use trust::TrustArgs;
+pub(crate) use trust::server_name;
 pub use udp::UdpArgs;
 pub use watch::Watch;
 

@@ -74,7 +74,7 @@ pub struct Config {
     /// Where spans go, if anywhere.
     pub traces: Option<otlp::Config>,
     /// The operators' port.
-    pub admin: SocketAddr,
+    pub admin: admin::Config,
     /// How long everything under way may take to end when the node leaves.
     pub grace_period: Duration,
     /// How long a leaving node goes on accepting clients, so that a balancer sees it is not ready.
@@ -158,6 +158,8 @@ pub struct Addresses {
     pub link: SocketAddr,
     /// Operators.
     pub admin: SocketAddr,
+    /// Whether these speak TLS.
+    pub admin_tls: bool,
     /// Other nodes.
     pub peer: Option<SocketAddr>,
 }
@@ -254,7 +256,8 @@ impl Node {
             grace_period,
             drain_delay,
         } = config;
-        Exposure { link: link.bind, sni: edge.sni.is_some(), admin }.check(&auth, allow_anonymous)?;
+        Exposure { link: link.bind, sni: edge.sni.is_some(), admin: admin.bind }
+            .check(&auth, allow_anonymous)?;
         let (link_tls, link_https) = links::tls_of(&link)?;
         let secret = link.identity.derive_key(b"adit link");
         let LinkConfig { bind, advertise, identity: _, clients: _, settings } = link;
@@ -272,7 +275,7 @@ impl Node {
         let edge_address = Arc::new(OnceLock::new());
         let (log, leave) = (Arc::new(OnceLock::new()), watch::Sender::new(false));
         let admin = Admin::start(
-            admin,
+            &admin,
             admin::Source {
                 node: node.clone(),
                 cluster: cluster.clone(),
@@ -370,6 +373,7 @@ impl Node {
             tcp: edge.ports().to_vec(),
             link: address,
             admin: admin.address(),
+            admin_tls: admin.is_tls(),
             peer: cluster_view.as_ref().map(|cluster| cluster.address()),
         };
         phase.send_replace(Phase::Ready);

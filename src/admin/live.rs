@@ -32,7 +32,7 @@ use super::{Source, error, figures::Figures, operator::Operator};
 use crate::{drain::Tasks, protocol::TenantId};
 use board::Board;
 use nodes::Peers;
-use rates::Samples;
+use rates::{Opened, Samples};
 
 /// How many may look at once.
 const VIEWERS: usize = 32;
@@ -91,7 +91,7 @@ impl Live {
 
     /// Keeps the board up to date for as long as somebody looks.
     async fn keep_up(&self) {
-        let (mut own, mut peers) = (Samples::default(), Peers::default());
+        let (mut own, mut peers, mut opened) = (Samples::default(), Peers::default(), Opened::default());
         // At most one question to each node.
         let mut asks = FuturesUnordered::new();
         let mut next = Instant::now();
@@ -103,7 +103,7 @@ impl Live {
                     own.push(Figures::of(&self.source));
                     let nodes = self.source.peers.get().map_or_else(Vec::new, |cluster| cluster.peers());
                     asks.extend(peers.update(&nodes));
-                    let (head, rows) = rows::all(&self.source, &own, &peers);
+                    let (head, rows) = rows::all(&self.source, &own, &peers, &mut opened);
                     self.board.send_modify(|board| board.update(head, rows));
                     next = began + pause(nodes.len(), began.elapsed());
                 }

@@ -1,6 +1,6 @@
 //! Who asks, and whether they may: what the port's guard says of a request's credentials.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::sync::Arc;
 
 use axum::{
     extract::{ConnectInfo, Request, State},
@@ -9,7 +9,9 @@ use axum::{
     response::Response,
 };
 
-use super::error;
+use rustls::pki_types::CertificateDer;
+
+use super::{door::Visitor, error};
 use crate::{
     auth::{Action, Caller, Guard, Lapsed, Refused, Shown, Standing, Tenants},
     protocol::TenantId,
@@ -49,14 +51,15 @@ impl Operator {
 /// Lets in who may do what operators do.
 pub(super) async fn permit(
     State(guard): State<Guard>,
-    ConnectInfo(client): ConnectInfo<SocketAddr>,
+    ConnectInfo(visitor): ConnectInfo<Visitor>,
     mut request: Request,
     next: Next,
 ) -> Response {
-    match caller(&guard, request.headers()).await {
+    let Visitor { address: client, certificate } = visitor;
+    match caller(&guard, request.headers(), certificate.as_deref()).await {
         Ok(caller) => {
             let tenants = caller.grant.tenants.clone();
-            let standing = Standing::new(&guard, caller, None);
+            let standing = Standing::new(&guard, caller, certificate);
             let standing = standing.ends().then(|| Arc::new(standing));
             request.extensions_mut().insert(Operator { tenants, from: client.to_string().into(), standing });
             next.run(request).await
@@ -69,9 +72,14 @@ pub(super) async fn permit(
     }
 }
 
-async fn caller(guard: &Guard, headers: &HeaderMap) -> Result<Caller, Refused> {
-    let token = guard.bearer(headers, |_| false)?.map(|bearer| bearer.token);
-    let caller = guard.caller(Shown { token, certificate: None }, None).await?;
+async fn caller(
+    guard: &Guard,
+    headers: &HeaderMap,
+    certificate: Option<&CertificateDer<'static>>,
+) -> Result<Caller, Refused> {
+    let needless = |refused: &Refused| certificate.is_some() && matches!(refused, Refused::Missing);
+    let token = guard.bearer(headers, needless)?.map(|bearer| bearer.token);
+    let caller = guard.caller(Shown { token, certificate }, None).await?;
     guard.may(&caller.grant, Action::Admin)?;
     Ok(caller)
 }

@@ -46,7 +46,11 @@ fn tell_node(config: &node::Config, made: &[PathBuf]) {
     }
     say(format_args!("link   quic://{}{}", link.bind, self::asked(&auth.link)));
     tell_certificate(&link.identity);
-    say(format_args!("admin  http://{admin}{}", self::asked(&auth.admin)));
+    let scheme = if admin.tls.is_some() { "https" } else { "http" };
+    say(format_args!("admin  {scheme}://{}{}", admin.bind, self::asked(&auth.admin)));
+    if let Some(tls) = &admin.tls {
+        tell_certificate(&tls.identity);
+    }
     if let Some(cluster) = cluster_links {
         say(format_args!("peer   quic://{}", cluster.bind));
         tell_certificate(&cluster.identity);

@@ -139,6 +139,7 @@ impl Demo {
         say(format_args!("  curl -N -H 'x-adit-endpoint: hello' {web}/events"));
         say(format_args!("  nc {} {}", forwarded.ip(), forwarded.port()));
         say(format_args!("  {adit} status --admin {admin}"));
+        say(format_args!("  {adit} top --admin {admin}"));
         say(format_args!("\nThe dashboard, in a browser: http://{}/", reachable(first.admin)));
         say("\nServe something of your own through this node, such as a web server on port 3000:\n");
         say(format_args!("  {adit} agent http mine 3000 --connect {link}{certs}"));

@@ -28,6 +28,9 @@ const TAKES: &[&str] = &[
     "--link-auth-",
     "--link-client-",
     "--admin-auth-",
+    "--admin-cert",
+    "--admin-key",
+    "--admin-client-",
     "--tenants",
     "--tenant-",
     "--limit",
@@ -101,7 +104,7 @@ pub(super) fn tell(addresses: &Addresses) {
         say(format_args!("tcp    tcp://{} for {}", port.bind, port.endpoint));
     }
     say(format_args!("link   quic://{}", addresses.link));
-    say(format_args!("admin  http://{}", addresses.admin));
+    say(format_args!("admin  {}://{}", if addresses.admin_tls { "https" } else { "http" }, addresses.admin));
     if let Some(peer) = addresses.peer {
         say(format_args!("peer   quic://{peer}"));
     }

@@ -9,15 +9,12 @@ mod table;
 mod view;
 mod watch;
 
-use std::{io::IsTerminal, path::PathBuf, time::Duration};
+use std::{io::IsTerminal, time::Duration};
 
 use clap::{Args, Subcommand};
 
-use super::{ENVIRONMENT, failure::Failure, process, say};
-use crate::{
-    net::HostPort,
-    protocol::{NodeId, Secret},
-};
+use super::{ENVIRONMENT, failure::Failure, operator::AdminArgs, plain::is_colour_wanted, process, say};
+use crate::protocol::NodeId;
 use ask::Asker;
 use view::View;
 
@@ -59,15 +56,8 @@ enum What {
 /// Whom to ask, and how to show the answer.
 #[derive(Debug, Args)]
 struct ShowArgs {
-    /// The admin port of the node to ask: what it was given as --admin-bind.
-    #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:8002")]
-    admin: HostPort,
-    /// Token to show to the node. In ADIT_TOKEN it stays out of the list of processes.
-    #[arg(long, value_name = "TOKEN", hide_default_value = true)]
-    token: Option<Secret>,
-    /// The same from a file.
-    #[arg(long, value_name = "FILE")]
-    token_file: Option<PathBuf>,
+    #[command(flatten)]
+    admin: AdminArgs,
     /// Show what another node sees: the one that is asked asks it, over the link between the two.
     #[arg(long, value_name = "ID")]
     node: Option<NodeId>,
@@ -131,9 +121,9 @@ impl StatusArgs {
 
 pub(super) fn run(args: StatusArgs) -> Result<(), Failure> {
     let (view, show) = args.split();
-    let asker = Asker::new(&show, view.path(show.node.as_ref()))?;
+    let asker = Asker::new(&show.admin, view.path(show.node.as_ref()))?;
     let terminal = std::io::stdout().is_terminal();
-    let shown = Shown { view, json: show.json, colour: terminal && table::is_colour_wanted() };
+    let shown = Shown { view, json: show.json, colour: terminal && is_colour_wanted() };
     process::block_on(async {
         match show.watch {
             Some(every) => watch::run(&asker, &shown, every, terminal && !show.json).await,

@@ -1,4 +1,4 @@
-//! Client certificates of the edge and the link port: who signs them, what they are for, which are denied.
+//! Client certificates of the edge, the link port and the admin port: who signs them, what they are for, which are denied.
 
 use std::{fs, path::PathBuf};
 
@@ -157,6 +157,11 @@ client_args! {
 client_args! {
     /// Client certificates of the link port.
     LinkClientArgs, "link"
+}
+
+client_args! {
+    /// Client certificates of the admin port.
+    AdminClientArgs, "admin"
 }
 
 #[cfg(test)]

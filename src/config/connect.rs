@@ -3,14 +3,13 @@
 use std::{net::IpAddr, path::PathBuf};
 
 use clap::{Args, ValueEnum};
-use rustls::pki_types::ServerName;
 
-use super::{ConfigError, LinkArgs, both};
+use super::{ConfigError, LinkArgs, TrustArgs, server_name};
 use crate::{
     client::{self, Address, Backoff, Token, Transport},
     net::{InvalidProxy, Proxy},
     protocol::{ALPN_LINK, Secret, TenantId},
-    tls::{self, Fingerprint, Identity, Trust},
+    tls,
 };
 
 /// The link to the cluster.
@@ -32,24 +31,8 @@ pub struct ConnectArgs {
     /// The name that the node's certificate must have, if not the host of --connect.
     #[arg(long, value_name = "NAME", value_parser = server_name)]
     server_name: Option<String>,
-    /// Folder whose ca.pem, when there is one, is trusted beside the public authorities.
-    #[arg(long, value_name = "DIR", default_value = "certs")]
-    certs: PathBuf,
-    /// Trust only the authorities in this PEM file.
-    #[arg(long, value_name = "FILE")]
-    ca: Option<PathBuf>,
-    /// Trust only a node whose certificate has this digest (repeatable). `adit node` logs its own as it starts.
-    #[arg(long, value_name = "sha256:HEX")]
-    pin: Vec<Fingerprint>,
-    /// Trust any node. Whoever answers can read and change everything.
-    #[arg(long)]
-    insecure: bool,
-    /// Certificate to show to the node, as PEM.
-    #[arg(long, value_name = "FILE")]
-    cert: Option<PathBuf>,
-    /// The private key of --cert, as PEM.
-    #[arg(long, value_name = "FILE")]
-    key: Option<PathBuf>,
+    #[command(flatten)]
+    trust: TrustArgs,
     /// Tenant to ask for.
     #[arg(long, value_name = "NAME")]
     tenant: Option<TenantId>,
@@ -92,11 +75,9 @@ impl ConnectArgs {
             (Some(proxy), _) => Some(read_proxy("--proxy", proxy.expose())?),
             (None, _) => proxy_of(&self.connect.at.host, |name| std::env::var(name).ok())?,
         };
-        let trust = self.trust()?;
+        let trust = self.trust.trust(&self.connect)?;
         let token = token(self.token, self.token_file, self.token_command)?;
-        let identity = both(("--cert", self.cert), ("--key", self.key))?
-            .map(|(cert, key)| Identity::load(&cert, &key))
-            .transpose()?;
+        let identity = self.trust.identity()?;
         Ok(client::Config {
             connect: self.connect,
             transport: match self.transport {
@@ -116,24 +97,6 @@ impl ConnectArgs {
             quic_again: client::Config::QUIC_AGAIN,
             links: client::Config::LINKS,
         })
-    }
-
-    fn trust(&self) -> Result<Trust, ConfigError> {
-        match (&self.ca, self.pin.as_slice(), self.insecure) {
-            (Some(_), _, true) => Err(ConfigError::Conflict { one: "--insecure", other: "--ca" }),
-            (_, [_, ..], true) => Err(ConfigError::Conflict { one: "--insecure", other: "--pin" }),
-            (Some(_), [_, ..], false) => Err(ConfigError::Conflict { one: "--ca", other: "--pin" }),
-            (None, [], true) => {
-                tracing::warn!(
-                    connect = %self.connect,
-                    "--insecure: the node is not verified, so whoever answers can read and change everything"
-                );
-                Ok(Trust::Insecure)
-            }
-            (None, pins @ [_, ..], false) => Ok(Trust::Pins(pins.to_vec())),
-            (Some(ca), [], false) => Ok(Trust::Roots(Trust::roots_from_file(ca)?)),
-            (None, [], false) => Ok(Trust::PlatformAnd(self.certs.join("ca.pem"))),
-        }
     }
 }
 
@@ -189,13 +152,6 @@ pub struct UnusableProxy {
 
 fn is_loopback(host: &str) -> bool {
     host == "localhost" || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
-}
-
-fn server_name(text: &str) -> Result<String, String> {
-    match ServerName::try_from(text) {
-        Ok(_) => Ok(text.into()),
-        Err(_) => Err("expected a host name or an IP address, without a port".into()),
-    }
 }
 
 #[cfg(test)]

@@ -12,12 +12,12 @@ use clap::Args;
 use ipnet::IpNet;
 
 use super::{
-    AccessLogArgs, AdminAuthArgs, CallerLimitArgs, ConfigError, EdgeAuthArgs, EdgeClientArgs, LimitArgs,
-    LinkArgs, LinkAuthArgs, LinkClientArgs, LogArgs, NodeTraceArgs, TenantArgs, UdpArgs, address, both,
-    door::NodeDoorArgs, duration, layers::table, mapping, network, port,
+    AccessLogArgs, AdminAuthArgs, AdminClientArgs, CallerLimitArgs, ConfigError, EdgeAuthArgs,
+    EdgeClientArgs, LimitArgs, LinkArgs, LinkAuthArgs, LinkClientArgs, LogArgs, NodeTraceArgs, TenantArgs,
+    UdpArgs, address, both, door::NodeDoorArgs, duration, layers::table, mapping, network, port,
 };
 use crate::{
-    auth, cluster,
+    admin, auth, cluster,
     edge::{self, udp},
     net::HostPort,
     node,
@@ -164,8 +164,16 @@ pub struct NodeArgs {
     #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:8002", value_parser = address)]
     #[arg(help_heading = "Operators (admin)")]
     admin_bind: SocketAddr,
+    /// Certificate chain of the admin port, as PEM. It speaks HTTPS then, and nothing in the clear.
+    #[arg(long, value_name = "FILE", help_heading = "Operators (admin)")]
+    admin_cert: Option<PathBuf>,
+    /// Private key of --admin-cert, as PEM.
+    #[arg(long, value_name = "FILE", help_heading = "Operators (admin)")]
+    admin_key: Option<PathBuf>,
     #[command(flatten, next_help_heading = "Operators (admin)")]
     admin_auth: AdminAuthArgs,
+    #[command(flatten, next_help_heading = "Operators (admin)")]
+    admin_clients: AdminClientArgs,
     /// Count requests and connections by endpoint too, for so many endpoints at most: each is several series for whoever
     /// scrapes. All others are counted together, as "*".
     #[arg(long, value_name = "N", default_value = "0", help_heading = "Operators (admin)")]
@@ -229,7 +237,7 @@ impl NodeArgs {
 
     fn read(self, missing: Missing) -> Result<(node::Config, Vec<PathBuf>), ConfigError> {
         let settings = self.link.settings()?;
-        let (auth, edge_clients, link_clients) = self.auth()?;
+        let (auth, Clients { edge: edge_clients, link: link_clients, admin: admin_clients }) = self.auth()?;
         let exposure = node::Exposure {
             link: self.link_bind,
             sni: self.edge_sni_bind.is_some(),
@@ -306,15 +314,18 @@ impl NodeArgs {
                 clients: link_clients,
                 settings,
             },
-            admin: self.admin_bind,
+            admin: admin::Config {
+                bind: self.admin_bind,
+                tls: own.admin.map(|identity| admin::TlsConfig { identity, clients: admin_clients }),
+            },
             grace_period: self.grace_period,
             drain_delay: self.drain_delay,
         };
         Ok((config, made.map_or_else(Vec::new, |made| made.created)))
     }
 
-    /// What the ports ask of their callers, and what the edge and the link port ask for in TLS handshakes.
-    fn auth(&self) -> Result<(node::Auth, tls::ClientAuth, tls::ClientAuth), ConfigError> {
+    /// What the ports ask of their callers, and what they ask for in TLS handshakes.
+    fn auth(&self) -> Result<(node::Auth, Clients), ConfigError> {
         let (tenants, asked) = (self.tenants.keys()?, self.tenants.asked());
         let doors: Vec<_> =
             self.door.iter().cloned().map(NodeDoorArgs::into_door).collect::<Result<_, _>>()?;
@@ -339,9 +350,17 @@ impl NodeArgs {
             doors: auth::Doors::default(),
             keep_expired: self.link_auth.keep_expired(),
         };
-        let admin =
-            auth::PortConfig { keys: self.admin_auth.clone().config()?, ..auth::PortConfig::default() };
-        Ok((node::Auth { edge, link, admin }, edge_clients, link_clients))
+        let (admin_clients, admin_certificates) = self.admin_clients.config()?;
+        if admin_certificates.is_some() && self.admin_cert.is_none() {
+            return Err(ConfigError::Half { given: "--admin-client-ca", missing: "--admin-cert" });
+        }
+        let admin = auth::PortConfig {
+            keys: self.admin_auth.clone().config()?,
+            certificates: admin_certificates,
+            ..auth::PortConfig::default()
+        };
+        let clients = Clients { edge: edge_clients, link: link_clients, admin: admin_clients };
+        Ok((node::Auth { edge, link, admin }, clients))
     }
 
     /// The other nodes. Certificates that are there for nothing else leave a node alone; those that were asked for must do.
@@ -398,9 +417,12 @@ impl NodeArgs {
             return Err(ConfigError::Half { given: "--edge-cert", missing: "--edge-tls-bind" });
         }
         let link = both(("--link-cert", self.link_cert.as_ref()), ("--link-key", self.link_key.as_ref()))?;
+        let admin =
+            both(("--admin-cert", self.admin_cert.as_ref()), ("--admin-key", self.admin_key.as_ref()))?;
         let edge = self.edge_cert.iter().zip(&self.edge_key);
         Ok(Certificates {
             link: link.map(|(cert, key)| Identity::load(cert, key)).transpose()?,
+            admin: admin.map(|(cert, key)| Identity::load(cert, key)).transpose()?,
             edge: edge.map(|(cert, key)| Identity::load(cert, key)).collect::<Result<_, _>>()?,
         })
     }
@@ -424,8 +446,16 @@ impl NodeArgs {
     }
 }
 
+/// What the ports ask for in TLS handshakes.
+struct Clients {
+    edge: tls::ClientAuth,
+    link: tls::ClientAuth,
+    admin: tls::ClientAuth,
+}
+
 struct Certificates {
     link: Option<Identity>,
+    admin: Option<Identity>,
     edge: Vec<Identity>,
 }
 

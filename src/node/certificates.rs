@@ -43,7 +43,9 @@ impl Certificates {
 fn all(config: &Config) -> Vec<Certificate> {
     let edge = config.edge.tls.iter().flat_map(|tls| &tls.identities).map(|identity| ("edge", identity));
     let peer = config.cluster_links.iter().map(|peers| ("peer", &peers.identity));
+    let admin = config.admin.tls.iter().map(|tls| ("admin", &tls.identity));
     edge.chain([("link", &config.link.identity)])
+        .chain(admin)
         .chain(peer)
         .map(|(port, of)| certificate(port, of))
         .collect()
@@ -78,7 +80,7 @@ impl Collector for Certificates {
             MetricType::Gauge,
         )?;
         let all = self.0.borrow();
-        for port in ["edge", "link", "peer"] {
+        for port in ["admin", "edge", "link", "peer"] {
             let ends = all.iter().filter(|certificate| certificate.port == port);
             if let Some(first) = ends.map(|certificate| certificate.not_after).min() {
                 ConstGauge::new(first).encode(metric.encode_family(&PortLabel { port })?)?;

@@ -6,6 +6,7 @@
 
 use super::{Auth, Config, Exposure, Node, StartError, links};
 use crate::{
+    admin,
     auth::Limit,
     cluster, edge,
     telemetry::{Outcome, What},
@@ -15,6 +16,7 @@ use crate::{
 struct Ready {
     edge: Option<edge::Handshakes>,
     link: links::Handshakes,
+    admin: admin::Handshakes,
     peers: Option<cluster::Credentials>,
 }
 
@@ -23,6 +25,7 @@ impl Ready {
         Ok(Self {
             edge: config.edge.tls.as_ref().map(edge::Handshakes::new).transpose()?,
             link: links::Handshakes::new(&config.link)?,
+            admin: admin::Handshakes::new(&config.admin)?,
             peers: config.cluster_links.as_ref().map(cluster::Credentials::new).transpose()?,
         })
     }
@@ -37,7 +40,7 @@ pub fn check(config: &Config) -> Result<(), StartError> {
 }
 
 impl Node {
-    /// Exchanges what can be: the certificates of the edge, the link port and the peer port, the authorities that clients'
+    /// Exchanges what can be: the certificates of the edge, the link port, the admin port and the peer port, the authorities that clients'
     /// and peers' certificates are judged by, what callers are asked for, and their limits. Of all else the configuration is not looked at.
     ///
     /// # Errors
@@ -51,11 +54,13 @@ impl Node {
             admin: self.addresses.admin,
         };
         exposure.check(&config.auth, config.allow_anonymous)?;
+        self.admin.check(&ready.admin)?;
         exposure.tell(&config.auth);
         if let Some(handshakes) = ready.edge {
             self.edge.replace(handshakes);
         }
         self.links.replace(ready.link);
+        self.admin.replace(ready.admin);
         self.certificates.replace(config);
         if let (Some(cluster), Some(credentials)) = (&self.cluster, ready.peers) {
             cluster.replace(credentials);

@@ -41,6 +41,8 @@ pub(super) struct Upstream {
     /// Its connections of HTTP/2.
     pub(super) shared: Shared,
     in_flight: AtomicUsize,
+    /// Requests and flows that it was ever given.
+    opened: AtomicU64,
     /// Until when it is passed over, in milliseconds of the registry's clock.
     pub(super) shunned_until: AtomicU64,
 }
@@ -160,6 +162,7 @@ impl Upstream {
             idle: Idle::default(),
             shared: Shared::default(),
             in_flight: AtomicUsize::new(0),
+            opened: AtomicU64::new(0),
             shunned_until: AtomicU64::new(0),
         })
     }
@@ -245,9 +248,15 @@ impl Upstream {
         self.in_flight.load(Relaxed)
     }
 
+    /// Requests and flows that it was ever given.
+    pub(super) fn opened(&self) -> u64 {
+        self.opened.load(Relaxed)
+    }
+
     /// Counts one more, until the answer is dropped, which its agent serves so long.
     pub(super) fn begin(self: &Arc<Self>, served: Served, entered: Entered) -> InFlight {
         self.in_flight.fetch_add(1, Relaxed);
+        self.opened.fetch_add(1, Relaxed);
         InFlight { upstream: Arc::clone(self), _served: served, _entered: entered }
     }
 }

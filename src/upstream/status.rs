@@ -64,6 +64,9 @@ pub struct EndpointStatus {
     pub nodes: BTreeSet<String>,
     /// Flows in use.
     pub flows: usize,
+    /// Requests and flows that its present agents were ever given: fewer than before once one of them has gone.
+    #[serde(skip)]
+    pub opened: u64,
 }
 
 impl EndpointStatus {
@@ -88,6 +91,7 @@ impl EndpointStatus {
             suspects: answers.values().filter(|answers| !**answers).count(),
             nodes: upstreams.iter().map(|upstream| node(&upstream.via)).collect(),
             flows: upstreams.iter().map(|upstream| upstream.in_flight()).sum(),
+            opened: upstreams.iter().map(|upstream| upstream.opened()).sum(),
         }
     }
 }

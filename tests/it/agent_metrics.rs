@@ -33,7 +33,8 @@ const ANY: Option<SocketAddr> = Some(SocketAddr::new(std::net::IpAddr::V4(std::n
 
 /// An agent with a port of its own, and that port.
 fn start(fabric: &Fabric, endpoints: Vec<agent::Endpoint>) -> (Agent, SocketAddr) {
-    let config = agent::Config { client: fabric.client(), endpoints, inspect: None, traces: None, admin: ANY };
+    let config =
+        agent::Config { client: fabric.client(), endpoints, inspect: None, traces: None, admin: ANY };
     let agent = ok(Agent::start(config));
     let admin = agent.admin().expect("it has a port");
     (agent, admin)

@@ -78,6 +78,7 @@ fn help_of_every_command_fits_80_columns_and_is_as_reviewed() {
         ("help_status", vec!["status"]),
         ("help_status_flows", vec!["status", "flows"]),
         ("help_status_node", vec!["status", "node"]),
+        ("help_top", vec!["top"]),
         ("help_certs", vec!["certs"]),
         ("help_token", vec!["token"]),
         ("help_token_key", vec!["token", "key"]),

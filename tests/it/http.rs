@@ -74,7 +74,7 @@ async fn http2_by_prior_knowledge_is_understood_on_the_plain_port() {
 async fn ipv6_endpoints_and_services_work_like_ipv4() {
     let fabric = Fabric::with(|config| {
         let any = ([0u16, 0, 0, 0, 0, 0, 0, 1], 0).into();
-        (config.edge.bind, config.link.bind, config.admin) = (any, any, any);
+        (config.edge.bind, config.link.bind, config.admin.bind) = (any, any, any);
     })
     .await;
     let service = service::mirror().await;

@@ -28,7 +28,7 @@ const TABLE: &[(&str, &str)] = &[
     ("access_log", "protocol splice upstream telemetry drain"),
     ("relay", "protocol splice transport cluster upstream access_log auth telemetry drain"),
     ("edge", "protocol net splice transport upstream access_log auth tls telemetry drain"),
-    ("admin", "protocol upstream cluster auth tls telemetry drain"),
+    ("admin", "protocol net upstream cluster auth tls telemetry drain"),
     // Everything above but `client`.
     ("node", "protocol drain net telemetry tls otlp splice auth transport cluster upstream access_log relay edge admin"),
     ("probes", "telemetry drain"),

@@ -5,6 +5,7 @@
 mod access_log;
 mod across;
 mod admin;
+mod admin_tls;
 mod asking;
 mod agent_doors;
 mod agent_http;
@@ -72,6 +73,8 @@ mod tcp;
 mod tenants;
 mod timeouts;
 mod traces;
+#[cfg(target_os = "linux")]
+mod top;
 mod trust;
 mod transports;
 mod udp;

@@ -25,6 +25,8 @@ pub(crate) mod service;
 pub(crate) mod udp;
 pub(crate) mod streams;
 pub(crate) mod switch;
+#[cfg(target_os = "linux")]
+pub(crate) mod terminal;
 pub(crate) mod tokens;
 pub(crate) mod viewer;
 pub(crate) mod websocket;

@@ -46,6 +46,7 @@ const TABLES = {
     words('Kind', (endpoint) => endpoint.kind),
     number('Agents', (endpoint) => endpoint.agents),
     number('Not answering', (endpoint) => endpoint.suspects),
+    number('Opened/s', (endpoint) => endpoint.opened_s, text.rate),
     number('Open flows', (endpoint) => endpoint.flows),
     words('Nodes', (endpoint) => join(endpoint.nodes)),
     words('Hosts', (endpoint) => join(endpoint.hosts)),

@@ -1,6 +1,6 @@
 //! Rates of a node, and of the cluster, out of what nodes have counted at several times. Pure: times are those of the figures.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 
 use serde::Serialize;
 
@@ -47,6 +47,32 @@ pub(super) struct Carried {
     pub(super) sent_packets: u64,
     pub(super) lost_packets: u64,
     pub(super) bytes_s: f64,
+}
+
+/// How many requests and flows each endpoint was given, when last asked and before.
+#[derive(Debug, Default)]
+pub(super) struct Opened {
+    before: HashMap<String, u64>,
+    last: HashMap<String, u64>,
+    up_s: f64,
+    seconds: f64,
+}
+
+impl Opened {
+    /// All that is asked from now on is of this time, in seconds since the node's start.
+    pub(super) fn turn(&mut self, up_s: f64) {
+        self.before = std::mem::take(&mut self.last);
+        self.seconds = up_s - self.up_s;
+        self.up_s = up_s;
+    }
+
+    /// How many an endpoint was given a second, between the last two times, which has been given so many. Of one that was not
+    /// there before, or has lost an agent and what that was given, nothing is known.
+    pub(super) fn rate(&mut self, endpoint: &str, opened: u64) -> f64 {
+        self.last.insert(endpoint.to_owned(), opened);
+        let before = self.before.get(endpoint);
+        before.map_or(0.0, |before| rounded(per(opened, *before, self.seconds), 10.0))
+    }
 }
 
 impl Samples {
@@ -247,6 +273,21 @@ mod tests {
         let many = samples((0..100_u32).map(|second| figures(second.into(), [0; 2], [second.into(); 3])));
         assert_eq!(many.0.len(), KEPT);
         assert_eq!(many.pace().unwrap().waits, waits([KEPT as u64 - 1; 3]));
+    }
+
+    #[test]
+    fn an_endpoint_is_given_what_it_had_not_a_moment_ago() {
+        let mut opened = Opened::default();
+        opened.turn(10.0);
+        assert_eq!(opened.rate("web", 1000), 0.0, "nobody knows since when");
+        opened.turn(12.0);
+        assert_eq!((opened.rate("web", 1005), opened.rate("new", 7)), (2.5, 0.0));
+        opened.turn(13.0);
+        assert_eq!((opened.rate("web", 3), opened.rate("new", 8)), (0.0, 1.0), "an agent has gone");
+        opened.turn(14.0);
+        assert_eq!(opened.rate("new", 8), 0.0);
+        opened.turn(15.0);
+        assert_eq!(opened.rate("web", 9000), 0.0, "it was gone in between");
     }
 
     #[test]

@@ -7,7 +7,7 @@ use serde::Serialize;
 use super::{
     board::{Kind, Row},
     nodes::Peers,
-    rates::{Carried, Pace, Rates, Samples, rounded},
+    rates::{Carried, Opened, Pace, Rates, Samples, rounded},
 };
 use crate::{
     admin::{Source, figures::PeerFigures},
@@ -76,6 +76,8 @@ struct EndpointRow<'a> {
     key: &'a str,
     #[serde(flatten)]
     status: EndpointStatus,
+    /// Requests and flows that this node has opened to it, a second.
+    opened_s: f64,
 }
 
 /// An agent, without what changes all the time and of which nobody learns anything.
@@ -105,13 +107,15 @@ struct Pair {
 }
 
 /// All that is shown: the fields of the head, and the rows.
-pub(super) fn all(source: &Source, own: &Samples, peers: &Peers) -> (String, Vec<Row>) {
+pub(super) fn all(source: &Source, own: &Samples, peers: &Peers, opened: &mut Opened) -> (String, Vec<Row>) {
     let mut rows = node_rows(source, own, peers);
     rows.extend(link_rows(source.node.as_str(), own, peers));
     let endpoints = source.upstreams.endpoint_status(&source.node);
     let agents = source.upstreams.agent_status(&source.node);
     let more = endpoints.len() > MOST || agents.len() > MOST;
-    rows.extend(shared(endpoints, MOST, |endpoint| &endpoint.tenant).into_iter().map(endpoint_row));
+    opened.turn(own.last().map_or(0.0, |figures| figures.up_s));
+    let endpoints = shared(endpoints, MOST, |endpoint| &endpoint.tenant);
+    rows.extend(endpoints.into_iter().map(|status| endpoint_row(status, opened)));
     rows.extend(shared(agents, MOST, |agent| &agent.tenant).iter().map(agent_row));
     let mut pace = Pace::default();
     let paces: Vec<_> =
@@ -233,10 +237,11 @@ fn link_row(nodes: [&str; 2], pair: &Pair) -> Row {
     Row { kind: Kind::Link, key: row.key.as_str().into(), tenant: None, json: json(&row) }
 }
 
-fn endpoint_row(status: EndpointStatus) -> Row {
+fn endpoint_row(status: EndpointStatus, opened: &mut Opened) -> Row {
     let key = name(&status.tenant, &status.endpoint);
     let tenant = Some(status.tenant.clone());
-    let json = json(&EndpointRow { key: &key, status });
+    let opened_s = opened.rate(&key, status.opened);
+    let json = json(&EndpointRow { key: &key, status, opened_s });
     Row { kind: Kind::Endpoint, key: key.into(), tenant, json }
 }
 

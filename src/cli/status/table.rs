@@ -4,27 +4,13 @@ use std::fmt;
 
 use clap::builder::styling::{AnsiColor, Style};
 
+use crate::cli::plain::plain;
+
 /// One cell. What it says is mostly another process' text.
 #[derive(Debug, Clone)]
 pub(super) struct Cell {
     text: String,
     style: Style,
-}
-
-/// Whether colours are wanted of what goes to a terminal (<https://no-color.org>).
-pub(super) fn is_colour_wanted() -> bool {
-    let set = |name| std::env::var_os(name).is_some_and(|value| !value.is_empty());
-    !set("NO_COLOR") && std::env::var_os("TERM").is_none_or(|terminal| terminal != "dumb")
-}
-
-/// A text in which nothing steers the terminal.
-fn plain(text: &str) -> String {
-    // Those that change the direction of what follows are no control characters.
-    let steers = |c: char| {
-        c.is_control()
-            || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
-    };
-    text.chars().map(|c| if steers(c) { '?' } else { c }).collect()
 }
 
 fn styled(text: &str, style: Style, colour: bool) -> String {

@@ -113,7 +113,6 @@ impl Listener {
             handshakes: Arc::new(Semaphore::new(HANDSHAKES)),
             turned_away: Counter::default(),
             keeper: Arc::new(Keeper::start(window)),
-            turned_away: Counter::default(),
         })
     }
 

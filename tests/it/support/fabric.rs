@@ -3,6 +3,7 @@
 use std::{any::Any, net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
 use adit::{
+    admin,
     agent::{self, Agent, Service},
     auth::Access,
     client::{self, Transport},
@@ -146,7 +147,7 @@ impl Fabric {
             upstream_wait: Duration::from_secs(2),
             access_log: None,
             traces: None,
-            admin: any,
+            admin: admin::Config { bind: any, tls: None },
             grace_period: Duration::from_secs(10),
             drain_delay: Duration::ZERO,
         };
@@ -263,7 +264,7 @@ impl Fabric {
     pub(crate) async fn restart(&mut self) {
         self.config.edge.bind = self.addresses.edge;
         self.config.link.bind = self.addresses.link;
-        self.config.admin = self.addresses.admin;
+        self.config.admin.bind = self.addresses.admin;
         if let (Some(cluster), Some(peer)) = (&mut self.config.cluster_links, self.addresses.peer) {
             cluster.bind = peer;
         }
