@@ -21,7 +21,7 @@ test *args:
 
 # The program without what is not default, and what a program gets that only embeds the SDK.
 fewer-features:
-    cargo check --all-targets
+    cargo check
     cargo check --no-default-features --lib
     cargo test --no-default-features --lib
 

@@ -18,10 +18,26 @@ use axum::{
     routing::get,
 };
 
+use hyper::server::conn::http1;
+use hyper_util::{rt::TokioIo, service::TowerToHyperService};
+use tokio::{
+    sync::Semaphore,
+    time::{sleep, timeout},
+};
+
 use crate::{drain::Tasks, telemetry::Metrics};
 
 /// How long those who ask have to be answered when the process has left.
 const GOODBYE: Duration = Duration::from_secs(1);
+
+/// How many may ask at once: more wait to be accepted, so that they never take what flows need.
+const CONNECTIONS: usize = 32;
+
+/// How long one has for its request and its answer.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// How long to wait where none can be accepted, as without a free file descriptor.
+const PAUSE: Duration = Duration::from_millis(100);
 
 /// A port that cannot be bound.
 #[derive(Debug, thiserror::Error)]
@@ -56,14 +72,7 @@ impl Probes {
         };
         let (address, listener) = listen().map_err(|source| BindError { address, source })?;
         let (router, tasks) = (router(Source { metrics, ready: Box::new(ready) }), Tasks::new());
-        let signal = tasks.clone();
-        tasks.spawn(async move {
-            let serve =
-                axum::serve(listener, router).with_graceful_shutdown(async move { signal.signalled().await });
-            if let Err(error) = serve.await {
-                tracing::error!(%error, "the operators' port has failed");
-            }
-        });
+        tasks.spawn(accept(listener, router, tasks.clone()));
         tracing::info!("health, readiness and metrics are at http://{address}/ for whoever reaches that");
         Ok(Self { address, tasks })
     }
@@ -84,6 +93,43 @@ impl Probes {
 impl Drop for Probes {
     fn drop(&mut self) {
         self.tasks.abort();
+    }
+}
+
+async fn accept(listener: tokio::net::TcpListener, router: Router, tasks: Tasks) {
+    let places = Arc::new(Semaphore::new(CONNECTIONS));
+    loop {
+        let next = async {
+            // It is never closed.
+            let place = Arc::clone(&places).acquire_owned().await;
+            (listener.accept().await, place)
+        };
+        let (accepted, place) = tokio::select! {
+            next = next => next,
+            () = tasks.signalled() => return,
+        };
+        match accepted {
+            Ok((stream, _)) => {
+                let router = TowerToHyperService::new(router.clone());
+                tasks.spawn(async move {
+                    let _place = place;
+                    // One request each: nobody who keeps a connection for later takes a place.
+                    let serve = http1::Builder::new()
+                        .keep_alive(false)
+                        .max_buf_size(16 * 1024)
+                        .serve_connection(TokioIo::new(stream), router);
+                    match timeout(PATIENCE, serve).await {
+                        Ok(Ok(())) => {}
+                        Ok(Err(error)) => tracing::debug!(%error, "somebody who asked was not answered"),
+                        Err(_) => tracing::debug!("somebody who asked took longer than {PATIENCE:?}"),
+                    }
+                });
+            }
+            Err(error) => {
+                tracing::debug!(%error, "nobody can be accepted on the operators' port");
+                sleep(PAUSE).await;
+            }
+        }
     }
 }
 

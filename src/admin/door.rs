@@ -1,8 +1,9 @@
 //! The port's door: connections of operators, with TLS where the port has a certificate.
 //!
-//! Handshakes are made beside each other, so many at most, and each has a deadline: who says nothing holds up nobody.
+//! Handshakes are made beside each other, so many at most, and each has a deadline. When there are more, the oldest is given up:
+//! who says nothing holds up nobody.
 
-use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{collections::VecDeque, io, net::SocketAddr, sync::Arc, time::Duration};
 
 use axum::{
     extract::connect_info::Connected,
@@ -10,7 +11,10 @@ use axum::{
 };
 use futures_util::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use rustls::{ServerConfig, pki_types::CertificateDer};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::oneshot,
+};
 use tokio_rustls::TlsAcceptor;
 
 use crate::{
@@ -21,7 +25,7 @@ use crate::{
 /// How long an operator has for the TLS handshake.
 const HANDSHAKE: Duration = Duration::from_secs(10);
 
-/// How many handshakes are made at once. Others wait to be accepted.
+/// How many handshakes are made at once.
 const HANDSHAKES: usize = 64;
 
 /// Where operators come in.
@@ -29,6 +33,8 @@ pub(super) struct Door {
     listener: TcpListener,
     tls: Option<ServerTls>,
     handshakes: FuturesUnordered<BoxFuture<'static, Option<(Connection, SocketAddr)>>>,
+    /// What keeps each of them going, the oldest first, some that are done among them.
+    kept: VecDeque<oneshot::Sender<()>>,
 }
 
 /// Who has come in.
@@ -41,7 +47,20 @@ pub(super) struct Visitor {
 
 impl Door {
     pub(super) fn new(listener: TcpListener, tls: Option<ServerTls>) -> Self {
-        Self { listener, tls, handshakes: FuturesUnordered::new() }
+        Self { listener, tls, handshakes: FuturesUnordered::new(), kept: VecDeque::new() }
+    }
+}
+
+impl Door {
+    /// Makes room for a handshake, which lasts no longer than what this answers.
+    fn keep(&mut self) -> oneshot::Receiver<()> {
+        self.kept.retain(|handshake| !handshake.is_closed());
+        if self.kept.len() >= HANDSHAKES {
+            self.kept.pop_front();
+        }
+        let (keep, kept) = oneshot::channel();
+        self.kept.push_back(keep);
+        kept
     }
 }
 
@@ -52,9 +71,11 @@ impl Listener for Door {
     async fn accept(&mut self) -> (Connection, SocketAddr) {
         loop {
             tokio::select! {
-                (stream, address) = net::accept(&self.listener), if self.handshakes.len() < HANDSHAKES => {
+                (stream, address) = net::accept(&self.listener) => {
                     let Some(tls) = &self.tls else { return (Connection::Tcp(stream), address) };
-                    self.handshakes.push(Box::pin(secure(stream, address, tls.current())));
+                    let tls = tls.current();
+                    let kept = self.keep();
+                    self.handshakes.push(Box::pin(secure(stream, address, tls, kept)));
                 }
                 Some(done) = self.handshakes.next() => if let Some(entered) = done {
                     return entered;
@@ -72,8 +93,17 @@ async fn secure(
     stream: TcpStream,
     address: SocketAddr,
     tls: Arc<ServerConfig>,
+    kept: oneshot::Receiver<()>,
 ) -> Option<(Connection, SocketAddr)> {
-    match tokio::time::timeout(HANDSHAKE, TlsAcceptor::from(tls).accept(stream)).await {
+    let handshake = tokio::time::timeout(HANDSHAKE, TlsAcceptor::from(tls).accept(stream));
+    let done = tokio::select! {
+        done = handshake => done,
+        _ = kept => {
+            tracing::debug!(%address, "a TLS handshake of an operator was given up for another one");
+            return None;
+        }
+    };
+    match done {
         Ok(Ok(stream)) => Some((Connection::Tls(Box::new(stream.into())), address)),
         Ok(Err(error)) => {
             tracing::debug!(%address, %error, "a TLS handshake of an operator failed");

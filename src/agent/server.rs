@@ -187,6 +187,7 @@ impl Server {
                         Some(watch) => {
                             tracing::warn!(endpoint = %name, %service, "the service is down: the endpoint is not served until it is up");
                             watch.until(Change::Up).await;
+                            self.counted.is(Some(Health::Up));
                         }
                         None => tokio::time::sleep(ASK_AGAIN).await,
                     }

@@ -41,6 +41,9 @@ pub(super) struct Signals {
     interrupt: tokio::signal::unix::Signal,
     #[cfg(unix)]
     terminate: tokio::signal::unix::Signal,
+    /// Which of a terminal's own end the command as well.
+    #[cfg(unix)]
+    terminal: Option<[tokio::signal::unix::Signal; 2]>,
 }
 
 impl Signals {
@@ -49,7 +52,7 @@ impl Signals {
         use tokio::signal::unix::{SignalKind, signal};
         let listen = |kind| signal(kind).context("cannot listen for signals");
         let (interrupt, terminate) = (listen(SignalKind::interrupt())?, listen(SignalKind::terminate())?);
-        Ok(Self { stdin: stdin(), hangup: None, interrupt, terminate })
+        Ok(Self { stdin: stdin(), hangup: None, interrupt, terminate, terminal: None })
     }
 
     #[cfg(not(unix))]
@@ -62,6 +65,19 @@ impl Signals {
         Ok((Self { hangup: Some(Hangups::new()?), ..Self::new()? }, Hangups::new()?))
     }
 
+    /// The same for a command that has taken its terminal, and is to give it back whatever ends it.
+    pub(super) fn of_terminal() -> Result<Self, Failure> {
+        #[cfg(unix)]
+        {
+            use tokio::signal::unix::{SignalKind, signal};
+            let quit = signal(SignalKind::quit()).context("cannot listen for signals")?;
+            let hangup = signal(SignalKind::hangup()).context("cannot listen for signals")?;
+            Ok(Self { terminal: Some([quit, hangup]), ..Self::new()? })
+        }
+        #[cfg(not(unix))]
+        Self::new()
+    }
+
     /// The next signal. Cancel safe.
     pub(super) async fn next(&mut self) {
         #[cfg(unix)]
@@ -69,6 +85,7 @@ impl Signals {
             _ = self.interrupt.recv() => {}
             _ = self.terminate.recv() => {}
             () = gone(&mut self.hangup) => {}
+            () = left(&mut self.terminal) => {}
             () = ended(&mut self.stdin) => {}
         }
         #[cfg(not(unix))]
@@ -143,6 +160,16 @@ fn has_terminal() -> bool {
 async fn gone(hangups: &mut Option<Hangups>) {
     let Some(hangups) = hangups else { return std::future::pending().await };
     while !hangups.is_terminals().await {}
+}
+
+/// Waits for a signal of the terminal's.
+#[cfg(unix)]
+async fn left(terminal: &mut Option<[tokio::signal::unix::Signal; 2]>) {
+    let Some([quit, hangup]) = terminal else { return std::future::pending().await };
+    tokio::select! {
+        _ = quit.recv() => {}
+        _ = hangup.recv() => {}
+    }
 }
 
 /// Waits for the end of standard input, which comes once.

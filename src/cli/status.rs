@@ -56,8 +56,6 @@ enum What {
 /// Whom to ask, and how to show the answer.
 #[derive(Debug, Args)]
 struct ShowArgs {
-    #[command(flatten)]
-    admin: AdminArgs,
     /// Show what another node sees: the one that is asked asks it, over the link between the two.
     #[arg(long, value_name = "ID")]
     node: Option<NodeId>,
@@ -74,6 +72,9 @@ struct ShowArgs {
         value_parser = interval
     )]
     watch: Option<Duration>,
+    // The last, since its last flags have a heading of their own.
+    #[command(flatten)]
+    admin: AdminArgs,
 }
 
 #[derive(Debug, Args)]

@@ -69,7 +69,7 @@ pub(super) fn run(args: &TopArgs) -> Result<(), Failure> {
 }
 
 async fn watch(admin: Admin, tasks: &Tasks) -> Result<(), Failure> {
-    let mut signals = Signals::new()?;
+    let mut signals = Signals::of_terminal()?;
     // A mistake in the flags is told as by other commands, before the terminal is taken.
     let feed = tokio::select! {
         feed = Feed::open(admin) => feed?,

@@ -10,7 +10,10 @@ use http::{
     },
 };
 
-use crate::auth;
+use crate::{
+    auth,
+    telemetry::trace::{TRACEPARENT, TRACESTATE},
+};
 
 /// The error code of a response that adit made itself; a service's own is not passed on, so that it can be relied upon.
 pub(super) const ERROR: HeaderName = HeaderName::from_static("x-adit-error");
@@ -61,6 +64,8 @@ pub(super) fn strip_hop_by_hop(headers: &mut HeaderMap) {
         .filter_map(|value| value.to_str().ok())
         .flat_map(|value| value.split(','))
         .filter_map(|name| name.trim().parse().ok())
+        // They are of the whole way, and by now what this node has to say of it.
+        .filter(|name| *name != TRACEPARENT && *name != TRACESTATE)
         .collect();
     for name in named.iter().chain(&HOP_BY_HOP) {
         headers.remove(name);

@@ -27,6 +27,9 @@ const HOLD: Duration = Duration::from_secs(1);
 /// How often it is looked how many datagrams a link itself has had no room for, which it tells nobody.
 const LOOK: Duration = Duration::from_secs(1);
 
+/// How soon again where some waited.
+const AGAIN: Duration = Duration::from_millis(10);
+
 /// What was taken of a link's datagrams, and what was missed.
 #[derive(Debug)]
 struct Intake {
@@ -89,13 +92,12 @@ impl Datagrams {
         let link = &self.0.link;
         if Instant::now() >= intake.look {
             let received = link.stats().received_datagrams;
-            match link.datagram().now_or_never() {
+            let waits = link.datagram().now_or_never();
+            intake.look = Instant::now() + if waits.is_some() { AGAIN } else { LOOK };
+            match waits {
                 // Only when none waits is it known how many never will.
                 Some(datagram) => return datagram,
-                None => {
-                    self.missed(intake, received);
-                    intake.look = Instant::now() + LOOK;
-                }
+                None => self.missed(intake, received),
             }
         }
         link.datagram().await

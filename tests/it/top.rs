@@ -84,12 +84,15 @@ async fn the_cluster_is_shown_as_it_moves_and_says_so_when_the_node_is_gone() {
     screen.shows("LOST").await;
     assert!(!screen.with("n1 (this)").is_empty(), "what it was stays");
     nodes.all[0].restart().await;
-    screen.shows("live").await;
-    assert!(screen.with("connection lost").is_empty());
+    screen
+        .until("it is live again", |screen| {
+            !screen.with("live").is_empty() && screen.with("connection lost").is_empty()
+        })
+        .await;
 
     screen.press("q");
     assert_eq!(screen.end().await, Some(0));
-    assert_eq!(screen.modes(), before, "it is as it was");
+    screen.until("it is as it was", |screen| screen.modes() == before).await;
 }
 
 #[tokio::test]
@@ -99,7 +102,7 @@ async fn the_terminal_is_given_back_whatever_ends_it() {
     }
     let fabric = Fabric::start().await;
     let admin = fabric.addresses.admin.to_string();
-    for how in ["TERM", "INT", "Ctrl-C", "Escape"] {
+    for how in ["TERM", "INT", "HUP", "QUIT", "Ctrl-C", "Escape"] {
         let mut screen = Terminal::start((80, 24), &["top", "--admin", &admin], &[]);
         let before = screen.modes();
         screen.shows("live").await;
@@ -114,7 +117,7 @@ async fn the_terminal_is_given_back_whatever_ends_it() {
             }
         }
         assert_eq!(screen.end().await, Some(0), "{how}");
-        assert_eq!(screen.modes(), before, "{how}");
+        screen.until(how, |screen| screen.modes() == before).await;
     }
 }
 
@@ -134,7 +137,7 @@ async fn colours_are_left_out_where_they_are_not_wanted() {
         let written = screen.written();
         screen.press("\x03");
         assert_eq!(screen.end().await, Some(0));
-        written.contains("\x1b[38;5;3m") || written.contains("\x1b[33m")
+        written.contains("\x1b[38;5;3;")
     };
     assert!(coloured(&[]).await);
     assert!(!coloured(&[("NO_COLOR", "1")]).await);

@@ -470,8 +470,8 @@ mod exported {
 
     #[tokio::test]
     async fn a_receiver_that_is_gone_costs_spans_which_are_counted_and_nothing_else() {
-        let fabric = nothing_waits(to(service::refusing()), 20).await;
-        fabric.tells("adit_trace_spans_dropped_total 40").await;
+        let fabric = nothing_waits(to(service::refusing()), 5).await;
+        fabric.tells("adit_trace_spans_dropped_total 10").await;
         assert_eq!(metric(fabric.addresses.admin, "adit_trace_spans_exported_total").await, 0);
     }
 

@@ -65,6 +65,9 @@ impl Inner {
     }
 }
 
+/// The longest name of a host, in bytes.
+const NAME: usize = 253;
+
 fn of_request(request: &Request) -> Vec<Attribute> {
     let version = match request.version {
         Version::HTTP_3 => "3",
@@ -74,7 +77,8 @@ fn of_request(request: &Request) -> Vec<Attribute> {
     };
     let mut said = vec![("url.scheme", request.scheme.into()), ("network.protocol.version", version.into())];
     let host = request.host.as_ref().and_then(|host| Authority::try_from(host.as_bytes()).ok());
-    if let Some(host) = host {
+    // What is longer is no name (RFC 1035 §2.3.4), and spans wait in numbers, not in bytes.
+    if let Some(host) = host.filter(|host| host.host().len() <= NAME) {
         said.push(("server.address", host.host().into()));
         said.extend(host.port_u16().map(|port| ("server.port", port.into())));
     }

@@ -107,6 +107,11 @@ impl Screen {
         if key.kind == KeyEventKind::Release {
             return ControlFlow::Continue(());
         }
+        // What follows Escape at once comes as one key with Alt.
+        if key.modifiers.contains(KeyModifiers::ALT) {
+            self.key(KeyEvent::new(KeyCode::Esc, KeyModifiers::NONE))?;
+            return self.key(KeyEvent { modifiers: key.modifiers - KeyModifiers::ALT, ..key });
+        }
         if key.modifiers.contains(KeyModifiers::CONTROL) {
             return match key.code {
                 KeyCode::Char('c') => ControlFlow::Break(()),
