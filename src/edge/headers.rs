@@ -221,6 +221,15 @@ mod tests {
     }
 
     #[test]
+    fn no_client_has_the_context_of_its_trace_removed_on_the_way() {
+        let mut headers = map(&[("connection", "traceparent, x-mine, TraceState"), ("x-mine", "1")]);
+        headers.insert(TRACEPARENT, HeaderValue::from_static("00-1-2-00"));
+        headers.insert(TRACESTATE, HeaderValue::from_static("a=b"));
+        strip_hop_by_hop(&mut headers);
+        assert_eq!(lines(&headers), ["traceparent: 00-1-2-00", "tracestate: a=b"]);
+    }
+
+    #[test]
     fn what_is_for_nodes_alone_is_removed() {
         let mut headers = map(&[
             ("x-adit-endpoint", "web"),
