@@ -13,7 +13,7 @@ mod terminal;
 mod text;
 mod view;
 
-use std::{io::IsTerminal, ops::ControlFlow, time::Duration};
+use std::{io::IsTerminal, time::Duration};
 
 use anyhow::{Context as _, anyhow};
 use clap::Args;
@@ -90,13 +90,13 @@ async fn watch(admin: Admin, tasks: &Tasks) -> Result<(), Failure> {
         })?;
         tokio::select! {
             () = signals.next() => return Ok(()),
-            event = keys.next() => match event.context("the terminal is gone")?.context("the terminal cannot be read")? {
-                Event::Key(key) => if let ControlFlow::Break(()) = screen.key(key) {
-                    return Ok(());
-                },
+            event = keys.next() => {
+                let event = event.context("the terminal is gone")?.context("the terminal cannot be read")?;
                 // Another size, for one, is drawn for all the same.
-                _ => {}
-            },
+                if let Event::Key(key) = event && screen.key(key).is_break() {
+                    return Ok(());
+                }
+            }
             heard = told.recv() => {
                 screen.hear(heard.context("nobody reads what the node tells any more")?, Instant::now());
             }
