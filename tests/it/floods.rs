@@ -106,7 +106,7 @@ async fn endpoints_by_the_million_are_refused() {
         }
     };
     let longest = served_meanwhile(&node, work).await;
-    assert!(longest < Duration::from_secs(2), "{longest:?}");
+    assert!(longest < Duration::from_secs(5), "{longest:?}");
     let counted = async || metric(node.addresses.admin, "adit_peer_refusals_total").await == 1;
     eventually("it is counted", counted).await;
     eventually("nothing of it is left", async || metric(node.addresses.admin, "adit_endpoints").await == 0)
