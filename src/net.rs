@@ -182,6 +182,18 @@ pub async fn connect_to(address: SocketAddr) -> io::Result<TcpStream> {
     Ok(stream)
 }
 
+/// Binds a TCP port at once, and says its address. Must be called inside a tokio runtime.
+///
+/// # Errors
+/// When the port is taken, or may not be had.
+pub fn listen(address: SocketAddr) -> io::Result<(TcpListener, SocketAddr)> {
+    let listener = std::net::TcpListener::bind(address)?;
+    listener.set_nonblocking(true)?;
+    let listener = TcpListener::from_std(listener)?;
+    let bound = listener.local_addr()?;
+    Ok((listener, bound))
+}
+
 /// Accepts the next connection. Failures that pass (a peer that gave up, a full file table) are waited out and logged, so
 /// that a loop around this lives as long as its listener. Cancel safe.
 pub async fn accept(listener: &TcpListener) -> (TcpStream, SocketAddr) {

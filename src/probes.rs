@@ -3,12 +3,7 @@
 //! It tells counts and no names, asks nobody who they are, and takes no orders. Driven by the process that it tells of, which
 //! says what ready means.
 
-use std::{
-    io,
-    net::{SocketAddr, TcpListener},
-    sync::Arc,
-    time::Duration,
-};
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use axum::{
     Router,
@@ -17,15 +12,11 @@ use axum::{
     response::IntoResponse,
     routing::get,
 };
-
 use hyper::server::conn::http1;
 use hyper_util::{rt::TokioIo, service::TowerToHyperService};
-use tokio::{
-    sync::Semaphore,
-    time::{sleep, timeout},
-};
+use tokio::{net::TcpListener, sync::Semaphore, time::timeout};
 
-use crate::{drain::Tasks, telemetry::Metrics};
+use crate::{drain::Tasks, net, telemetry::Metrics};
 
 /// How long those who ask have to be answered when the process has left.
 const GOODBYE: Duration = Duration::from_secs(1);
@@ -35,9 +26,6 @@ const CONNECTIONS: usize = 32;
 
 /// How long one has for its request and its answer.
 const PATIENCE: Duration = Duration::from_secs(10);
-
-/// How long to wait where none can be accepted, as without a free file descriptor.
-const PAUSE: Duration = Duration::from_millis(100);
 
 /// A port that cannot be bound.
 #[derive(Debug, thiserror::Error)]
@@ -64,13 +52,7 @@ impl Probes {
         metrics: Metrics,
         ready: impl Fn() -> Result<(), String> + Send + Sync + 'static,
     ) -> Result<Self, BindError> {
-        let listen = || {
-            let listener = TcpListener::bind(address)?;
-            listener.set_nonblocking(true)?;
-            let listener = tokio::net::TcpListener::from_std(listener)?;
-            Ok((listener.local_addr()?, listener))
-        };
-        let (address, listener) = listen().map_err(|source| BindError { address, source })?;
+        let (listener, address) = net::listen(address).map_err(|source| BindError { address, source })?;
         let (router, tasks) = (router(Source { metrics, ready: Box::new(ready) }), Tasks::new());
         tasks.spawn(accept(listener, router, tasks.clone()));
         tracing::info!("health, readiness and metrics are at http://{address}/ for whoever reaches that");
@@ -96,40 +78,32 @@ impl Drop for Probes {
     }
 }
 
-async fn accept(listener: tokio::net::TcpListener, router: Router, tasks: Tasks) {
+async fn accept(listener: TcpListener, router: Router, tasks: Tasks) {
     let places = Arc::new(Semaphore::new(CONNECTIONS));
     loop {
         let next = async {
             // It is never closed.
             let place = Arc::clone(&places).acquire_owned().await;
-            (listener.accept().await, place)
+            (net::accept(&listener).await.0, place)
         };
-        let (accepted, place) = tokio::select! {
+        let (stream, place) = tokio::select! {
             next = next => next,
             () = tasks.signalled() => return,
         };
-        match accepted {
-            Ok((stream, _)) => {
-                let router = TowerToHyperService::new(router.clone());
-                tasks.spawn(async move {
-                    let _place = place;
-                    // One request each: nobody who keeps a connection for later takes a place.
-                    let serve = http1::Builder::new()
-                        .keep_alive(false)
-                        .max_buf_size(16 * 1024)
-                        .serve_connection(TokioIo::new(stream), router);
-                    match timeout(PATIENCE, serve).await {
-                        Ok(Ok(())) => {}
-                        Ok(Err(error)) => tracing::debug!(%error, "somebody who asked was not answered"),
-                        Err(_) => tracing::debug!("somebody who asked took longer than {PATIENCE:?}"),
-                    }
-                });
+        let router = TowerToHyperService::new(router.clone());
+        tasks.spawn(async move {
+            let _place = place;
+            // One request each: nobody who keeps a connection for later takes a place.
+            let serve = http1::Builder::new()
+                .keep_alive(false)
+                .max_buf_size(16 * 1024)
+                .serve_connection(TokioIo::new(stream), router);
+            match timeout(PATIENCE, serve).await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => tracing::debug!(%error, "somebody who asked was not answered"),
+                Err(_) => tracing::debug!("somebody who asked took longer than {PATIENCE:?}"),
             }
-            Err(error) => {
-                tracing::debug!(%error, "nobody can be accepted on the operators' port");
-                sleep(PAUSE).await;
-            }
-        }
+        });
     }
 }
 

@@ -8,11 +8,9 @@ A node and an agent, between which a relay holds each packet for so many millise
 the service, which sends back what it gets, beside the agent: on a flow that is open, a byte takes one round trip of the link."""
 
 import argparse
-import json
 import socket
 import socketserver
 import statistics
-import subprocess
 import tempfile
 import threading
 import time
@@ -20,6 +18,7 @@ from pathlib import Path as File
 from queue import SimpleQueue
 
 from processes import Processes, free_port
+from run import iperf3
 
 
 class Echo(socketserver.BaseRequestHandler):
@@ -87,7 +86,7 @@ def echo():
     return service.server_address[1]
 
 
-def iperf3(processes):
+def iperf3_server(processes):
     port = free_port()
     processes.until_open(port, processes.start("iperf3", "iperf3", "-s", "-B", "127.0.0.1", "-p", port))
     return port
@@ -112,16 +111,7 @@ def first_bytes(tcp, count):
 
 def bulk(tcp, seconds, streams, reverse):
     """What arrives, second by second: the first ones are those in which congestion control finds its pace."""
-    command = ["iperf3", "-c", "127.0.0.1", "-p", str(tcp), "-t", str(seconds), "-P", str(streams), "-J"]
-
-    def ask():
-        out = subprocess.run(command + (["-R"] if reverse else []), capture_output=True, text=True).stdout
-        result = json.loads(out)
-        if "error" in result:
-            raise RuntimeError(result["error"])
-        return result
-
-    result = patiently(ask)
+    result = patiently(lambda: iperf3(tcp, streams, seconds, reverse))
     # iperf3's server has what has arrived when the client sends.
     mbits = result["end"]["sum_received"]["bits_per_second"] / 1e6
     each = [round(one["sum"]["bits_per_second"] / 1e6) for one in result["intervals"]]
@@ -154,7 +144,7 @@ def main():
         processes = Processes(folder)
         common = ["--certs", folder, "--log-level", "warn"]
         try:
-            service = iperf3(processes) if args.bulk else echo()
+            service = iperf3_server(processes) if args.bulk else echo()
             node = processes.start(
                 "node", binary, "node", "--edge-bind", any_port, "--admin-bind", any_port, "--peer-bind", any_port,
                 "--link-bind", f"127.0.0.1:{link}", "--advertise-link", f"127.0.0.1:{far}",

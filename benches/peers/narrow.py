@@ -8,16 +8,14 @@ client, and iperf3's server: all have one encrypted hop, and that is where packe
 turn, round by round. It needs root, ip, iperf3 and rathole; the namespaces are removed at the end."""
 
 import argparse
-import json
-import subprocess
 import tempfile
 import time
 from pathlib import Path as File
 
 import paths
 from network import AGENT, NODE, Network, within
-from processes import Processes, used
-from run import column, each, rounds, table
+from processes import Processes
+from run import column, each, iperf, rounds, table
 
 SERVICE = 5201
 
@@ -35,22 +33,9 @@ def adit(processes, near, far, binary):
     return paths.Path("adit", 8000, [node, agent])
 
 
-def iperf(near, path, streams, seconds, reverse):
-    """Gbit/s as received, and processor seconds for each GB of what is in between. It waits until there is a path."""
-    address, port = ("127.0.0.1", path.port) if path.between else (AGENT, SERVICE)
-    command = [*near, "iperf3", "-c", address, "-p", str(port), "-t", str(seconds), "-P", str(streams), "-J"]
-    for _ in range(50):
-        before = used(path.between)
-        result = json.loads(subprocess.run(command + (["-R"] if reverse else []), capture_output=True, text=True).stdout)
-        after = used(path.between)
-        if "error" not in result:
-            break
-        time.sleep(0.3)
-    else:
-        raise RuntimeError(f"{path.name}: {result['error']}")
-    received = result["end"]["sum_received"]
-    cpu = [(b - a) * 1e9 / received["bytes"] for a, b in zip(before, after)]
-    return {"gbits": received["bits_per_second"] / 1e9, "cpu": sum(cpu), "each": cpu}
+def measure(near, path, *test):
+    address = "127.0.0.1" if path.between else AGENT
+    return iperf(path, *test, address=address, within=near)
 
 
 def main():
@@ -70,7 +55,7 @@ def main():
             made = [paths.Path("direct", SERVICE), adit(processes, near, far, binary)]
             made += [paths.rathole(processes, SERVICE, kind, NODE, near, far) for kind in ("noise", "tls")]
             for what, streams, reverse in [("one flow up", 1, False), ("one flow down", 1, True), ("eight flows up", 8, False)]:
-                results = rounds(made, args.rounds, lambda path: iperf(near, path, streams, args.seconds, reverse))
+                results = rounds(made, args.rounds, lambda path: measure(near, path, streams, args.seconds, reverse))
                 print(f"\n## packets of 1,500 bytes, {what}, {args.seconds} s, {args.rounds} rounds: median (least-most)\n")
                 table(
                     ["path", "Gbit/s", "CPU s per GB", "of which"],

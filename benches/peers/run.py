@@ -48,20 +48,28 @@ def wrk(path, connections, seconds):
     return {"rate": rate, "p50": p["50"], "p99": p["99"], "cpu": sum(cpu), "each": cpu}
 
 
-def iperf(path, streams, seconds, reverse=False):
-    """Gbit/s as received, and processor seconds for each GB of what is in between."""
-    command = ["iperf3", "-c", "127.0.0.1", "-p", str(path.port), "-t", str(seconds), "-P", str(streams), "-J"]
-    for _ in range(20):
-        before = used(path.between)
-        out = subprocess.run(command + (["-R"] if reverse else []), capture_output=True, text=True)
-        after = used(path.between)
-        result = json.loads(out.stdout)
-        # All paths share the server, which serves one test at a time and may not be done with the last.
-        if "busy" not in result.get("error", ""):
-            break
-        time.sleep(0.2)
+def iperf3(port, streams, seconds, reverse, address="127.0.0.1", within=()):
+    """What iperf3 has measured."""
+    command = [*within, "iperf3", "-c", address, "-p", str(port), "-t", str(seconds), "-P", str(streams), "-J"]
+    result = json.loads(subprocess.run(command + (["-R"] if reverse else []), capture_output=True, text=True).stdout)
     if "error" in result:
-        raise RuntimeError(f"{path.name}: {result['error']}")
+        raise RuntimeError(f"{address}:{port}: {result['error']}")
+    return result
+
+
+def iperf(path, streams, seconds, reverse=False, **where):
+    """Gbit/s as received, and processor seconds for each GB of what is in between."""
+    for left in reversed(range(50)):
+        before = used(path.between)
+        try:
+            result = iperf3(path.port, streams, seconds, reverse, **where)
+            break
+        except RuntimeError:
+            # All paths share the server, which serves one test at a time; or there is no agent yet.
+            if not left:
+                raise
+            time.sleep(0.3)
+    after = used(path.between)
     received = result["end"]["sum_received"]
     cpu = [(b - a) * 1e9 / received["bytes"] for a, b in zip(before, after)]
     return {"gbits": received["bits_per_second"] / 1e9, "cpu": sum(cpu), "each": cpu}

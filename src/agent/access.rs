@@ -67,7 +67,7 @@ impl Access {
             None => Some("no response"),
             Some(status) => {
                 told.push(("http.response.status_code", status.as_u16().into()));
-                status.is_server_error().then_some("the response says so")
+                trace::failure(status)
             }
         };
         if let Some(denied) = self.denied {

@@ -18,7 +18,7 @@ mod tap;
 
 use std::{
     io,
-    net::{SocketAddr, TcpListener},
+    net::SocketAddr,
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, SystemTime},
 };
@@ -28,7 +28,7 @@ use tokio::sync::{Semaphore, watch};
 pub(super) use tap::{Inspected, Sending, Tap};
 
 use super::{Endpoint, Orders};
-use crate::{drain::Tasks, protocol::EndpointId};
+use crate::{drain::Tasks, net, protocol::EndpointId};
 use store::Store;
 
 /// How many replays may be under way.
@@ -129,13 +129,7 @@ pub(super) struct Inspecting {
 impl Inspecting {
     /// Must be called inside a tokio runtime.
     pub(super) fn start(address: SocketAddr, orders: Orders) -> Result<Self, InspectError> {
-        let listen = || {
-            let listener = TcpListener::bind(address)?;
-            listener.set_nonblocking(true)?;
-            let listener = tokio::net::TcpListener::from_std(listener)?;
-            Ok((listener.local_addr()?, listener))
-        };
-        let (address, listener) = listen().map_err(|source| InspectError { address, source })?;
+        let (listener, address) = net::listen(address).map_err(|source| InspectError { address, source })?;
         let inspector = Inspector::new(orders);
         let (router, tasks) = (api::router(&inspector), inspector.0.tasks.clone());
         let signal = tasks.clone();

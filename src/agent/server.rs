@@ -170,8 +170,7 @@ impl Server {
             (None, None) => true,
             (None, Some(watch)) => watch.check().await == Some(Change::Up),
         };
-        let checked = watch.is_some();
-        self.counted.is(Some(match (checked, up) {
+        self.counted.is(Some(match (watch.is_some(), up) {
             (false, _) => Health::Unchecked,
             (true, true) => Health::Up,
             (true, false) => Health::Down,
@@ -200,9 +199,6 @@ impl Server {
                 up = false;
                 match listening {
                     Ok(new) => {
-                        if checked {
-                            self.counted.is(Some(Health::Up));
-                        }
                         *serving = Some(new);
                         self.answer(Ok(()));
                     }

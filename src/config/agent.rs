@@ -190,7 +190,7 @@ impl AgentArgs {
     fn serving(self, endpoints: Vec<agent::Endpoint>) -> Result<agent::Config, ConfigError> {
         let client = client::Config { links: self.links, ..self.connect.into_config()? };
         let (traces, admin) = (self.traces.config()?, self.admin.admin_bind);
-        Ok(agent::Config { client, endpoints, inspect: None, traces, admin })
+        Ok(agent::Config { traces, admin, ..agent::Config::new(client, endpoints) })
     }
 }
 

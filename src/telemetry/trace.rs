@@ -10,7 +10,7 @@ use std::{fmt, str::FromStr};
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 
-pub use span::{Attribute, Finished, Hop, Queue, Settings, Span, Tracer, Value, method};
+pub use span::{Attribute, Finished, Hop, Queue, Settings, Span, Tracer, Value, failure, method};
 
 /// The field that carries a context.
 pub const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");

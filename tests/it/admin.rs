@@ -16,7 +16,7 @@ use tokio::{
 
 use crate::support::{
     Fabric,
-    client::{Answer, Http1, get, request},
+    client::{Answer, Http1, flow_to_echo, get, request},
     cluster::Nodes,
     eventually,
     load::Load,
@@ -177,9 +177,7 @@ async fn every_answer_is_as_the_description_says() {
     ok(soon(agent.serve()).await);
     nodes.knows(1, "echo").await;
     let (_forwarder, port) = n2.forwarder("echo").await;
-    let mut flow = ok(TcpStream::connect(port).await);
-    ok(flow.write_all(b"1").await);
-    ok(soon(flow.read_exact(&mut [0])).await);
+    let _flow = flow_to_echo(port).await;
     let id = agent.client().id().to_string();
     let unknown = "/api/v1/agents/00/disconnect".to_owned();
     for node in [n1, n2] {

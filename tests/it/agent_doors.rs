@@ -67,13 +67,7 @@ impl Web {
         (endpoint.door, endpoint.http) = (door, http);
         let mut client = fabric.client();
         client.links = 1;
-        let agent = ok(Agent::start(agent::Config {
-            client,
-            endpoints: vec![endpoint],
-            inspect: None,
-            traces: None,
-            admin: None,
-        }));
+        let agent = ok(Agent::start(agent::Config::new(client, vec![endpoint])));
         ok(soon(agent.serve()).await);
         nodes.knows(0, "web").await;
         Self { edge: nodes.edge(0), _agent: agent, nodes }

@@ -66,13 +66,7 @@ impl Web {
             client.links = 1;
             let mut endpoint = fabric.endpoint(name, Kind::Http, service.to_string());
             endpoint.http = http;
-            let agent = ok(Agent::start(agent::Config {
-                client,
-                endpoints: vec![endpoint],
-                inspect: None,
-                traces: None,
-                admin: None,
-            }));
+            let agent = ok(Agent::start(agent::Config::new(client, vec![endpoint])));
             ok(soon(agent.serve()).await);
             agent
         };
@@ -454,13 +448,7 @@ async fn a_service_with_tls_gets_and_answers_requests_as_others_do() {
     let host = Some(ok(endpoint.service.host_header()));
     endpoint.http =
         Some(HttpOptions { rewrite: Rewrite { host, ..Rewrite::default() }, ..HttpOptions::default() });
-    let agent = ok(Agent::start(agent::Config {
-        client: fabric.client(),
-        endpoints: vec![endpoint],
-        inspect: None,
-        traces: None,
-        admin: None,
-    }));
+    let agent = ok(Agent::start(agent::Config::new(fabric.client(), vec![endpoint])));
     ok(soon(agent.serve()).await);
     let mut client = Http1::connect(nodes.edge(0)).await;
     for _ in 0..3 {

@@ -33,8 +33,7 @@ const ANY: Option<SocketAddr> = Some(SocketAddr::new(std::net::IpAddr::V4(std::n
 
 /// An agent with a port of its own, and that port.
 fn start(fabric: &Fabric, endpoints: Vec<agent::Endpoint>) -> (Agent, SocketAddr) {
-    let config =
-        agent::Config { client: fabric.client(), endpoints, inspect: None, traces: None, admin: ANY };
+    let config = agent::Config { admin: ANY, ..agent::Config::new(fabric.client(), endpoints) };
     let agent = ok(Agent::start(config));
     let admin = agent.admin().expect("it has a port");
     (agent, admin)
@@ -171,11 +170,11 @@ async fn who_may_not_serve_an_endpoint_is_not_ready_and_counts_it() {
     let service = service::mirror().await;
     let token = issuer.token(&json!({ "exp": in_seconds(600.0), "adit": { "endpoints": ["good"] } }));
     let config = agent::Config {
-        traces: None,
-        client: client::Config { token: Some(Token::fixed(Secret::new(token))), ..fabric.client() },
-        endpoints: ["good", "bad"].map(|name| fabric.endpoint(name, Kind::Http, service.address)).into(),
-        inspect: None,
         admin: ANY,
+        ..agent::Config::new(
+            client::Config { token: Some(Token::fixed(Secret::new(token))), ..fabric.client() },
+            ["good", "bad"].map(|name| fabric.endpoint(name, Kind::Http, service.address)).into(),
+        )
     };
     let agent = ok(Agent::start(config));
     let admin = agent.admin().expect("it has a port");
@@ -193,11 +192,8 @@ async fn failures_to_link_are_counted_by_reason() {
     let mut client = fabric.client_at(service::refusing());
     client.transport = client::Transport::WebSocket;
     let config = agent::Config {
-        traces: None,
-        client,
-        endpoints: vec![fabric.endpoint("web", Kind::Http, "1")],
-        inspect: None,
         admin: ANY,
+        ..agent::Config::new(client, vec![fabric.endpoint("web", Kind::Http, "1")])
     };
     let agent = ok(Agent::start(config));
     let admin = agent.admin().expect("it has a port");

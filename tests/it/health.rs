@@ -20,13 +20,7 @@ use crate::support::{
 fn agent(fabric: &Fabric, address: SocketAddr, probe: &str) -> Agent {
     let mut endpoint = fabric.endpoint("web", Kind::Http, address);
     endpoint.health = Some(HealthCheck { probe: ok(probe.parse()), interval: Duration::from_millis(50) });
-    ok(Agent::start(agent::Config {
-        client: fabric.client(),
-        endpoints: vec![endpoint],
-        inspect: None,
-        traces: None,
-        admin: None,
-    }))
+    ok(Agent::start(agent::Config::new(fabric.client(), vec![endpoint])))
 }
 
 async fn error(fabric: &Fabric) -> String {

@@ -32,13 +32,7 @@ async fn serve(
     let mut served = fabric.endpoint(endpoint, Kind::Http, service.address);
     served.hosts = hosts(names);
     let client = client::Config { links: 1, ..fabric.client() };
-    let agent = ok(Agent::start(agent::Config {
-        client,
-        endpoints: vec![served],
-        inspect: None,
-        traces: None,
-        admin: None,
-    }));
+    let agent = ok(Agent::start(agent::Config::new(client, vec![served])));
     soon(agent.serve()).await.map(|()| agent)
 }
 
@@ -200,13 +194,7 @@ async fn more_than_one_hello_holds_is_served_all_the_same() {
         endpoint
     });
     let client = nodes.all[0].client();
-    let agent = ok(Agent::start(agent::Config {
-        client,
-        endpoints: endpoints.collect(),
-        inspect: None,
-        traces: None,
-        admin: None,
-    }));
+    let agent = ok(Agent::start(agent::Config::new(client, endpoints.collect())));
     ok(soon(agent.serve()).await);
     for number in [0, 1, 15, 29] {
         for edge in [nodes.edge(0), nodes.edge(1)] {

@@ -59,13 +59,7 @@ impl Seen {
         let mut endpoint = fabric.endpoint("web", Kind::Http, service);
         change(&mut endpoint);
         let inspect = Some(([127, 0, 0, 1], 0).into());
-        let config = agent::Config {
-            client: fabric.client(),
-            endpoints: vec![endpoint],
-            inspect,
-            traces: None,
-            admin: None,
-        };
+        let config = agent::Config { inspect, ..agent::Config::new(fabric.client(), vec![endpoint]) };
         let agent = ok(Agent::start(config));
         ok(soon(agent.serve()).await);
         let at = agent.inspector().expect("there is an inspector");

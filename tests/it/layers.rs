@@ -31,7 +31,7 @@ const TABLE: &[(&str, &str)] = &[
     ("admin", "protocol net upstream cluster auth tls telemetry drain"),
     // Everything above but `client`.
     ("node", "protocol drain net telemetry tls otlp splice auth transport cluster upstream access_log relay edge admin"),
-    ("probes", "telemetry drain"),
+    ("probes", "net telemetry drain"),
     ("agent", "protocol net otlp splice auth client probes tls telemetry drain"),
     ("forward", "protocol net splice client probes telemetry drain"),
     ("load", "protocol net client tls telemetry drain"),

@@ -22,7 +22,7 @@ use tokio_tungstenite::{
 
 use crate::support::{
     Fabric,
-    client::{get, metric},
+    client::{flow_to_echo, get, metric},
     eventually, ok,
     piko_agent::Peer,
     service, soon,
@@ -116,9 +116,7 @@ async fn a_node_that_leaves_refuses_pikos_agents_so_that_they_try_again() {
     let echo = service::echo().await;
     let _agent = fabric.agent("echo", Kind::Tcp, echo.address).await;
     let (_forwarder, port) = fabric.forwarder("echo").await;
-    let mut flow = ok(TcpStream::connect(port).await);
-    ok(flow.write_all(b"1").await);
-    ok(soon(flow.read_exact(&mut [0])).await);
+    let _flow = flow_to_echo(port).await;
     let node = fabric.node.take().expect("it runs");
     let draining = Tasks::new();
     draining.spawn(async move { ok(node.drain().await) });

@@ -19,7 +19,7 @@ use tokio::{
 use crate::support::{
     Fabric,
     body::{channel, next},
-    client::{Http1, get, metric, request},
+    client::{Http1, flow_to_echo, get, metric, request},
     cluster::Nodes,
     eventually, ok, random, service, soon,
     udp::{Client, Echo},
@@ -125,9 +125,7 @@ async fn links_are_counted_by_role_while_they_stand_and_what_they_carried_after_
     let agent = fabric.agent("echo", Kind::Tcp, service.address).await;
     // It links when it is first needed.
     let (forwarder, port) = fabric.forwarder("echo").await;
-    let mut flow = ok(TcpStream::connect(port).await);
-    ok(flow.write_all(b"1").await);
-    ok(soon(flow.read_exact(&mut [0])).await);
+    let _flow = flow_to_echo(port).await;
     let links = |role: &str| format!("adit_links{{role=\"{role}\",transport=\"quic\"}}");
     let counted = async |name: &str, role: &str| {
         let labels = format!("role=\"{role}\",transport=\"quic\",direction=\"received\"");
@@ -174,9 +172,7 @@ async fn what_is_open_is_counted_by_kind() {
     let echo = service::echo().await;
     let _agent = fabric.agent("echo", Kind::Tcp, echo.address).await;
     let (_forwarder, port) = fabric.forwarder("echo").await;
-    let mut flow = ok(TcpStream::connect(port).await);
-    ok(flow.write_all(b"1").await);
-    ok(soon(flow.read_exact(&mut [0])).await);
+    let flow = flow_to_echo(port).await;
     let open = async |kind: &str| metric(admin, &format!("adit_flows_open{{kind=\"{kind}\"}}")).await;
     assert_eq!((open("tcp").await, open("request").await), (1, 0));
     assert_eq!(metric(admin, "adit_flows_opened_total{kind=\"tcp\"}").await, 1);

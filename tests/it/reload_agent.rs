@@ -144,13 +144,8 @@ async fn a_wrong_file_is_refused_whole() {
 async fn an_agent_that_is_not_linked_yet_is_reloaded_too() {
     let fabric = Fabric::start().await;
     let web = service::mirror().await;
-    let mut config = adit::agent::Config {
-        client: fabric.client(),
-        endpoints: vec![fabric.endpoint("old", Kind::Http, web.address)],
-        inspect: None,
-        traces: None,
-        admin: None,
-    };
+    let mut config =
+        adit::agent::Config::new(fabric.client(), vec![fabric.endpoint("old", Kind::Http, web.address)]);
     let stranger = ok(adit::tls::Authority::generate("stranger"));
     let trust = adit::tls::Trust::Roots(vec![stranger.certificate().clone()]);
     let mut lost = config.clone();

@@ -9,18 +9,14 @@ use adit::{
     protocol::Kind,
 };
 use serde_json::Value;
-use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpStream,
-    sync::Semaphore,
-};
+use tokio::{io::AsyncWriteExt, net::TcpStream, sync::Semaphore};
 
 use crate::{
     cli::{adit, told},
     drain::held,
     support::{
         Fabric,
-        client::get,
+        client::{flow_to_echo, get},
         cluster::Nodes,
         eventually,
         fabric::forwarder_of,
@@ -90,19 +86,11 @@ impl Scene {
             n1.endpoint("db", Kind::Tcp, database.address),
         ];
         endpoints[0].hosts = vec![ok("shop.example".parse())];
-        let agent = ok(Agent::start(agent::Config {
-            client: one(n1, "laptop"),
-            endpoints,
-            inspect: None,
-            traces: None,
-            admin: None,
-        }));
+        let agent = ok(Agent::start(agent::Config::new(one(n1, "laptop"), endpoints)));
         ok(soon(agent.serve()).await);
         nodes.knows(1, "db").await;
         let (forwarder, port) = forwarder_of(one(n2, "desk"), "db", PortKind::Tcp).await;
-        let mut flow = ok(TcpStream::connect(port).await);
-        ok(flow.write_all(b"1").await);
-        ok(soon(flow.read_exact(&mut [0])).await);
+        let flow = flow_to_echo(port).await;
         let mut client = ok(TcpStream::connect(n1.addresses.edge).await);
         ok(client.write_all(b"GET / HTTP/1.1\r\nhost: shop.example\r\n\r\n").await);
         let (first, second) = (n1.addresses.admin, n2.addresses.admin);
@@ -183,9 +171,7 @@ async fn a_flow_is_shown_until_it_ends_and_the_oldest_come_first() {
     let admin = fabric.addresses.admin;
     let mut flows = Vec::new();
     for _ in 0..3 {
-        let mut flow = ok(TcpStream::connect(port).await);
-        ok(flow.write_all(b"1").await);
-        ok(soon(flow.read_exact(&mut [0])).await);
+        let flow = flow_to_echo(port).await;
         flows.push(flow);
     }
     // What has been answered is no flow any more, though its connection to the service waits for the next.

@@ -284,13 +284,7 @@ async fn whole_hosts_are_no_way_into_another_tenant_and_tell_nothing_of_it() {
     endpoint.hosts = vec![ok("shop.example.org".parse())];
     let token = Some(Token::fixed(token(Some(&["*.example.org"]))));
     let client = client::Config { token, links: 1, ..fabric.client() };
-    let evil = ok(Agent::start(adit::agent::Config {
-        client,
-        endpoints: vec![endpoint],
-        inspect: None,
-        traces: None,
-        admin: None,
-    }));
+    let evil = ok(Agent::start(adit::agent::Config::new(client, vec![endpoint])));
     ok(soon(evil.serve()).await);
 
     let ask = async |tenants: &[&str], host: &str| {

@@ -217,13 +217,7 @@ mod exported {
 
     fn agent_of(config: client::Config, endpoint: agent::Endpoint, traces: otlp::Config) -> Agent {
         let endpoints = vec![endpoint];
-        ok(Agent::start(agent::Config {
-            client: config,
-            endpoints,
-            inspect: None,
-            traces: Some(traces),
-            admin: None,
-        }))
+        ok(Agent::start(agent::Config { traces: Some(traces), ..agent::Config::new(config, endpoints) }))
     }
 
     /// Nodes with an agent at the last, all of which make spans.

@@ -133,13 +133,7 @@ async fn once_udp_goes_through_links_move_to_quic_and_no_request_and_no_flow_is_
         fabric.endpoint("web", Kind::Http, service.address),
         fabric.endpoint("tcp", Kind::Tcp, echo.address),
     ];
-    let agent = ok(Agent::start(agent::Config {
-        client,
-        endpoints: endpoints.into(),
-        inspect: None,
-        traces: None,
-        admin: None,
-    }));
+    let agent = ok(Agent::start(agent::Config::new(client, endpoints.into())));
     ok(soon(agent.serve()).await);
     is_over(&agent, "websocket").await;
     let (_forwarder, port) = fabric.forwarder("tcp").await;

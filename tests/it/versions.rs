@@ -109,13 +109,7 @@ async fn a_service_that_is_down_at_first_is_asked_when_it_is_up() {
 fn checked(fabric: &Fabric, kind: Kind, address: &str) -> Agent {
     let mut endpoint = fabric.endpoint("web", kind, address);
     endpoint.health = Some(HealthCheck { probe: ok("/health".parse()), interval: Duration::from_millis(50) });
-    ok(Agent::start(agent::Config {
-        client: fabric.client(),
-        endpoints: vec![endpoint],
-        inspect: None,
-        traces: None,
-        admin: None,
-    }))
+    ok(Agent::start(agent::Config::new(fabric.client(), vec![endpoint])))
 }
 
 #[tokio::test]

@@ -7,7 +7,7 @@ use tokio::time::Instant;
 use super::{Ended, Inner, Request, Told};
 use crate::{
     protocol::Kind,
-    telemetry::trace::{Attribute, method},
+    telemetry::trace::{self, Attribute, method},
 };
 
 impl Inner {
@@ -90,7 +90,7 @@ fn failure(status: Option<StatusCode>, ended: Ended) -> Option<&'static str> {
     match ended {
         Ended::Service | Ended::Late | Ended::Unreachable | Ended::Silent | Ended::Cut => Some(ended.name()),
         Ended::Complete | Ended::Client | Ended::Stalled | Ended::Lapsed | Ended::Refused | Ended::Idle => {
-            status.filter(StatusCode::is_server_error).map(|_| "the response says so")
+            status.and_then(trace::failure)
         }
     }
 }

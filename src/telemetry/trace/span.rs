@@ -9,7 +9,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use http::{HeaderMap, Method};
+use http::{HeaderMap, Method, StatusCode};
 use prometheus_client::metrics::counter::Counter;
 use tokio::{sync::mpsc, time::Instant};
 
@@ -110,6 +110,11 @@ pub fn method(method: &Method) -> (&'static str, &'static str) {
     const KNOWN: [&str; 9] = ["GET", "POST", "PUT", "DELETE", "PATCH", "HEAD", "OPTIONS", "CONNECT", "TRACE"];
     let known = KNOWN.into_iter().find(|known| *known == method.as_str());
     known.map_or(("HTTP", "_OTHER"), |known| (known, known))
+}
+
+/// Why the span of a request has failed whose response had this status, if it has.
+pub fn failure(status: StatusCode) -> Option<&'static str> {
+    status.is_server_error().then_some("the response says so")
 }
 
 /// What spans wait in for whoever exports them.

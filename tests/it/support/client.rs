@@ -211,6 +211,14 @@ impl Client {
     }
 }
 
+/// A flow to a service that sends back what it gets, which has done so.
+pub(crate) async fn flow_to_echo(port: SocketAddr) -> TcpStream {
+    let mut flow = ok(TcpStream::connect(port).await);
+    ok(flow.write_all(b"1").await);
+    ok(soon(flow.read_exact(&mut [0])).await);
+    flow
+}
+
 /// Sends bytes to a service that counts them, ends first, and still gets its answer.
 pub(crate) async fn assert_counted(mut stream: TcpStream, size: usize) {
     ok(stream.write_all(&random(size)).await);

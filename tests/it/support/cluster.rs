@@ -120,13 +120,7 @@ impl Nodes {
         let client = client::Config { links, ..last.client() };
         let mut served = last.endpoint(endpoint, kind, service);
         change(&mut served);
-        let agent = ok(Agent::start(agent::Config {
-            client,
-            endpoints: vec![served],
-            inspect: None,
-            traces: None,
-            admin: None,
-        }));
+        let agent = ok(Agent::start(agent::Config::new(client, vec![served])));
         ok(soon(agent.serve()).await);
         let mut state = agent.client().agent_state();
         let linked = ok(soon(state.wait_for(|state| state.nodes().len() == links)).await).clone();

@@ -194,26 +194,14 @@ impl Fabric {
     ) -> Result<Agent, client::ListenError> {
         let mut endpoint = self.endpoint(endpoint, kind, service);
         change(&mut endpoint);
-        let agent = ok(Agent::start(agent::Config {
-            client: self.client(),
-            endpoints: vec![endpoint],
-            inspect: None,
-            traces: None,
-            admin: None,
-        }));
+        let agent = ok(Agent::start(agent::Config::new(self.client(), vec![endpoint])));
         super::soon(agent.serve()).await.map(|()| agent)
     }
 
     /// An agent that has not linked yet.
     pub(crate) fn start_agent(&self, client: client::Config, endpoints: &[(&str, Kind, String)]) -> Agent {
         let endpoints = endpoints.iter().map(|(name, kind, address)| self.endpoint(name, *kind, address));
-        ok(Agent::start(agent::Config {
-            client,
-            endpoints: endpoints.collect(),
-            inspect: None,
-            traces: None,
-            admin: None,
-        }))
+        ok(Agent::start(agent::Config::new(client, endpoints.collect())))
     }
 
     /// An endpoint for an agent to serve.
