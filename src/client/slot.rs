@@ -72,8 +72,6 @@ pub(super) struct Slot {
     last_refusal: String,
     /// Links whose flows finish as soon as another stands in their place.
     former: Vec<Arc<Session>>,
-    /// Why the next link takes the place of another, in a word; the first takes none's.
-    replaces: Option<&'static str>,
 }
 
 impl Slot {
@@ -90,7 +88,6 @@ impl Slot {
             last_error: String::new(),
             last_refusal: String::new(),
             former: Vec::new(),
-            replaces: None,
         }
     }
 
@@ -113,7 +110,7 @@ impl Slot {
                     left = session.left() => break left,
                     () = session.settled(), if !self.former.is_empty() => self.let_go(),
                     opened = self.quic_again(&session) => {
-                        self.replaces = Some("quic");
+                        self.links.lost("quic");
                         session = self.welcomed(opened);
                     }
                 }
@@ -126,16 +123,16 @@ impl Slot {
             self.last_refusal.clear();
             let (why, wait) = match left {
                 Left::GoAway(away) => {
-                    self.replaces = Some("leaving");
+                    self.links.lost("leaving");
                     ("the node is leaving".into(), away.smear.mul_f64(rand::random()))
                 }
                 Left::Suspect => {
-                    self.replaces = Some("silent");
+                    self.links.lost("silent");
                     self.rest(&session.node);
                     ("the link does not answer".into(), Duration::ZERO)
                 }
                 Left::Ended(why) => {
-                    self.replaces = Some("ended");
+                    self.links.lost("ended");
                     self.rest(&session.node);
                     (why, self.failed())
                 }
@@ -155,7 +152,7 @@ impl Slot {
                 turn = Some(links.dialling().await);
             }
             if let Some(session) = links.of(self.index).filter(|session| session.is_up()) {
-                self.replaces = None;
+                self.links.replaced();
                 tracing::info!(node = %session.node, "the link answers again");
                 links.note(None);
                 return session;
@@ -302,7 +299,7 @@ impl Slot {
     fn welcomed(&mut self, opened: session::Opened) -> Arc<Session> {
         let session = Arc::clone(&opened.session);
         (self.name_next, self.refusals) = (false, 0);
-        if let Some(reason) = self.replaces.take() {
+        if let Some(reason) = self.links.replaced() {
             self.shared.counters.reconnected(reason);
         }
         self.last_error.clear();

@@ -157,6 +157,7 @@ impl Uplink {
             table: watch::Sender::new(Table { slots: vec![None; count], error: None }),
             all: Mutex::default(),
             dialling: tokio::sync::Mutex::default(),
+            lost: Mutex::default(),
         };
         Self { shared, role, started: Once::new(), links: Arc::new(links) }
     }
@@ -207,6 +208,8 @@ pub(super) struct Links {
     /// Every session that may still have flows, those of the table among them.
     all: Mutex<Vec<Weak<Session>>>,
     dialling: tokio::sync::Mutex<()>,
+    /// Why links have gone in whose place there is none yet, in a word each; as many as there are slots, at most.
+    lost: Mutex<Vec<&'static str>>,
 }
 
 #[derive(Debug)]
@@ -253,6 +256,17 @@ impl Links {
 
     fn sessions(&self) -> Vec<Arc<Session>> {
         self.all.lock().unwrap_or_else(PoisonError::into_inner).iter().filter_map(Weak::upgrade).collect()
+    }
+
+    /// A slot's link has gone, and why.
+    pub(super) fn lost(&self, why: &'static str) {
+        self.lost.lock().unwrap_or_else(PoisonError::into_inner).push(why);
+    }
+
+    /// There is a link in the place of one that has gone, if any has: why that had. Any slot's will do, as one that never had
+    /// a link may be the first to find a node.
+    pub(super) fn replaced(&self) -> Option<&'static str> {
+        self.lost.lock().unwrap_or_else(PoisonError::into_inner).pop()
     }
 
     /// Waits until this slot alone looks for a node: who will answer a name is known only when it has, and of two that ask
