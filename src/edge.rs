@@ -156,12 +156,13 @@ struct Shared {
     clients: AtomicU64,
     /// What clients that come by TCP are told of HTTP/3.
     alt_svc: Option<HeaderValue>,
-    /// TLS handshakes that may be made at once: they cost far more than the connections that send nothing.
+    /// TLS handshakes that may be computed at once: that takes long enough to be in the way of what needs no handshake. Held
+    /// for as long as no client is waited for, so that none can keep it.
     handshakes: Semaphore,
 }
 
-/// How many TLS handshakes are made at once; others wait, within their deadline.
-const HANDSHAKES: usize = 64;
+/// How many TLS handshakes are computed at once; others wait, within their deadline.
+const HANDSHAKES: usize = 4;
 
 /// A running edge.
 #[derive(Debug)]

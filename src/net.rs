@@ -3,6 +3,7 @@
 //! Used by everything that binds or dials. It never knows what the bytes mean.
 
 mod connection;
+mod crowd;
 mod proxy;
 mod udp;
 pub mod websocket;
@@ -21,6 +22,7 @@ use socket2::{SockRef, TcpKeepalive};
 use tokio::net::{TcpListener, TcpStream};
 
 pub use connection::Connection;
+pub use crowd::{Crowd, Place};
 pub use proxy::{InvalidProxy, Proxy, ProxyError};
 pub use udp::bind_udp;
 

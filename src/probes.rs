@@ -14,9 +14,13 @@ use axum::{
 };
 use hyper::server::conn::http1;
 use hyper_util::{rt::TokioIo, service::TowerToHyperService};
-use tokio::{net::TcpListener, sync::Semaphore, time::timeout};
+use tokio::{net::TcpListener, time::timeout};
 
-use crate::{drain::Tasks, net, telemetry::Metrics};
+use crate::{
+    drain::Tasks,
+    net::{self, Crowd},
+    telemetry::Metrics,
+};
 
 /// How long those who ask have to be answered when the process has left.
 const GOODBYE: Duration = Duration::from_secs(1);
@@ -24,8 +28,9 @@ const GOODBYE: Duration = Duration::from_secs(1);
 /// How many may ask at once: more wait to be accepted, so that they never take what flows need.
 const CONNECTIONS: usize = 32;
 
-/// How long one has for its request and its answer.
+/// How long one has for its request and its answer; and how long while others wait, which is less than they do.
 const PATIENCE: Duration = Duration::from_secs(10);
+const FAIR: Duration = Duration::from_millis(500);
 
 /// A port that cannot be bound.
 #[derive(Debug, thiserror::Error)]
@@ -79,11 +84,10 @@ impl Drop for Probes {
 }
 
 async fn accept(listener: TcpListener, router: Router, tasks: Tasks) {
-    let places = Arc::new(Semaphore::new(CONNECTIONS));
+    let places = Crowd::new(CONNECTIONS, FAIR);
     loop {
         let next = async {
-            // It is never closed.
-            let place = Arc::clone(&places).acquire_owned().await;
+            let place = places.enter().await;
             (net::accept(&listener).await.0, place)
         };
         let (stream, place) = tokio::select! {
@@ -92,16 +96,16 @@ async fn accept(listener: TcpListener, router: Router, tasks: Tasks) {
         };
         let router = TowerToHyperService::new(router.clone());
         tasks.spawn(async move {
-            let _place = place;
             // One request each: nobody who keeps a connection for later takes a place.
             let serve = http1::Builder::new()
                 .keep_alive(false)
                 .max_buf_size(16 * 1024)
                 .serve_connection(TokioIo::new(stream), router);
-            match timeout(PATIENCE, serve).await {
-                Ok(Ok(())) => {}
-                Ok(Err(error)) => tracing::debug!(%error, "somebody who asked was not answered"),
-                Err(_) => tracing::debug!("somebody who asked took longer than {PATIENCE:?}"),
+            match place.hold(timeout(PATIENCE, serve)).await {
+                Some(Ok(Ok(()))) => {}
+                Some(Ok(Err(error))) => tracing::debug!(%error, "somebody who asked was not answered"),
+                Some(Err(_)) => tracing::debug!("somebody who asked took longer than {PATIENCE:?}"),
+                None => tracing::debug!("somebody who asked took longer than {FAIR:?}, and others wait"),
             }
         });
     }

@@ -1,9 +1,9 @@
 //! The port's door: connections of operators, with TLS where the port has a certificate.
 //!
-//! Handshakes are made beside each other, so many at most, and each has a deadline. When there are more, the oldest is given up:
+//! Handshakes are made beside each other, so many at most, and each has a deadline. When there are more, the oldest give way:
 //! who says nothing holds up nobody.
 
-use std::{collections::VecDeque, io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use axum::{
     extract::connect_info::Connected,
@@ -11,30 +11,27 @@ use axum::{
 };
 use futures_util::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use rustls::{ServerConfig, pki_types::CertificateDer};
-use tokio::{
-    net::{TcpListener, TcpStream},
-    sync::oneshot,
-};
+use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 
 use crate::{
-    net::{self, Connection},
+    net::{self, Connection, Crowd, Place},
     tls::ServerTls,
 };
 
 /// How long an operator has for the TLS handshake.
 const HANDSHAKE: Duration = Duration::from_secs(10);
 
-/// How many handshakes are made at once.
+/// How many handshakes are made at once, and how long each may take when there are so many.
 const HANDSHAKES: usize = 64;
+const FAIR: Duration = Duration::from_millis(500);
 
 /// Where operators come in.
 pub(super) struct Door {
     listener: TcpListener,
     tls: Option<ServerTls>,
     handshakes: FuturesUnordered<BoxFuture<'static, Option<(Connection, SocketAddr)>>>,
-    /// What keeps each of them going, the oldest first, some that are done among them.
-    kept: VecDeque<oneshot::Sender<()>>,
+    places: Crowd,
 }
 
 /// Who has come in.
@@ -47,20 +44,7 @@ pub(super) struct Visitor {
 
 impl Door {
     pub(super) fn new(listener: TcpListener, tls: Option<ServerTls>) -> Self {
-        Self { listener, tls, handshakes: FuturesUnordered::new(), kept: VecDeque::new() }
-    }
-}
-
-impl Door {
-    /// Makes room for a handshake, which lasts no longer than what this answers.
-    fn keep(&mut self) -> oneshot::Receiver<()> {
-        self.kept.retain(|handshake| !handshake.is_closed());
-        if self.kept.len() >= HANDSHAKES {
-            self.kept.pop_front();
-        }
-        let (keep, kept) = oneshot::channel();
-        self.kept.push_back(keep);
-        kept
+        Self { listener, tls, handshakes: FuturesUnordered::new(), places: Crowd::new(HANDSHAKES, FAIR) }
     }
 }
 
@@ -70,12 +54,17 @@ impl Listener for Door {
 
     async fn accept(&mut self) -> (Connection, SocketAddr) {
         loop {
+            let Some(tls) = &self.tls else {
+                let (stream, address) = net::accept(&self.listener).await;
+                return (Connection::Tcp(stream), address);
+            };
+            let next = async {
+                let place = self.places.enter().await;
+                (net::accept(&self.listener).await, place)
+            };
             tokio::select! {
-                (stream, address) = net::accept(&self.listener) => {
-                    let Some(tls) = &self.tls else { return (Connection::Tcp(stream), address) };
-                    let tls = tls.current();
-                    let kept = self.keep();
-                    self.handshakes.push(Box::pin(secure(stream, address, tls, kept)));
+                ((stream, address), place) = next => {
+                    self.handshakes.push(Box::pin(secure(stream, address, tls.current(), place)));
                 }
                 Some(done) = self.handshakes.next() => if let Some(entered) = done {
                     return entered;
@@ -93,27 +82,18 @@ async fn secure(
     stream: TcpStream,
     address: SocketAddr,
     tls: Arc<ServerConfig>,
-    kept: oneshot::Receiver<()>,
+    place: Place,
 ) -> Option<(Connection, SocketAddr)> {
     let handshake = tokio::time::timeout(HANDSHAKE, TlsAcceptor::from(tls).accept(stream));
-    let done = tokio::select! {
-        done = handshake => done,
-        _ = kept => {
-            tracing::debug!(%address, "a TLS handshake of an operator was given up for another one");
-            return None;
-        }
-    };
-    match done {
-        Ok(Ok(stream)) => Some((Connection::Tls(Box::new(stream.into())), address)),
-        Ok(Err(error)) => {
-            tracing::debug!(%address, %error, "a TLS handshake of an operator failed");
-            None
-        }
-        Err(_) => {
+    match place.hold(handshake).await {
+        Some(Ok(Ok(stream))) => return Some((Connection::Tls(Box::new(stream.into())), address)),
+        Some(Ok(Err(error))) => tracing::debug!(%address, %error, "a TLS handshake of an operator failed"),
+        Some(Err(_)) => {
             tracing::debug!(%address, "a TLS handshake of an operator was not done after {HANDSHAKE:?}");
-            None
         }
+        None => tracing::debug!(%address, "a TLS handshake of an operator gave way to another one"),
     }
+    None
 }
 
 impl Connected<IncomingStream<'_, Door>> for Visitor {

@@ -15,9 +15,9 @@ use hyper_util::{
     rt::{TokioIo, TokioTimer},
     server::conn::auto,
 };
-use rustls::pki_types::CertificateDer;
+use rustls::{pki_types::CertificateDer, server::Acceptor};
 use tokio::net::{TcpListener, TcpStream};
-use tokio_rustls::TlsAcceptor;
+use tokio_rustls::LazyConfigAcceptor;
 
 use super::{
     Shared,
@@ -160,9 +160,13 @@ async fn enter(
 
 async fn secure(stream: TcpStream, ends: Ends, admission: Admission, tls: ServerTls, shared: Arc<Shared>) {
     let handshake = async {
-        // The semaphore is never closed, so there is a permit sooner or later, or the deadline comes.
-        let _permit = shared.handshakes.acquire().await;
-        TlsAcceptor::from(tls.current()).accept(stream).await
+        let asked = LazyConfigAcceptor::new(Acceptor::default(), stream).await?;
+        let answering = {
+            // The semaphore is never closed, so there is a permit sooner or later, or the deadline comes.
+            let _permit = shared.handshakes.acquire().await;
+            asked.into_stream(tls.current())
+        };
+        answering.await
     };
     match tokio::time::timeout(HANDSHAKE, handshake).await {
         Ok(Ok(stream)) => {

@@ -67,6 +67,7 @@ mod sni;
 mod slow;
 mod status;
 mod smuggling;
+mod strangers;
 mod streaming;
 mod support;
 mod tcp;

@@ -7,6 +7,7 @@ use std::{
     convert::Infallible,
     net::SocketAddr,
     sync::{Arc, Mutex, PoisonError},
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -21,10 +22,7 @@ use hyper::{
 use hyper_util::rt::{TokioIo, TokioTimer};
 use percent_encoding::percent_decode_str;
 use rustls::pki_types::CertificateDer;
-use tokio::{
-    net::{TcpListener, TcpStream},
-    sync::Semaphore,
-};
+use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 use tokio_tungstenite::{
     WebSocketStream,
@@ -35,15 +33,17 @@ use super::{Door, HANDSHAKE};
 use crate::{
     auth::{self, Action, Limited, LinkPass, Shown, Standing},
     drain::Tasks,
-    net::{self, Connection, websocket as limits},
+    net::{self, Connection, Crowd, websocket as limits},
     protocol::{AgentId, Code, EndpointId, InvalidId, Role, TenantId},
     tls::ServerTls,
     transport::{Datagrams, websocket},
     upstream::{Identity, Session},
 };
 
-/// How many connections may be on their way to an upgrade; more wait to be accepted.
+/// How many connections may be on their way to an upgrade, and how long each may be when there are so many; more wait to be
+/// accepted.
 const HANDSHAKES: usize = 256;
+const FAIR: Duration = Duration::from_secs(2);
 
 /// The longest head of a request, in bytes.
 const MAX_HEAD: usize = 16 * 1024;
@@ -56,19 +56,17 @@ const TLS_HANDSHAKE: u8 = 0x16;
 
 /// Accepts connections until the port is closed.
 pub(super) async fn accept(listener: TcpListener, tls: ServerTls, door: Arc<Door>, tasks: Tasks) {
-    let handshakes = Arc::new(Semaphore::new(HANDSHAKES));
+    let handshakes = Crowd::new(HANDSHAKES, FAIR);
     loop {
-        // It is never closed.
-        let Ok(permit) = Arc::clone(&handshakes).acquire_owned().await else { return };
+        let place = handshakes.enter().await;
         let (stream, client) = net::accept(&listener).await;
         let (tls, door, of_link) = (tls.clone(), Arc::clone(&door), tasks.clone());
         tasks.spawn(async move {
-            let upgraded = tokio::time::timeout(HANDSHAKE, upgrade(stream, client, &tls, &door)).await;
-            drop(permit);
-            match upgraded {
-                Ok(Some((asked, upgraded))) => enter(asked, upgraded, client, &door, &of_link).await,
-                Ok(None) => {}
-                Err(_) => tracing::debug!(%client, "a connection to the link port asked for nothing"),
+            match place.hold(tokio::time::timeout(HANDSHAKE, upgrade(stream, client, &tls, &door))).await {
+                Some(Ok(Some((asked, upgraded)))) => enter(asked, upgraded, client, &door, &of_link).await,
+                Some(Ok(None)) => {}
+                Some(Err(_)) => tracing::debug!(%client, "a connection to the link port asked for nothing"),
+                None => tracing::debug!(%client, "a connection to the link port gave way to another one"),
             }
         });
     }

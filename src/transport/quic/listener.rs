@@ -4,18 +4,20 @@ use std::{fmt, io, net::SocketAddr, sync::Arc, time::Duration};
 
 use prometheus_client::metrics::counter::Counter;
 use quinn::crypto::rustls::QuicServerConfig;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::{Keeper, QuicLink, runtime::Batching, tuning};
 use crate::{
-    net,
+    net::{self, Crowd, Place},
     protocol::Close,
     transport::{Link, Lost, Settings},
 };
 
-/// How many handshakes may be under way at once; more are turned away. From half of it on, a client must prove its address
+/// How many handshakes may be under way at once; more are turned away, unless the oldest has had its time. From half of it on, a client must prove its address
 /// first (RFC 9000 §8.1.2), so that a flood from forged addresses costs a packet each, not a handshake.
 const HANDSHAKES: usize = 256;
+
+/// How long a handshake may take when there are so many. It takes two round trips.
+const FAIR: Duration = Duration::from_secs(2);
 
 /// How many streams a peer may open before its `Hello` is read: the control stream.
 const STREAMS_BEFORE_HELLO: u32 = 1;
@@ -41,7 +43,7 @@ pub enum BindError {
 pub struct Listener {
     endpoint: quinn::Endpoint,
     server: quinn::ServerConfig,
-    handshakes: Arc<Semaphore>,
+    handshakes: Crowd,
     keeper: Arc<Keeper>,
     turned_away: Counter,
 }
@@ -110,7 +112,7 @@ impl Listener {
         Ok(Self {
             endpoint,
             server,
-            handshakes: Arc::new(Semaphore::new(HANDSHAKES)),
+            handshakes: Crowd::new(HANDSHAKES, FAIR),
             turned_away: Counter::default(),
             keeper: Arc::new(Keeper::start(window)),
         })
@@ -142,15 +144,14 @@ impl Listener {
     pub async fn accept(&self) -> Option<Incoming> {
         loop {
             let incoming = self.endpoint.accept().await?;
-            let Ok(permit) = Arc::clone(&self.handshakes).try_acquire_owned() else {
+            let Ok(place) = self.handshakes.try_enter() else {
                 tracing::debug!(client = %incoming.remote_address(), "too many handshakes; a link was turned away");
                 self.turned_away.inc();
                 incoming.refuse();
                 continue;
             };
-            let crowded = self.handshakes.available_permits() < HANDSHAKES / 2;
-            if !(crowded && incoming.may_retry()) {
-                return Some(Incoming { incoming, permit, keeper: Arc::clone(&self.keeper) });
+            if !(self.handshakes.is_dense() && incoming.may_retry()) {
+                return Some(Incoming { incoming, place, keeper: Arc::clone(&self.keeper) });
             }
             if let Err(error) = incoming.retry() {
                 tracing::debug!(%error, "a client could not be asked to prove its address");
@@ -170,7 +171,7 @@ impl Listener {
 #[derive(Debug)]
 pub struct Incoming {
     incoming: quinn::Incoming,
-    permit: OwnedSemaphorePermit,
+    place: Place,
     keeper: Arc<Keeper>,
 }
 
@@ -183,6 +184,9 @@ pub enum HandshakeError {
     /// It took too long.
     #[error("the handshake was not done after {0:?}")]
     Timeout(Duration),
+    /// It took longer than it may while there are too many.
+    #[error("the handshake was not done after {FAIR:?}, and others wait")]
+    GaveWay,
 }
 
 impl Incoming {
@@ -211,12 +215,61 @@ impl Incoming {
 
     /// The same for a connection that is no link.
     pub(crate) async fn connection(self, deadline: Duration) -> Result<quinn::Connection, HandshakeError> {
-        let _permit = self.permit;
         let connecting = self.incoming.accept().map_err(Lost::from)?;
-        match tokio::time::timeout(deadline, connecting).await {
-            Ok(Ok(connection)) => Ok(connection),
-            Ok(Err(error)) => Err(HandshakeError::Failed(error.into())),
-            Err(_) => Err(HandshakeError::Timeout(deadline)),
+        match self.place.hold(tokio::time::timeout(deadline, connecting)).await {
+            Some(Ok(Ok(connection))) => Ok(connection),
+            Some(Ok(Err(error))) => Err(HandshakeError::Failed(error.into())),
+            Some(Err(_)) => Err(HandshakeError::Timeout(deadline)),
+            None => Err(HandshakeError::GaveWay),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{
+        super::{Dialer, tests::SOON},
+        *,
+    };
+    use crate::tls::{
+        self, ClientAuth, Trust,
+        tests::{authority, issue, roots},
+    };
+
+    /// A listener, and what dials it.
+    fn ports() -> (Listener, Dialer) {
+        let (authority, settings) = (authority(), Settings::default());
+        let identity = issue(&authority, &["node.example"]);
+        let server = tls::server_config(&[identity], ClientAuth::None, &[b"test"]).unwrap();
+        let listener = Listener::bind(([127, 0, 0, 1], 0).into(), server, None, &settings).unwrap();
+        let trust = Trust::Roots(roots(&authority));
+        let client = tls::client_config(&trust, None, &[b"test"]).unwrap();
+        (listener, Dialer::new(client, &settings).unwrap())
+    }
+
+    #[tokio::test]
+    async fn handshakes_that_do_not_come_to_their_end_give_way_to_another() {
+        let (listener, dialer) = ports();
+        let address = listener.local_address().unwrap();
+        let accept = async || tokio::time::timeout(SOON, listener.accept()).await.unwrap().unwrap();
+        // As if the clients had vanished after their first packets: nothing goes on.
+        let mut stuck = Vec::new();
+        for _ in 0..HANDSHAKES {
+            let dialled = dialer.dial(address, "node.example");
+            tokio::select! {
+                incoming = accept() => stuck.push(incoming),
+                linked = dialled => panic!("{linked:?}"),
+            }
+        }
+        let turned_away = dialer.dial(address, "node.example");
+        tokio::select! {
+            refused = turned_away => assert!(refused.is_err(), "{refused:?}"),
+            _ = accept() => panic!("there is no place"),
+        }
+        assert_eq!(listener.turned_away().get(), 1);
+        tokio::time::sleep(FAIR).await;
+        let served = async { accept().await.handshake(SOON).await };
+        let (dialled, served) = tokio::join!(dialer.dial(address, "node.example"), served);
+        assert!(dialled.is_ok() && served.is_ok(), "{dialled:?} {served:?}");
     }
 }
