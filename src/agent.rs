@@ -51,6 +51,9 @@ use crate::{
     telemetry::{Outcome, trace::Tracer},
 };
 
+/// How long flows that are cut have to be dropped.
+const DROPPED: Duration = Duration::from_secs(1);
+
 /// What an agent serves, and where.
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -284,6 +287,8 @@ impl Agent {
         let closed = self.client.close(grace).await;
         if let Err(aborted) = self.tasks.finish(grace.saturating_sub(started.elapsed())).await {
             tracing::debug!(%aborted, "flows were left");
+            // Each ends its span as it is dropped, which takes no longer than others take to be polled.
+            drop(tokio::time::timeout(DROPPED, self.tasks.wait_empty()).await);
         }
         if let Some(inspecting) = &self.inspecting {
             inspecting.close().await;

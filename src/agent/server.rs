@@ -16,7 +16,7 @@ use super::{
     http,
     inspect::{Inspected, Inspector},
     metrics::{Counters, Health, Service as Counted},
-    span::{BROKE, Spanned, UNREACHED},
+    span::{BROKE, FlowSpan, UNREACHED},
     udp,
 };
 use crate::{
@@ -314,7 +314,9 @@ async fn join(incoming: Incoming, version: Version, doubt: Arc<Notify>) {
         return deny(incoming, denied, &counters).await;
     }
     let (client, clients) = (incoming.open().client, Clients::of(incoming.open()));
-    let span = Spanned::flow(&tracer, incoming.open(), &endpoint).filter(|_| !reads_requests);
+    let counts = Counts::default().counted(counters.tally(kind));
+    let carried = || (counts.left_to_right(), counts.right_to_left());
+    let span = (!reads_requests).then(|| FlowSpan::begin(&tracer, incoming.open(), &endpoint, carried));
     let connection = match endpoint.service.connect(kind, incoming.open().into()).await {
         Ok(connection) => connection,
         Err(error) => {
@@ -327,7 +329,7 @@ async fn join(incoming: Incoming, version: Version, doubt: Arc<Notify>) {
                 inspected.unreached(&endpoint, client.map(|client| client.ip()), error.to_string());
             }
             if let Some(span) = span {
-                span.end_flow(Kind::Tcp, 0, 0, Some(UNREACHED));
+                span.end(Some(UNREACHED));
             }
             return incoming.refuse(Refusal::new(error.code(), error.to_string())).await;
         }
@@ -353,11 +355,9 @@ async fn join(incoming: Incoming, version: Version, doubt: Arc<Notify>) {
             let counting = Some((&counters, counters.tally(kind)));
             return http::serve(flow, clients, connection, &endpoint, inspected, &tracer, counting).await;
         }
-        let counts = Counts::default().counted(counters.tally(kind));
         let end = splice(flow, connection, &counts).await;
         if let Some(span) = span {
-            let broke = matches!(end, Err(Broken::Right(_))).then_some(BROKE);
-            span.end_flow(Kind::Tcp, counts.left_to_right(), counts.right_to_left(), broke);
+            span.end(matches!(end, Err(Broken::Right(_))).then_some(BROKE));
         }
         tracing::debug!(
             endpoint = %endpoint.name,

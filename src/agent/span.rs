@@ -17,21 +17,16 @@ pub(super) struct Spanned {
     service: HostPort,
 }
 
-/// Why a flow has failed that never reached its service, and one that its service has reset.
+/// Why a flow has failed that never reached its service, one that its service has reset, and one that did not come to its end.
 pub(super) const UNREACHED: &str = "service not reached";
 pub(super) const BROKE: &str = "service broke off";
+const CUT: &str = "flow was cut";
 
 impl Spanned {
     /// The span of something that this endpoint is to serve.
     pub(super) fn new(span: Option<Span>, endpoint: &Endpoint) -> Option<Self> {
         let span = span.filter(Span::is_sampled)?;
         Some(Self { span, endpoint: endpoint.name.clone(), service: endpoint.service.address().clone() })
-    }
-
-    /// The span of a flow. One that carries requests has none: they have.
-    pub(super) fn flow(tracer: &Tracer, open: &Open, endpoint: &Endpoint) -> Option<Self> {
-        let span = (!open.kind.is_http()).then(|| tracer.flow(Hop::Agent, &mut open.trace.clone())).flatten();
-        Self::new(span, endpoint)
     }
 
     /// It has ended now, with this to be said beside whose it was.
@@ -46,21 +41,41 @@ impl Spanned {
             (name, [whose, told].concat(), error)
         });
     }
+}
 
-    /// The same of a flow that has carried so many bytes.
-    pub(super) fn end_flow(
-        self,
-        kind: Kind,
-        to_service: u64,
-        from_service: u64,
-        error: Option<&'static str>,
-    ) {
-        let transport = if kind == Kind::Udp { "udp" } else { "tcp" };
+/// The span of a flow under way, which ends when this is dropped, however the flow ends.
+#[derive(Debug)]
+pub(super) struct FlowSpan<F: Fn() -> (u64, u64)> {
+    /// Of a flow that carries requests there is none: they have.
+    span: Option<Spanned>,
+    transport: &'static str,
+    /// How many bytes it has carried, to the service and from it.
+    carried: F,
+    error: Option<&'static str>,
+}
+
+impl<F: Fn() -> (u64, u64)> FlowSpan<F> {
+    pub(super) fn begin(tracer: &Tracer, open: &Open, endpoint: &Endpoint, carried: F) -> Self {
+        let span = (!open.kind.is_http()).then(|| tracer.flow(Hop::Agent, &mut open.trace.clone())).flatten();
+        let transport = if open.kind == Kind::Udp { "udp" } else { "tcp" };
+        Self { span: Spanned::new(span, endpoint), transport, carried, error: Some(CUT) }
+    }
+
+    /// The flow has come to its end, which is an error or is none.
+    pub(super) fn end(mut self, error: Option<&'static str>) {
+        self.error = error;
+    }
+}
+
+impl<F: Fn() -> (u64, u64)> Drop for FlowSpan<F> {
+    fn drop(&mut self) {
+        let Some(span) = self.span.take() else { return };
+        let (to_service, from_service) = (self.carried)();
         let told = vec![
-            ("network.transport", transport.into()),
+            ("network.transport", self.transport.into()),
             ("adit.sent_bytes", from_service.into()),
             ("adit.received_bytes", to_service.into()),
         ];
-        self.end(transport, told, error);
+        span.end(self.transport, told, self.error);
     }
 }

@@ -6,7 +6,7 @@ use super::{
     Endpoint, door,
     metrics::Counters,
     server::deny,
-    span::{Spanned, UNREACHED},
+    span::{FlowSpan, UNREACHED},
 };
 use crate::{
     client::{Client, Incoming},
@@ -26,15 +26,15 @@ pub(super) async fn join(
     if let Err(denied) = door::check_flow(&endpoint.door, incoming.open()) {
         return deny(incoming, denied, &counters).await;
     }
-    let span = Spanned::flow(&tracer, incoming.open(), &endpoint);
+    let activity = Activity::default().counted(counters.tally(Kind::Udp));
+    let carried = || (activity.bytes_left_to_right(), activity.bytes_right_to_left());
+    let span = FlowSpan::begin(&tracer, incoming.open(), &endpoint, carried);
     let service = match endpoint.service.associate(client.packets().clone()).await {
         Ok(service) => service,
         Err(error) => {
             counters.unreached(error.code());
             tracing::warn!(endpoint = %endpoint.name, %error, "the service cannot be reached");
-            if let Some(span) = span {
-                span.end_flow(Kind::Udp, 0, 0, Some(UNREACHED));
-            }
+            span.end(Some(UNREACHED));
             return incoming.refuse(Refusal::new(error.code(), error.to_string())).await;
         }
     };
@@ -46,12 +46,9 @@ pub(super) async fn join(
     };
     let client = association.client();
     let _open = counters.open(Kind::Udp);
-    let activity = Activity::default().counted(counters.tally(Kind::Udp));
     let idle = association.idle(&activity, endpoint.udp_idle, std::future::pending());
     let end = packets::join(association, service, &activity, idle).await;
-    if let Some(span) = span {
-        span.end_flow(Kind::Udp, activity.bytes_left_to_right(), activity.bytes_right_to_left(), None);
-    }
+    span.end(None);
     tracing::debug!(
         endpoint = %endpoint.name,
         client = client.map(tracing::field::display),

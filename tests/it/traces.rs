@@ -87,6 +87,7 @@ mod exported {
         agent::{self, Agent},
         client, node, otlp,
         telemetry::trace::Settings,
+        tls::{self, Authority, ClientAuth},
     };
     use http::{Request, Response, StatusCode};
     use http_body_util::BodyExt;
@@ -107,7 +108,10 @@ mod exported {
         Fabric,
         client::{body, get, metric},
         eventually,
+        fabric::identity,
+        process::Process,
         service::{Body, Running},
+        udp::{self, Echo, UDP},
     };
 
     const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
@@ -131,10 +135,18 @@ mod exported {
 
     impl Receiver {
         async fn start() -> Self {
+            Self::with_tls(None).await
+        }
+
+        async fn with_tls(tls: Option<Arc<rustls::ServerConfig>>) -> Self {
             let (got, busy) = (Arc::<Mutex<Vec<Got>>>::default(), Arc::<AtomicUsize>::default());
             let (gets, is_busy) = (Arc::clone(&got), Arc::clone(&busy));
             let take = move |request| take(request, Arc::clone(&gets), Arc::clone(&is_busy));
-            Self { running: service::http(take).await, got, busy }
+            let running = match tls {
+                None => service::http(take).await,
+                Some(tls) => service::tls(tls, move |stream| service::connection(stream, take.clone())).await,
+            };
+            Self { running, got, busy }
         }
 
         fn config(&self) -> otlp::Config {
@@ -282,6 +294,8 @@ mod exported {
                 let by: Vec<_> = chain.iter().map(|got| got.by.as_str()).collect();
                 // The second node passes bytes on, and the first tells how long they took there.
                 assert_eq!(by, ["adit-node n1", "adit-node n1", &traced.by_agent()]);
+                let flags: Vec<_> = spans.iter().map(|span| span.flags).collect();
+                assert_eq!(flags, [0x301, 0x101, 0x301], "recorded, and whose parent is another process's");
                 let kinds: Vec<_> = spans.iter().map(|span| span.kind()).collect();
                 assert_eq!(kinds, [SpanKind::Server, SpanKind::Internal, SpanKind::Client]);
                 assert!(spans.iter().all(|span| span.name == "GET"), "{spans:#?}");
@@ -316,7 +330,8 @@ mod exported {
         let mut flow = ok(TcpStream::connect(port).await);
         ok(flow.write_all(b"ping").await);
         ok(soon(flow.read_exact(&mut [0; 4])).await);
-        assert!(receiver.all().is_empty(), "it goes on");
+        let lasts = Duration::from_millis(100);
+        tokio::time::sleep(lasts).await;
         ok(flow.shutdown().await);
         ok(soon(flow.read_to_end(&mut Vec::new())).await);
         eventually("a span is there", async || !receiver.all().is_empty()).await;
@@ -331,6 +346,79 @@ mod exported {
         assert_eq!(each(&chain, "adit.sent_bytes"), ["4"; 3]);
         assert_eq!(each(&chain, "network.transport"), ["tcp"; 3]);
         assert!(chain.iter().all(|got| got.span.name == "tcp"), "{chain:#?}");
+        for Got { span, .. } in &chain {
+            let took = span.end_time_unix_nano - span.start_time_unix_nano;
+            assert!(u128::from(took) >= lasts.as_nanos(), "{span:#?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn an_association_is_a_trace_too() {
+        let (service, receiver) = (Echo::start().await, Receiver::start().await);
+        let traces = receiver.config();
+        let fabric = Fabric::with(|config| config.traces = Some(traces.clone())).await;
+        let agent = agent_of(fabric.client(), fabric.endpoint("web", Kind::Udp, service.address), traces);
+        ok(soon(agent.serve()).await);
+        let (forwarder, port) = fabric.forwarder_of("web", UDP).await;
+        udp::Client::of(port).await.ask(b"hello").await;
+        drop(forwarder);
+        eventually("the spans are there", async || receiver.all().len() == 2).await;
+        let trace = hex(&receiver.all()[0].span.trace_id);
+        let chain = receiver.chain(&trace, 2).await;
+        assert_eq!(each(&chain, "adit.hop"), ["edge", "agent"]);
+        assert_eq!(each(&chain, "network.transport"), ["udp"; 2]);
+        assert_eq!(each(&chain, "adit.received_bytes"), ["5"; 2]);
+        assert_eq!(each(&chain, "adit.sent_bytes"), ["5"; 2]);
+        assert!(chain.iter().all(|got| got.span.name == "udp"), "{chain:#?}");
+    }
+
+    #[tokio::test]
+    async fn a_flow_that_is_cut_when_its_agent_leaves_has_a_span_all_the_same() {
+        let receiver = Receiver::start().await;
+        // It says nothing when it is to make a TLS handshake, so the flow does not even begin.
+        let service = service::tcp(|stream| async move {
+            std::future::pending::<()>().await;
+            drop(stream);
+        })
+        .await;
+        let fabric = Fabric::start().await;
+        let endpoint = fabric.endpoint("db", Kind::Tcp, format!("tls://{}", service.address));
+        let agent = agent_of(fabric.client(), endpoint, receiver.config());
+        ok(soon(agent.serve()).await);
+        let (_forwarder, port) = fabric.forwarder("db").await;
+        let _flow = ok(TcpStream::connect(port).await);
+        eventually("the agent asks its service", async || service.accepted() == 1).await;
+        let left = soon(agent.drain(Duration::ZERO)).await;
+        let got = receiver.all();
+        assert_eq!(each(&got, "adit.received_bytes"), ["0"], "{left:?} {got:#?}");
+        let status = got[0].span.status.clone().unwrap_or_default();
+        assert_eq!((status.code(), status.message.as_str()), (Status::Error, "flow was cut"));
+    }
+
+    #[tokio::test]
+    async fn a_receiver_that_has_tls_is_believed_by_the_systems_authorities() {
+        let authority = ok(Authority::generate("receivers' authority"));
+        let folder = ok(tempfile::tempdir());
+        let ca = folder.path().join("receivers.pem");
+        ok(authority.pem().write(&ca, &folder.path().join("receivers.key")));
+        let server = [identity(&authority, &["127.0.0.1"])];
+        let server = Arc::new(ok(tls::server_config(&server, ClientAuth::None, &[])));
+        let receiver = Receiver::with_tls(Some(server)).await;
+        let url = format!("https://{}", receiver.running.address);
+        let binds =
+            ["--edge-bind", "--link-bind", "--peer-bind", "--admin-bind"].map(|bind| [bind, "127.0.0.1:0"]);
+        let words = [&["node", "--otlp-endpoint", &url], binds.as_flattened()].concat();
+        let asks = async |environment: &[(&str, &str)]| {
+            let node = Process::start_in(folder.path(), &words, environment);
+            assert_eq!(get(node.address("edge"), "nobody", "/").await.status, StatusCode::BAD_GATEWAY);
+            node
+        };
+        let stranger = asks(&[]).await;
+        stranger.logs("UnknownIssuer").await;
+        assert!(receiver.all().is_empty());
+        let ca = ca.to_str().expect("it is a text");
+        let _node = asks(&[("SSL_CERT_FILE", ca)]).await;
+        eventually("a span is there", async || receiver.all().len() == 1).await;
     }
 
     #[tokio::test]
