@@ -46,7 +46,6 @@ use crate::{
     upstream::Upstreams,
 };
 pub use answers::Answers;
-use door::{Door, Visitor};
 use live::Live;
 use operator::Operator;
 
@@ -245,16 +244,7 @@ impl Admin {
         let live = Live::start(Arc::clone(&source), &tasks);
         let router = router(&source, &live, address);
         let api = Arc::new(routed(reads()).merge(routed(acts())).with_state(source));
-        let signal = tasks.clone();
-        let door = Door::new(listener, tls.clone());
-        tasks.spawn(async move {
-            let service = router.into_make_service_with_connect_info::<Visitor>();
-            let serve =
-                axum::serve(door, service).with_graceful_shutdown(async move { signal.signalled().await });
-            if let Err(error) = serve.await {
-                tracing::error!(%error, "the admin port has failed");
-            }
-        });
+        tasks.spawn(door::accept(listener, tls.clone(), router, tasks.clone()));
         Ok(Self { address, tls, api, tasks })
     }
 

@@ -87,8 +87,8 @@ async fn accept(listener: TcpListener, router: Router, tasks: Tasks) {
     let places = Crowd::new(CONNECTIONS, FAIR);
     loop {
         let next = async {
-            let place = places.enter().await;
-            (net::accept(&listener).await.0, place)
+            let (stream, _) = net::accept(&listener).await;
+            (stream, places.enter().await)
         };
         let (stream, place) = tokio::select! {
             next = next => next,

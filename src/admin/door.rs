@@ -1,20 +1,22 @@
 //! The port's door: connections of operators, with TLS where the port has a certificate.
 //!
-//! Handshakes are made beside each other, so many at most, and each has a deadline. When there are more, the oldest give way:
-//! who says nothing holds up nobody.
+//! Driven by [`Admin`](super::Admin). Handshakes are made beside each other, so many at most; when there are more, the oldest
+//! give way. A connection on which no request comes is closed. So who says nothing holds up nobody, and stays nowhere.
 
-use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
-use axum::{
-    extract::connect_info::Connected,
-    serve::{IncomingStream, Listener},
+use axum::{Extension, Router, extract::ConnectInfo};
+use hyper::server::conn::http1;
+use hyper_util::{
+    rt::{TokioIo, TokioTimer},
+    service::TowerToHyperService,
 };
-use futures_util::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use rustls::{ServerConfig, pki_types::CertificateDer};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 
 use crate::{
+    drain::Tasks,
     net::{self, Connection, Crowd, Place},
     tls::ServerTls,
 };
@@ -26,13 +28,8 @@ const HANDSHAKE: Duration = Duration::from_secs(10);
 const HANDSHAKES: usize = 64;
 const FAIR: Duration = Duration::from_millis(500);
 
-/// Where operators come in.
-pub(super) struct Door {
-    listener: TcpListener,
-    tls: Option<ServerTls>,
-    handshakes: FuturesUnordered<BoxFuture<'static, Option<(Connection, SocketAddr)>>>,
-    places: Crowd,
-}
+/// How long a connection may be without a request whose head is whole.
+const SILENCE: Duration = Duration::from_secs(30);
 
 /// Who has come in.
 #[derive(Debug, Clone)]
@@ -42,39 +39,33 @@ pub(super) struct Visitor {
     pub(super) certificate: Option<Arc<CertificateDer<'static>>>,
 }
 
-impl Door {
-    pub(super) fn new(listener: TcpListener, tls: Option<ServerTls>) -> Self {
-        Self { listener, tls, handshakes: FuturesUnordered::new(), places: Crowd::new(HANDSHAKES, FAIR) }
-    }
-}
-
-impl Listener for Door {
-    type Io = Connection;
-    type Addr = SocketAddr;
-
-    async fn accept(&mut self) -> (Connection, SocketAddr) {
-        loop {
-            let Some(tls) = &self.tls else {
-                let (stream, address) = net::accept(&self.listener).await;
-                return (Connection::Tcp(stream), address);
+/// Lets operators in until the port is closed. Each connection is a task of its own.
+pub(super) async fn accept(listener: TcpListener, tls: Option<ServerTls>, router: Router, tasks: Tasks) {
+    let places = Crowd::new(HANDSHAKES, FAIR);
+    loop {
+        let next = async {
+            let (stream, address) = net::accept(&listener).await;
+            let handshake = match &tls {
+                None => None,
+                Some(tls) => Some((tls.current(), places.enter().await)),
             };
-            let next = async {
-                let place = self.places.enter().await;
-                (net::accept(&self.listener).await, place)
-            };
-            tokio::select! {
-                ((stream, address), place) = next => {
-                    self.handshakes.push(Box::pin(secure(stream, address, tls.current(), place)));
-                }
-                Some(done) = self.handshakes.next() => if let Some(entered) = done {
-                    return entered;
+            (stream, address, handshake)
+        };
+        let (stream, address, handshake) = tokio::select! {
+            next = next => next,
+            () = tasks.signalled() => return,
+        };
+        let (router, group) = (router.clone(), tasks.clone());
+        tasks.spawn(async move {
+            let connection = match handshake {
+                None => Connection::Tcp(stream),
+                Some((tls, place)) => match secure(stream, address, tls, place).await {
+                    Some(connection) => connection,
+                    None => return,
                 },
-            }
-        }
-    }
-
-    fn local_addr(&self) -> io::Result<SocketAddr> {
-        self.listener.local_addr()
+            };
+            serve(connection, address, router, &group).await;
+        });
     }
 }
 
@@ -83,10 +74,10 @@ async fn secure(
     address: SocketAddr,
     tls: Arc<ServerConfig>,
     place: Place,
-) -> Option<(Connection, SocketAddr)> {
+) -> Option<Connection> {
     let handshake = tokio::time::timeout(HANDSHAKE, TlsAcceptor::from(tls).accept(stream));
     match place.hold(handshake).await {
-        Some(Ok(Ok(stream))) => return Some((Connection::Tls(Box::new(stream.into())), address)),
+        Some(Ok(Ok(stream))) => return Some(Connection::Tls(Box::new(stream.into()))),
         Some(Ok(Err(error))) => tracing::debug!(%address, %error, "a TLS handshake of an operator failed"),
         Some(Err(_)) => {
             tracing::debug!(%address, "a TLS handshake of an operator was not done after {HANDSHAKE:?}");
@@ -96,9 +87,46 @@ async fn secure(
     None
 }
 
-impl Connected<IncomingStream<'_, Door>> for Visitor {
-    fn connect_info(stream: IncomingStream<'_, Door>) -> Self {
-        let certificate = stream.io().peer_certificates().into_iter().next().map(Arc::new);
-        Self { address: *stream.remote_addr(), certificate }
+/// Serves a connection until it ends, or finishes what is under way when the port is closed.
+async fn serve(connection: Connection, address: SocketAddr, router: Router, tasks: &Tasks) {
+    let certificate = connection.peer_certificates().into_iter().next().map(Arc::new);
+    let router = router.layer(Extension(ConnectInfo(Visitor { address, certificate })));
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(SILENCE)
+        .serve_connection(TokioIo::new(connection), TowerToHyperService::new(router));
+    tokio::pin!(connection);
+    let ended = tokio::select! {
+        ended = connection.as_mut() => ended,
+        () = tasks.signalled() => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(error) = ended {
+        tracing::debug!(%address, %error, "an operator's connection ended with an error");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::{
+        io::AsyncReadExt,
+        time::{Instant, timeout},
+    };
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_without_a_request_is_closed() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let tasks = Tasks::new();
+        tasks.spawn(accept(listener, None, Router::new(), tasks.clone()));
+        let mut silent = TcpStream::connect(address).await.unwrap();
+        let (began, mut told) = (Instant::now(), Vec::new());
+        timeout(SILENCE * 2, silent.read_to_end(&mut told)).await.unwrap().unwrap();
+        assert!(told.is_empty() && began.elapsed() > SILENCE / 2, "{:?} {told:?}", began.elapsed());
+        tasks.abort();
     }
 }

@@ -337,6 +337,9 @@ async fn join(incoming: Incoming, version: Version, doubt: Arc<Notify>) {
     let flow = match incoming.accept().await {
         Ok(flow) => flow,
         Err(error) => {
+            if let Some(span) = span {
+                span.end(None);
+            }
             return tracing::debug!(endpoint = %endpoint.name, %error, "a flow went away before it began");
         }
     };

@@ -41,6 +41,7 @@ pub(super) async fn join(
     let association = match incoming.associate().await {
         Ok(association) => association,
         Err(error) => {
+            span.end(None);
             return tracing::debug!(endpoint = %endpoint.name, %error, "an association went away before it began");
         }
     };

@@ -110,7 +110,7 @@ impl Slot {
                     left = session.left() => break left,
                     () = session.settled(), if !self.former.is_empty() => self.let_go(),
                     opened = self.quic_again(&session) => {
-                        self.links.lost("quic");
+                        self.links.lost(self.index, "quic");
                         session = self.welcomed(opened);
                     }
                 }
@@ -123,16 +123,16 @@ impl Slot {
             self.last_refusal.clear();
             let (why, wait) = match left {
                 Left::GoAway(away) => {
-                    self.links.lost("leaving");
+                    self.links.lost(self.index, "leaving");
                     ("the node is leaving".into(), away.smear.mul_f64(rand::random()))
                 }
                 Left::Suspect => {
-                    self.links.lost("silent");
+                    self.links.lost(self.index, "silent");
                     self.rest(&session.node);
                     ("the link does not answer".into(), Duration::ZERO)
                 }
                 Left::Ended(why) => {
-                    self.links.lost("ended");
+                    self.links.lost(self.index, "ended");
                     self.rest(&session.node);
                     (why, self.failed())
                 }
@@ -152,7 +152,7 @@ impl Slot {
                 turn = Some(links.dialling().await);
             }
             if let Some(session) = links.of(self.index).filter(|session| session.is_up()) {
-                self.links.replaced();
+                self.links.not_lost(self.index);
                 tracing::info!(node = %session.node, "the link answers again");
                 links.note(None);
                 return session;
@@ -299,7 +299,7 @@ impl Slot {
     fn welcomed(&mut self, opened: session::Opened) -> Arc<Session> {
         let session = Arc::clone(&opened.session);
         (self.name_next, self.refusals) = (false, 0);
-        if let Some(reason) = self.links.replaced() {
+        if let Some(reason) = self.links.replaced(self.index) {
             self.shared.counters.reconnected(reason);
         }
         self.last_error.clear();

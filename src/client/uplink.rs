@@ -157,7 +157,7 @@ impl Uplink {
             table: watch::Sender::new(Table { slots: vec![None; count], error: None }),
             all: Mutex::default(),
             dialling: tokio::sync::Mutex::default(),
-            lost: Mutex::default(),
+            lost: Mutex::new(vec![None; count]),
         };
         Self { shared, role, started: Once::new(), links: Arc::new(links) }
     }
@@ -208,8 +208,8 @@ pub(super) struct Links {
     /// Every session that may still have flows, those of the table among them.
     all: Mutex<Vec<Weak<Session>>>,
     dialling: tokio::sync::Mutex<()>,
-    /// Why links have gone in whose place there is none yet, in a word each; as many as there are slots, at most.
-    lost: Mutex<Vec<&'static str>>,
+    /// Why the link of each slot has gone, in a word, where there is none in its place yet.
+    lost: Mutex<Vec<Option<&'static str>>>,
 }
 
 #[derive(Debug)]
@@ -258,15 +258,26 @@ impl Links {
         self.all.lock().unwrap_or_else(PoisonError::into_inner).iter().filter_map(Weak::upgrade).collect()
     }
 
-    /// A slot's link has gone, and why.
-    pub(super) fn lost(&self, why: &'static str) {
-        self.lost.lock().unwrap_or_else(PoisonError::into_inner).push(why);
+    fn reasons(&self) -> std::sync::MutexGuard<'_, Vec<Option<&'static str>>> {
+        self.lost.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// There is a link in the place of one that has gone, if any has: why that had. Any slot's will do, as one that never had
-    /// a link may be the first to find a node.
-    pub(super) fn replaced(&self) -> Option<&'static str> {
-        self.lost.lock().unwrap_or_else(PoisonError::into_inner).pop()
+    /// A slot's link has gone, and why.
+    pub(super) fn lost(&self, index: usize, why: &'static str) {
+        self.reasons()[index] = Some(why);
+    }
+
+    /// It has not gone, as it turns out.
+    pub(super) fn not_lost(&self, index: usize) {
+        self.reasons()[index] = None;
+    }
+
+    /// A slot has a link: why the one has gone in whose place it is, if there was one. That may have been another slot's, since
+    /// one that never had a link may be the first to find a node.
+    pub(super) fn replaced(&self, index: usize) -> Option<&'static str> {
+        let mut reasons = self.reasons();
+        let own = reasons[index].take();
+        own.or_else(|| reasons.iter_mut().find_map(Option::take))
     }
 
     /// Waits until this slot alone looks for a node: who will answer a name is known only when it has, and of two that ask

@@ -40,10 +40,10 @@ use crate::{
     upstream::{Identity, Session},
 };
 
-/// How many connections may be on their way to an upgrade, and how long each may be when there are so many; more wait to be
-/// accepted.
+/// How many connections may be on their way to an upgrade, and how long each may be when there are so many, which is longer than
+/// keys are fetched for; more wait to be accepted.
 const HANDSHAKES: usize = 256;
-const FAIR: Duration = Duration::from_secs(2);
+const FAIR: Duration = Duration::from_secs(4);
 
 /// The longest head of a request, in bytes.
 const MAX_HEAD: usize = 16 * 1024;
@@ -58,15 +58,21 @@ const TLS_HANDSHAKE: u8 = 0x16;
 pub(super) async fn accept(listener: TcpListener, tls: ServerTls, door: Arc<Door>, tasks: Tasks) {
     let handshakes = Crowd::new(HANDSHAKES, FAIR);
     loop {
-        let place = handshakes.enter().await;
         let (stream, client) = net::accept(&listener).await;
+        let place = handshakes.enter().await;
         let (tls, door, of_link) = (tls.clone(), Arc::clone(&door), tasks.clone());
         tasks.spawn(async move {
             match place.hold(tokio::time::timeout(HANDSHAKE, upgrade(stream, client, &tls, &door))).await {
                 Some(Ok(Some((asked, upgraded)))) => enter(asked, upgraded, client, &door, &of_link).await,
                 Some(Ok(None)) => {}
                 Some(Err(_)) => tracing::debug!(%client, "a connection to the link port asked for nothing"),
-                None => tracing::debug!(%client, "a connection to the link port gave way to another one"),
+                None => {
+                    tracing::debug!(%client, "a connection to the link port gave way to another one");
+                    door.happened(
+                        client,
+                        format_args!("it asked for nothing for {FAIR:?}, and others waited"),
+                    );
+                }
             }
         });
     }

@@ -16,8 +16,8 @@ use crate::{
 /// first (RFC 9000 §8.1.2), so that a flood from forged addresses costs a packet each, not a handshake.
 const HANDSHAKES: usize = 256;
 
-/// How long a handshake may take when there are so many. It takes two round trips.
-const FAIR: Duration = Duration::from_secs(2);
+/// How long a handshake may take when there are so many. It takes two round trips, and its turn on a busy machine.
+const FAIR: Duration = Duration::from_secs(4);
 
 /// How many streams a peer may open before its `Hello` is read: the control stream.
 const STREAMS_BEFORE_HELLO: u32 = 1;
@@ -126,7 +126,7 @@ impl Listener {
         self.endpoint.set_server_config(Some(server));
     }
 
-    /// Handshakes that were not begun because there were too many.
+    /// Handshakes that were not begun, or not brought to their end, because there were too many.
     pub fn turned_away(&self) -> &Counter {
         &self.turned_away
     }
@@ -144,18 +144,20 @@ impl Listener {
     pub async fn accept(&self) -> Option<Incoming> {
         loop {
             let incoming = self.endpoint.accept().await?;
-            let Ok(place) = self.handshakes.try_enter() else {
-                tracing::debug!(client = %incoming.remote_address(), "too many handshakes; a link was turned away");
-                self.turned_away.inc();
-                incoming.refuse();
+            // Before a place is taken: nobody gives way to an address that is not proved.
+            if self.handshakes.is_dense() && incoming.may_retry() {
+                if let Err(error) = incoming.retry() {
+                    tracing::debug!(%error, "a client could not be asked to prove its address");
+                }
                 continue;
-            };
-            if !(self.handshakes.is_dense() && incoming.may_retry()) {
-                return Some(Incoming { incoming, place, keeper: Arc::clone(&self.keeper) });
             }
-            if let Err(error) = incoming.retry() {
-                tracing::debug!(%error, "a client could not be asked to prove its address");
+            if let Ok(place) = self.handshakes.try_enter() {
+                let (keeper, turned_away) = (Arc::clone(&self.keeper), self.turned_away.clone());
+                return Some(Incoming { incoming, place, keeper, turned_away });
             }
+            tracing::debug!(client = %incoming.remote_address(), "too many handshakes; a link was turned away");
+            self.turned_away.inc();
+            incoming.refuse();
         }
     }
 
@@ -173,6 +175,7 @@ pub struct Incoming {
     incoming: quinn::Incoming,
     place: Place,
     keeper: Arc<Keeper>,
+    turned_away: Counter,
 }
 
 /// Why a handshake did not come to its end.
@@ -220,7 +223,10 @@ impl Incoming {
             Some(Ok(Ok(connection))) => Ok(connection),
             Some(Ok(Err(error))) => Err(HandshakeError::Failed(error.into())),
             Some(Err(_)) => Err(HandshakeError::Timeout(deadline)),
-            None => Err(HandshakeError::GaveWay),
+            None => {
+                self.turned_away.inc();
+                Err(HandshakeError::GaveWay)
+            }
         }
     }
 }
@@ -249,12 +255,14 @@ mod tests {
 
     #[tokio::test]
     async fn handshakes_that_do_not_come_to_their_end_give_way_to_another() {
-        let (listener, dialer) = ports();
+        let (mut listener, dialer) = ports();
+        let fair = Duration::from_millis(500);
+        listener.handshakes = Crowd::new(4, fair);
         let address = listener.local_address().unwrap();
         let accept = async || tokio::time::timeout(SOON, listener.accept()).await.unwrap().unwrap();
         // As if the clients had vanished after their first packets: nothing goes on.
         let mut stuck = Vec::new();
-        for _ in 0..HANDSHAKES {
+        for _ in 0..4 {
             let dialled = dialer.dial(address, "node.example");
             tokio::select! {
                 incoming = accept() => stuck.push(incoming),
@@ -267,7 +275,7 @@ mod tests {
             _ = accept() => panic!("there is no place"),
         }
         assert_eq!(listener.turned_away().get(), 1);
-        tokio::time::sleep(FAIR).await;
+        tokio::time::sleep(fair).await;
         let served = async { accept().await.handshake(SOON).await };
         let (dialled, served) = tokio::join!(dialer.dial(address, "node.example"), served);
         assert!(dialled.is_ok() && served.is_ok(), "{dialled:?} {served:?}");
