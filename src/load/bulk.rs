@@ -42,16 +42,16 @@ impl Bulk {
             tasks.0.spawn(async move {
                 let start = Instant::now();
                 let outcome = match way.open().await {
-                    Err(error) => Err((format!("{error:?}"), "cannot connect")),
+                    Err(error) => Err((format!("{error:?}"), error.kind())),
                     Ok(stream) => carry(stream, direction, amount, &counted)
                         .await
-                        .map_err(|error| (error.to_string(), error.kind())),
+                        .map_err(|error| (error.to_string(), error.kind().to_owned())),
                 };
                 match outcome {
                     Ok(()) => recorder.good(start, Instant::now(), 0),
                     Err((error, kind)) => {
                         tracing::debug!(error, "a stream failed");
-                        recorder.failed(Instant::now(), kind);
+                        recorder.failed(Instant::now(), &kind);
                     }
                 }
             });

@@ -7,7 +7,7 @@ use std::{
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use super::{Clients, Recorder, Turns, Way, stream::ask_echo, way::OpenError};
+use super::{Clients, Recorder, Turns, Way, stream::ask_echo};
 use crate::drain::Tasks;
 
 /// What is sent.
@@ -35,8 +35,8 @@ impl Flows {
                 let way = &flows.ways[index % flows.ways.len()];
                 while let Some(ticket) = turns.next().await {
                     let one = tokio::time::timeout(flows.patience, one(way, ticket.due, &recorder)).await;
-                    if let Err(kind) = one.unwrap_or(Err("timed out")) {
-                        recorder.failed(Instant::now(), kind);
+                    if let Err(kind) = one.unwrap_or_else(|_| Err("timed out".into())) {
+                        recorder.failed(Instant::now(), &kind);
                     }
                 }
             });
@@ -50,17 +50,11 @@ impl Flows {
     }
 }
 
-async fn one(way: &Way, due: Instant, recorder: &Recorder) -> Result<(), &'static str> {
-    let mut flow = way.open().await.map_err(|error| {
-        tracing::debug!(%error, "a flow was not opened");
-        match error {
-            OpenError::Io(_) => "cannot connect",
-            OpenError::Dial(_) => "refused",
-        }
-    })?;
+async fn one(way: &Way, due: Instant, recorder: &Recorder) -> Result<(), String> {
+    let mut flow = way.open().await.map_err(|error| error.kind())?;
     let broken = |error: std::io::Error| {
         tracing::debug!(%error, "a flow broke");
-        "closed"
+        "closed".to_owned()
     };
     ask_echo(&mut flow, &FIRST).await.map_err(broken)?;
     let mut back = [0; FIRST.len()];
@@ -69,7 +63,7 @@ async fn one(way: &Way, due: Instant, recorder: &Recorder) -> Result<(), &'stati
     flow.shutdown().await.map_err(broken)?;
     let rest = flow.read(&mut [0; 1]).await.map_err(broken)?;
     if back != FIRST || rest > 0 {
-        return Err("wrong bytes");
+        return Err("wrong bytes".into());
     }
     recorder.good(due, now, FIRST.len() as u64 * 2);
     Ok(())

@@ -5,6 +5,7 @@
 
 use std::{
     fmt,
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr},
     pin::{Pin, pin},
     sync::Arc,
     time::{Duration, Instant},
@@ -23,6 +24,7 @@ use super::{Clients, Recorder, Ticket, Turns, http3};
 use crate::{
     drain::Tasks,
     net::{self, Connection, HostPort},
+    telemetry,
 };
 
 /// The block that bodies are slices of is so much longer than they are.
@@ -49,6 +51,22 @@ pub struct Target {
     pub address: HostPort,
     /// For TLS: whom to trust, with the ALPN of the version, and the server's name.
     pub tls: Option<(Arc<rustls::ClientConfig>, ServerName<'static>)>,
+}
+
+impl Target {
+    /// Its addresses. Names under `localhost` are this host's own (RFC 6761 §6.3), which not every resolver knows.
+    pub(super) async fn resolve(&self) -> Result<Vec<SocketAddr>, net::ResolveError> {
+        if is_local(&self.address.host) {
+            let port = self.address.port;
+            return Ok(vec![(Ipv4Addr::LOCALHOST, port).into(), (Ipv6Addr::LOCALHOST, port).into()]);
+        }
+        self.address.resolve().await
+    }
+}
+
+fn is_local(host: &str) -> bool {
+    let host = host.strip_suffix('.').unwrap_or(host);
+    host.rsplit_once('.').is_some_and(|(_, last)| last.eq_ignore_ascii_case("localhost"))
 }
 
 /// What is asked, but for its body.
@@ -113,8 +131,8 @@ pub struct Load {
 /// Why a request came to nothing.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Fault {
-    /// No connection could be made.
-    Connect,
+    /// No connection could be made, and why.
+    Connect(String),
     /// The connection ended before the request was sent.
     Stale,
     /// The connection ended before the response had.
@@ -132,7 +150,7 @@ pub(super) enum Fault {
 impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Connect => f.write_str("cannot connect"),
+            Self::Connect(why) => write!(f, "cannot connect: {why}"),
             Self::Stale | Self::Closed => f.write_str("closed"),
             Self::Status(status, None) => write!(f, "status {}", status.as_u16()),
             Self::Status(status, Some(code)) => write!(f, "status {} {code}", status.as_u16()),
@@ -203,7 +221,7 @@ impl Client<'_> {
             Err(fault) => {
                 recorder.failed(Instant::now(), &fault.to_string());
                 self.connection = None;
-                if fault == Fault::Connect {
+                if matches!(fault, Fault::Connect(_)) {
                     tokio::time::sleep(AGAIN).await;
                 }
             }
@@ -220,7 +238,8 @@ impl Client<'_> {
         }
         let target = &self.load.targets[self.target];
         let made = Http::connect(target, self.load.version, &self.tasks).await;
-        self.connection.insert(made.ok_or(Fault::Connect)?).ask(self.load, number).await
+        let made = made.map_err(|error| Fault::Connect(telemetry::report(&error)))?;
+        self.connection.insert(made).ask(self.load, number).await
     }
 }
 
@@ -254,16 +273,15 @@ impl<F: Future<Output = ()> + Send + 'static> hyper::rt::Executor<F> for Beside 
 }
 
 impl Http {
-    async fn connect(target: &Target, version: Version, tasks: &Tasks) -> Option<Self> {
-        let connected = match version {
+    async fn connect(target: &Target, version: Version, tasks: &Tasks) -> Result<Self, ConnectError> {
+        match version {
             Version::Http1 | Version::Http2 => Self::over_tcp(target, version, tasks).await,
             Version::Http3 => http3::Connection::to(target, tasks).await.map(Self::Quic),
-        };
-        connected.inspect_err(|error| tracing::debug!(error = format!("{error:#}"), "cannot connect")).ok()
+        }
     }
 
     async fn over_tcp(target: &Target, version: Version, tasks: &Tasks) -> Result<Self, ConnectError> {
-        let addresses = target.address.resolve().await?;
+        let addresses = target.resolve().await?;
         let stream = net::connect(&addresses).await?;
         let stream = match &target.tls {
             None => Connection::Tcp(stream),
@@ -375,10 +393,10 @@ impl<'a> Checker<'a> {
     }
 }
 
-/// Why there is no connection. It is told in the log alone.
+/// Why there is no connection.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum ConnectError {
-    #[error("the name has no address: {0}")]
+    #[error(transparent)]
     Resolve(#[from] net::ResolveError),
     #[error(transparent)]
     Io(#[from] std::io::Error),
@@ -391,6 +409,12 @@ pub(super) enum ConnectError {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn names_under_localhost_are_local() {
+        assert!(["web.localhost", "a.b.LocalHost", "web.localhost."].into_iter().all(is_local));
+        assert!(!["localhost", "localhost.example.com", "web.notlocalhost", ""].into_iter().any(is_local));
+    }
 
     #[test]
     fn echoes_are_checked_byte_for_byte() {

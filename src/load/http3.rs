@@ -18,7 +18,7 @@ pub(super) struct Connection {
 impl Connection {
     pub(super) async fn to(target: &Target, tasks: &Tasks) -> Result<Self, ConnectError> {
         let other = |error: &dyn std::fmt::Display| ConnectError::Quic(error.to_string());
-        let address = target.address.resolve().await?[0];
+        let address = target.resolve().await?[0];
         let (tls, name) = target.tls.as_ref().ok_or_else(|| other(&"HTTP/3 needs TLS"))?;
         let crypto =
             quinn::crypto::rustls::QuicClientConfig::try_from(Arc::clone(tls)).map_err(|e| other(&e))?;

@@ -102,7 +102,7 @@ impl Packets {
                     }
                     Err(error) => {
                         tracing::debug!(%error, "an association failed");
-                        recorder.failed(Instant::now(), "cannot connect");
+                        recorder.failed(Instant::now(), &error.kind());
                     }
                 }
             });

@@ -9,6 +9,7 @@ use crate::{
     client::{Association, Client, DialError, Flow},
     net,
     protocol::EndpointId,
+    telemetry,
 };
 
 /// A way.
@@ -27,6 +28,17 @@ pub(super) enum OpenError {
     Io(#[from] std::io::Error),
     #[error(transparent)]
     Dial(#[from] DialError),
+}
+
+impl OpenError {
+    /// What was wrong in a word, and why.
+    pub(super) fn kind(&self) -> String {
+        let why = telemetry::report(self);
+        match self {
+            Self::Dial(DialError::Refused(_) | DialError::Busy) => format!("refused: {why}"),
+            Self::Io(_) | Self::Dial(_) => format!("cannot connect: {why}"),
+        }
+    }
 }
 
 /// What packets go over.

@@ -9,7 +9,7 @@ use tokio::{
     process::Command,
 };
 
-use crate::support::{body::Body, eventually, ok, process::Process, program::children, service};
+use crate::support::{body::Body, client::get, eventually, ok, process::Process, program::children, service};
 
 /// A run takes a second or two where the machine has nothing else to do.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -109,13 +109,15 @@ async fn idle_links_are_weighed() {
 async fn nodes_are_killed_and_drained_under_load() {
     let figures = figures("failover --rate 50 --clients 5 --duration 10s").await;
     assert_eq!((figures["requests"], figures["failed"]), (500.0, 0.0), "{figures:?}");
-    assert!(figures.contains_key("n2 killed: time to heal") && figures.contains_key("n3 drained: failed"));
+    assert!(figures.contains_key("n2 killed: failed for") && figures.contains_key("n3 drained: failed"));
+    assert!(figures.contains_key("n2 killed: slowest answer after that"), "{figures:?}");
 }
 
 #[tokio::test]
 async fn a_cluster_converges() {
     let figures = figures("cluster --nodes 3 --endpoints 50 --duration 1s").await;
     assert!(figures["time until every node knew every endpoint"] > 0.0, "{figures:?}");
+    assert!(figures["bytes between nodes per endpoint and other node"] > 0.0, "{figures:?}");
 }
 
 /// What a run says that measures a service by its URL; it must fail.
@@ -170,9 +172,26 @@ async fn whatever_answers_is_measured_and_a_wrong_answer_fails_the_run_by_its_ki
     let told = failing(silent.address, "--timeout 200ms").await;
     assert!(told.contains("20 timed out"), "{told}");
 
-    let free = ok(std::net::TcpListener::bind("127.0.0.1:0")).local_addr();
-    let told = failing(ok(free), "").await;
-    assert!(told.contains("20 cannot connect"), "{told}");
+    let told = failing(service::refusing(), "").await;
+    assert!(told.contains("20 cannot connect: ") && told.contains("refused"), "{told}");
+}
+
+#[tokio::test]
+async fn requests_bear_the_headers_that_were_given_to_a_name_under_localhost() {
+    let picky = service::http(|request: Request<hyper::body::Incoming>| async move {
+        let has = |name: &str, value: &str| request.headers().get(name).is_some_and(|given| given == value);
+        let mut response = Response::new(service::full("asked"));
+        if !(has("x-adit-endpoint", "web") && has("host", "web.example.com:81")) {
+            *response.status_mut() = StatusCode::BAD_REQUEST;
+        }
+        response
+    })
+    .await;
+    // Words are parted at spaces, and none is needed behind a colon.
+    let headers = "--header x-adit-endpoint:web --header Host:web.example.com:81";
+    let url = format!("http://web.localhost:{}/", picky.address.port());
+    let got = figures(&format!("http --requests 20 --clients 2 --url {url} {headers}")).await;
+    assert_eq!(got["requests"], 20.0);
 }
 
 #[tokio::test]
@@ -195,13 +214,39 @@ async fn a_real_cluster_is_measured_through_agents_of_its_own() {
     let free = "127.0.0.1:0";
     let binds = ["--edge-bind", "--link-bind", "--admin-bind", "--peer-bind"].map(|bind| [bind, free]);
     let node = Process::start(folder.path(), &[&["node"], binds.as_flattened()].concat());
-    let (edge, link) = (node.address("edge"), node.address("link"));
+    let (edge, link, admin) = (node.address("edge"), node.address("link"), node.address("admin"));
     let line = format!("http --requests 200 {SMALL} --edge http://{edge} --link {link}");
     let told = bench(folder.path(), &line).await;
     assert_eq!(told.code, Some(0), "{}{}", told.out, told.error);
     assert!(told.out.contains("requests") && told.out.contains("200"), "{}", told.out);
+    has_no_link(admin).await;
     let told = bench(folder.path(), &format!("connect --requests 50 --clients 5 --link {link}")).await;
     assert_eq!(told.code, Some(0), "{}{}", told.out, told.error);
+    has_no_link(admin).await;
+}
+
+/// What has said goodbye is gone long before a link without packets is given up.
+async fn has_no_link(admin: std::net::SocketAddr) {
+    eventually("all links have ended", async || {
+        let status: Value = ok(serde_json::from_slice(&get(admin, "", "/api/v1/status").await.body));
+        status["links"].as_array().is_some_and(Vec::is_empty)
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn results_of_different_benchmarks_are_not_compared() {
+    let folder = ok(tempfile::tempdir());
+    let lines = [("a.json", format!("http --requests 100 {SMALL}")), ("b.json", "tcp --size 1000".into())];
+    for (file, line) in lines {
+        let told = bench(folder.path(), &format!("{line} --json")).await;
+        assert_eq!(told.code, Some(0), "{}", told.error);
+        ok(std::fs::write(folder.path().join(file), told.out));
+    }
+    let told = bench(folder.path(), "compare a.json b.json").await;
+    assert_eq!((told.code, told.out.as_str()), (Some(2), ""));
+    assert!(told.error.contains("a.json is of `adit bench http`"), "{}", told.error);
+    assert!(told.error.contains("b.json of `adit bench tcp`"), "{}", told.error);
 }
 
 #[tokio::test]
@@ -238,6 +283,9 @@ async fn what_cannot_be_measured_is_a_usage_error() {
         ("http --requests 1 --duration 1s", "cannot be used with"),
         ("http --url 127.0.0.1:80", "a whole URL"),
         ("http --link 127.0.0.1:8001", "--edge"),
+        ("http --header x-adit-endpoint:web", "--url"),
+        ("http --url http://127.0.0.1/ --header web", "NAME: VALUE"),
+        ("http --url http://127.0.0.1/ --header Content-Length:5", "--size"),
         ("tcp --link 127.0.0.1:8001 --via port", "by its link"),
         ("idle --agents 10 --endpoints 5", "fewer --endpoints"),
         ("udp --size 8", "24"),

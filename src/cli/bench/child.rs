@@ -1,7 +1,12 @@
 //! One process of this same program. It ends with this one, however this one ends: its standard input is a pipe from here,
 //! and it leaves when that is closed, which the system does for a process that is killed.
 
-use std::{fs::File, path::Path, process::Stdio, time::Duration};
+use std::{
+    fs::File,
+    path::Path,
+    process::Stdio,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context as _, anyhow, bail};
 use tokio::{
@@ -9,10 +14,13 @@ use tokio::{
     process::{Child as Handle, ChildStdout, Command},
 };
 
-use super::super::process::LEAVE_WITH_STDIN;
+use super::{super::process::LEAVE_WITH_STDIN, progress::Progress};
 
 /// How long a process has to say what it serves. It takes milliseconds.
 const START: Duration = Duration::from_secs(30);
+
+/// One that says nothing for so long is spoken of.
+const SLOW: Duration = Duration::from_secs(2);
 
 /// A process. Dropping it kills it.
 #[derive(Debug)]
@@ -59,14 +67,39 @@ impl Child {
 
     /// The next line that it prints.
     pub(super) async fn line(&mut self) -> anyhow::Result<String> {
-        let lines = self.lines.as_mut().context("nobody listens to it any more")?;
-        match tokio::time::timeout(START, lines.next_line()).await {
-            Err(_) => {
-                bail!("{} has not said within {START:?} that it is there{}", self.name, self.last_words())
+        let line = self.line_within(START).await?;
+        line.with_context(|| self.is_silent())
+    }
+
+    /// The same for one that waits for others, of which it may have to be told that they are not there.
+    pub(super) async fn line_of_others(&mut self, progress: &Progress) -> anyhow::Result<String> {
+        let (started, mut said) = (Instant::now(), None::<String>);
+        while started.elapsed() < START {
+            if let Some(line) = self.line_within(SLOW).await? {
+                return Ok(line);
             }
-            Ok(Ok(Some(line))) => Ok(line),
+            // What stands in its way may come to light later.
+            let why = self.last_words();
+            if said.as_ref() != Some(&why) {
+                progress.notes(&format!("still waiting for {} to serve{why}", self.name));
+                said = Some(why);
+            }
+        }
+        bail!("{}", self.is_silent())
+    }
+
+    /// `None` when it has said nothing in that time.
+    async fn line_within(&mut self, patience: Duration) -> anyhow::Result<Option<String>> {
+        let lines = self.lines.as_mut().context("nobody listens to it any more")?;
+        match tokio::time::timeout(patience, lines.next_line()).await {
+            Err(_) => Ok(None),
+            Ok(Ok(Some(line))) => Ok(Some(line)),
             Ok(_) => bail!("{} has ended{}", self.name, self.last_words()),
         }
+    }
+
+    fn is_silent(&self) -> String {
+        format!("{} has not said within {START:?} that it is there{}", self.name, self.last_words())
     }
 
     /// From now on nothing that it prints is of interest.
@@ -101,10 +134,10 @@ impl Child {
     }
 
     /// Lets it leave as it does at SIGTERM, and waits until it has.
-    pub(super) async fn leave(&mut self) -> anyhow::Result<()> {
+    pub(super) async fn leave(&mut self, patience: Duration) -> anyhow::Result<()> {
         drop(self.handle.stdin.take());
-        let left = tokio::time::timeout(START, self.handle.wait()).await;
-        left.with_context(|| format!("{} has not left within {START:?}", self.name))??;
+        let left = tokio::time::timeout(patience, self.handle.wait()).await;
+        left.with_context(|| format!("{} has not left within {patience:?}", self.name))??;
         Ok(())
     }
 }

@@ -17,7 +17,7 @@ use super::{
 use crate::{
     cli::failure::Failure,
     client::{self, Client, Transport},
-    load::{Figure, Run, Unit, Usage, interface_bytes},
+    load::{Figure, Run, Unit, Usage},
     protocol::{EndpointId, Kind},
     tls::Trust,
 };
@@ -59,7 +59,7 @@ async fn once(args: &ClusterArgs, progress: &Progress) -> anyhow::Result<Run> {
     progress.says("starting the nodes");
     let wanted = Wanted { kind: "http", endpoints: 0, services: &[], tls: false, port: false };
     let started = Instant::now();
-    let mut fabric = Fabric::start(&Setup::own(count, 0), &wanted).await?;
+    let mut fabric = Fabric::start(&Setup::own(count, 0), &wanted, progress).await?;
     let formed = started.elapsed().as_secs_f64();
     let trust = Trust::Roots(Trust::roots_from_file(&fabric.ca())?);
     let agents = fabric.nodes.iter().map(|node| {
@@ -69,8 +69,9 @@ async fn once(args: &ClusterArgs, progress: &Progress) -> anyhow::Result<Run> {
     let agents = agents.collect::<anyhow::Result<Vec<_>>>()?;
     tokio::time::sleep(SETTLE).await;
 
+    let told = fabric.bytes_between_nodes().await?;
     let meter = Meter::start(fabric.children());
-    let (began, polled) = (Instant::now(), std::sync::atomic::AtomicU64::new(0));
+    let began = Instant::now();
     let listening = stream::iter(0..args.endpoints)
         .map(|number| {
             let agent = agents[number as usize % count].clone();
@@ -83,19 +84,23 @@ async fn once(args: &ClusterArgs, progress: &Progress) -> anyhow::Result<Run> {
     let known = async {
         let listeners = listening.await?;
         let listened = began.elapsed().as_secs_f64();
-        fabric.know_counted(args.endpoints as usize, &polled).await?;
+        fabric.know(args.endpoints as usize).await?;
         anyhow::Ok((listeners, listened))
     };
     let share = |elapsed: Duration| (elapsed.as_secs_f64() / 10.0, "serving endpoints".to_owned());
     let known = progress.during(tokio::time::timeout(PATIENCE, known), share).await;
     let (listeners, listened) = known.context("the endpoints are not known everywhere in time")??;
     let (spent, known) = (meter.end(), began.elapsed().as_secs_f64());
+    let told = fabric.bytes_between_nodes().await?.saturating_sub(told);
 
     tokio::time::sleep(SETTLE).await;
     let usage = || fabric.nodes.iter().filter_map(|node| Usage::of(node.child.id()?)).collect::<Vec<_>>();
-    let (before, wire) = (usage(), interface_bytes("lo"));
+    // Nodes are asked outside of what their processor time is taken for.
+    let resting = fabric.bytes_between_nodes().await?;
+    let before = usage();
     progress.wait(args.duration, "at rest").await;
-    let (after, wire) = (usage(), wire.zip(interface_bytes("lo")).map(|(before, after)| after - before));
+    let after = usage();
+    let rest = fabric.bytes_between_nodes().await?.saturating_sub(resting);
     fabric.runs()?;
     drop(listeners);
 
@@ -105,9 +110,8 @@ async fn once(args: &ClusterArgs, progress: &Progress) -> anyhow::Result<Run> {
         Figure::less("time until the agents were answered", listened, Unit::Seconds),
         Figure::less("time until every node knew every endpoint", known, Unit::Seconds),
     ];
-    let moved =
-        spent.wire.map(|wire| wire.saturating_sub(polled.into_inner()) as f64 / endpoints / (nodes - 1.0));
-    figures.extend(moved.map(|moved| Figure::less("bytes per endpoint and other node", moved, Unit::Bytes)));
+    let told = told as f64 / endpoints / (nodes - 1.0);
+    figures.push(Figure::less("bytes between nodes per endpoint and other node", told, Unit::Bytes));
     figures.extend(spent.cpu("node").map(|cpu| {
         Figure::less("CPU of all nodes per 1,000 endpoints", cpu / endpoints * 1000.0, Unit::CpuSeconds)
     }));
@@ -117,16 +121,16 @@ async fn once(args: &ClusterArgs, progress: &Progress) -> anyhow::Result<Run> {
         figures.push(Figure::less("CPU of a node at rest", cpu / seconds / nodes, Unit::Share));
         figures.push(Figure::less("memory of a node", memory as f64 / nodes, Unit::Kibibytes));
     }
-    let rest = wire.map(|wire| wire as f64 / seconds / (nodes * (nodes - 1.0) / 2.0));
-    figures.extend(rest.map(|rest| Figure::less("bytes a second of a peer link at rest", rest, Unit::Bytes)));
+    let rest = rest as f64 / seconds / (nodes * (nodes - 1.0) / 2.0);
+    figures.push(Figure::less("bytes a second of a peer link at rest", rest, Unit::Bytes));
     Ok(Run {
         seconds: known,
         figures,
         processes: spent.processes,
         other_cpu: spent.other_cpu,
         notes: vec![
-            "Bytes are those of the loopback interface, the agents' links among them; what this program asked of the nodes' \
-             admin ports is taken off, but for its packets' headers."
+            "Bytes are what nodes have sent each other, by their own counts (adit_link_bytes_total): everything on links \
+             between nodes, headers of QUIC among it, those of UDP and IP not."
                 .into(),
         ],
         ..Run::default()

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::Context as _;
+use anyhow::{Context as _, anyhow};
 use clap::Args;
 
 use super::{super::say, text};
@@ -24,6 +24,16 @@ pub(in crate::cli) struct CompareArgs {
 
 pub(super) fn run(args: &CompareArgs) -> Result<(), Failure> {
     let (before, after) = (read(&args.before)?, read(&args.after)?);
+    // They may have figures of the same name that are not of the same thing.
+    if before.bench != after.bench {
+        let (a, b) = (args.before.display(), args.after.display());
+        let error = anyhow!(
+            "{a} is of `adit bench {}`, and {b} of `adit bench {}`: compare two results of the same",
+            before.bench,
+            after.bench
+        );
+        return Err(Failure::Usage(error));
+    }
     say(render(&before, &after).trim_end());
     Ok(())
 }
@@ -43,7 +53,7 @@ fn render(before: &Report, after: &Report) -> String {
         let (bench, subject, runs) = (&report.bench, &report.subject, report.runs.len());
         text += &format!("{name}: {bench}, {subject}; runs: {runs}{failed}\n");
     }
-    if (&before.bench, &before.subject) != (&after.bench, &after.subject) {
+    if before.subject != after.subject {
         text += "These are not of the same thing.\n";
     }
     if before.machine != after.machine {

@@ -58,16 +58,18 @@ pub(super) fn run(args: &ConnectArgs) -> Result<(), Failure> {
 async fn once(args: &ConnectArgs, via: Via, progress: &Progress) -> anyhow::Result<Run> {
     progress.says("starting");
     let Path { mut fabric, ways, services: _services } =
-        Path::start(&args.fabric, "tcp", Speaks::Tcp, via).await?;
+        Path::start(&args.fabric, "tcp", Speaks::Tcp, via, progress).await?;
     let flows = Arc::new(Flows { ways, clients: usize::from(args.clients), patience: args.timeout });
     let plan = args.pace.plan(FLOWS);
     let meter = Meter::start(fabric.children());
     let start = Instant::now();
     let recorder = Arc::new(Recorder::new(start));
     let turns = Arc::new(Turns::new(Pace::new(plan, start), flows.clients)?);
-    progress.during(flows.run(turns, &recorder), |elapsed| progress.of(&recorder, &plan, elapsed)).await;
+    let running = flows.run(turns, &recorder);
+    progress.during(running, |elapsed| progress.of("flows", &recorder, &plan, elapsed)).await;
     let (spent, tally) = (meter.end(), recorder.tally());
     fabric.runs()?;
+    fabric.leave(&flows.ways).await;
     let seconds = tally.elapsed.as_secs_f64();
     let mut figures = vec![
         Figure::plain("flows", tally.good as f64, Unit::Count),

@@ -1,21 +1,16 @@
 //! What is measured: nodes and agents as processes of their own, or agents beside a cluster that is there already.
 
-use std::{
-    fmt::Write as _,
-    net::SocketAddr,
-    path::PathBuf,
-    sync::atomic::{AtomicU64, Ordering::Relaxed},
-    time::Duration,
-};
+use std::{fmt::Write as _, net::SocketAddr, path::PathBuf, time::Duration};
 
 use anyhow::{Context as _, bail};
 use clap::Args;
+use futures_util::future::join_all;
 use http_body_util::{BodyExt, Empty};
 use hyper::{Request, body::Bytes};
 use serde::{Deserialize, de::IgnoredAny};
 use tempfile::TempDir;
 
-use super::{super::http, child::Child};
+use super::{super::http, child::Child, progress::Progress};
 use crate::{
     client::{self, Address, Client, Transport},
     drain::Tasks,
@@ -30,6 +25,11 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 /// How long a client has to be linked.
 const LINKED: Duration = Duration::from_secs(10);
+
+/// How long this process's own links to a real cluster have to be closed, and its agents, which wait a second for flows that are
+/// open, to leave. All is measured by then.
+const CLOSE: Duration = Duration::from_secs(1);
+const LEAVE: Duration = Duration::from_secs(5);
 
 /// How often they are asked.
 const AGAIN: Duration = Duration::from_millis(20);
@@ -213,7 +213,11 @@ impl FabricArgs {
 
 impl Fabric {
     /// Starts everything, and returns when every node knows every endpoint that is served.
-    pub(super) async fn start(setup: &Setup<'_>, wanted: &Wanted<'_>) -> anyhow::Result<Self> {
+    pub(super) async fn start(
+        setup: &Setup<'_>,
+        wanted: &Wanted<'_>,
+        progress: &Progress,
+    ) -> anyhow::Result<Self> {
         let folder = tempfile::Builder::new().prefix("adit-bench-").tempdir()?;
         // Names of its own, for a cluster in which others serve too.
         let mark = setup.real.map_or_else(String::new, |_| format!("{:08x}-", rand::random::<u32>()));
@@ -244,7 +248,7 @@ impl Fabric {
         }
         for agent in &mut fabric.agents {
             // Of each endpoint it says in a second line how clients come to it.
-            while !agent.line().await?.starts_with("        ") {}
+            while !agent.line_of_others(progress).await?.starts_with("        ") {}
             agent.is_started();
         }
         fabric.know(wanted.endpoints).await?;
@@ -270,6 +274,26 @@ impl Fabric {
     pub(super) fn runs(&mut self) -> anyhow::Result<()> {
         let nodes = self.nodes.iter_mut().map(|node| &mut node.child);
         nodes.chain(&mut self.agents).try_for_each(Child::runs)
+    }
+
+    /// Says goodbye to a real cluster, whose operators would take agents and forwarders that are just gone for ones that have
+    /// hung. Nodes of its own end with all that is linked to them.
+    pub(super) async fn leave(&mut self, ways: &[Way]) {
+        if !self.nodes.is_empty() {
+            return;
+        }
+        let links =
+            ways.iter().filter_map(|way| if let Way::Link(client, _) = way { Some(client) } else { None });
+        for closed in join_all(links.map(|client| client.close(CLOSE))).await {
+            if let Err(cut) = closed {
+                tracing::debug!(%cut, "a link was closed");
+            }
+        }
+        for left in join_all(self.agents.iter_mut().map(|agent| agent.leave(LEAVE))).await {
+            if let Err(error) = left {
+                tracing::warn!(error = format!("{error:#}"), "an agent is killed");
+            }
+        }
     }
 
     /// Starts the agent of this number, if it has anything to serve.
@@ -349,18 +373,11 @@ impl Fabric {
     }
 
     /// Waits until all nodes know each other, and so many endpoints.
-    async fn know(&self, endpoints: usize) -> anyhow::Result<()> {
-        self.know_counted(endpoints, &AtomicU64::new(0)).await
-    }
-
-    /// The same, and counts the bytes that were asked for.
-    pub(super) async fn know_counted(&self, endpoints: usize, asked: &AtomicU64) -> anyhow::Result<()> {
+    pub(super) async fn know(&self, endpoints: usize) -> anyhow::Result<()> {
         let all = async {
             for node in 0..self.nodes.len() {
                 loop {
-                    let body = self.ask(node).await?;
-                    asked.fetch_add(body.len() as u64, Relaxed);
-                    let status: Status = serde_json::from_slice(&body)?;
+                    let status = self.status(node).await?;
                     if status.endpoints.len() >= endpoints && status.peers.len() + 1 >= self.nodes.len() {
                         break;
                     }
@@ -375,17 +392,34 @@ impl Fabric {
 
     /// What a node says of itself.
     async fn status(&self, node: usize) -> anyhow::Result<Status> {
-        Ok(serde_json::from_slice(&self.ask(node).await?)?)
+        Ok(serde_json::from_slice(&self.ask(node, "/api/v1/status").await?)?)
     }
 
-    async fn ask(&self, node: usize) -> anyhow::Result<Bytes> {
+    /// The bytes that all nodes together have sent to each other so far, by their own counts.
+    pub(super) async fn bytes_between_nodes(&self) -> anyhow::Result<u64> {
+        let mut sum = 0;
+        for node in 0..self.nodes.len() {
+            sum += sent_to_nodes(&String::from_utf8_lossy(&self.ask(node, "/metrics").await?));
+        }
+        Ok(sum)
+    }
+
+    async fn ask(&self, node: usize, path: &str) -> anyhow::Result<Bytes> {
         let admin = host_port(self.nodes[node].admin);
         let tasks = Tasks::new();
-        let request =
-            Request::get("/api/v1/status").header("host", admin.to_string()).body(Empty::<Bytes>::new())?;
+        let request = Request::get(path).header("host", admin.to_string()).body(Empty::<Bytes>::new())?;
         let response = http::send(&tasks, &admin, request).await?;
         Ok(response.into_body().collect().await?.to_bytes())
     }
+}
+
+/// Of a node's metrics, what its links to other nodes have sent.
+fn sent_to_nodes(metrics: &str) -> u64 {
+    let links =
+        metrics.lines().filter_map(|line| line.strip_prefix("adit_link_bytes_total{")?.rsplit_once("} "));
+    let sent =
+        links.filter(|(labels, _)| labels.contains("role=\"node\"") && labels.contains("direction=\"sent\""));
+    sent.filter_map(|(_, bytes)| bytes.parse::<u64>().ok()).sum()
 }
 
 /// What is of interest of a node's status.
@@ -484,4 +518,19 @@ pub(super) fn client_tls(
     alpn: &[&[u8]],
 ) -> anyhow::Result<std::sync::Arc<rustls::ClientConfig>> {
     Ok(std::sync::Arc::new(tls::client_config(trust, None, alpn)?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_between_nodes_are_what_is_sent_to_nodes() {
+        let metrics = "# TYPE adit_link_bytes counter\n\
+            adit_link_bytes_total{role=\"agent\",transport=\"quic\",direction=\"sent\"} 1\n\
+            adit_link_bytes_total{role=\"node\",transport=\"quic\",direction=\"sent\"} 20\n\
+            adit_link_bytes_total{role=\"node\",transport=\"quic\",direction=\"received\"} 300\n\
+            adit_link_packets_total{role=\"node\",transport=\"quic\",direction=\"sent\"} 4000\n";
+        assert_eq!((sent_to_nodes(metrics), sent_to_nodes("")), (20, 0));
+    }
 }

@@ -31,6 +31,9 @@ const ENDPOINTS: usize = 10;
 /// How long a request may take: longer than any wait for a route.
 const PATIENCE: Duration = Duration::from_secs(10);
 
+/// How long a node has to leave: longer than its own patience with what is open.
+const LEAVE: Duration = Duration::from_secs(30);
+
 /// The parts of a run: quiet, killed, back, drained, back.
 const PARTS: u32 = 5;
 
@@ -64,7 +67,7 @@ async fn once(args: &FailoverArgs, progress: &Progress) -> anyhow::Result<Run> {
         Wanted { kind: "http", endpoints: ENDPOINTS, services: &services.addresses, tls: false, port: false };
     // Clients go to the one that stays, agents first to those that do not.
     let setup = Setup { entries: vec![0], homes: vec![1, 2], ..Setup::own(3, 2) };
-    let mut fabric = Fabric::start(&setup, &wanted).await?;
+    let mut fabric = Fabric::start(&setup, &wanted, progress).await?;
     let address = host_port(fabric.nodes[0].edge);
     let template = |name: &String| {
         let headers = HeaderMap::from_iter([
@@ -89,7 +92,7 @@ async fn once(args: &FailoverArgs, progress: &Progress) -> anyhow::Result<Run> {
     let mut figures = Vec::new();
     let events = events(&mut fabric, &recorder, start, args.duration / PARTS, &mut figures);
     let both = async { tokio::join!(load.run(turns, &recorder), events).1 };
-    progress.during(both, |elapsed| progress.of(&recorder, &plan, elapsed)).await?;
+    progress.during(both, |elapsed| progress.of("requests", &recorder, &plan, elapsed)).await?;
     let (spent, tally) = (meter.end(), recorder.tally());
     fabric.runs()?;
     let asked = (tally.good + tally.failed) as f64;
@@ -101,7 +104,8 @@ async fn once(args: &FailoverArgs, progress: &Progress) -> anyhow::Result<Run> {
         ],
     );
     figures.extend(tally.latency.iter().flat_map(|latency| latency.figures("")));
-    let note = "The time to heal is from the event to the last failure of its part; the slowest answer is from when it was due.";
+    let note = "What an event costs are failures, or answers that come late. It failed for the time from the event to the last \
+                failure of its part, 0 where nothing failed; the slowest answer is from when it was due.";
     Ok(spent.into_run(tally, "requests/s", figures, vec![note.into()]))
 }
 
@@ -133,18 +137,19 @@ async fn events(
         match event {
             Event::Nothing => {}
             Event::Kill(node) => fabric.nodes[node].child.kill().await.context("n2 cannot be killed")?,
-            Event::Drain(node) => fabric.nodes[node].child.leave().await?,
+            Event::Drain(node) => fabric.nodes[node].child.leave(LEAVE).await?,
             Event::Start(node) => fabric.restart(node).await?,
         }
         tokio::time::sleep_until((start + part * number).into()).await;
         let window = recorder.window();
         if !matches!(event, Event::Nothing) {
-            let healed = window.last_failed.map_or(0.0, |last| (last - happens).as_secs_f64());
+            let failing = window.last_failed.map_or(0.0, |last| (last - happens).as_secs_f64());
             figures.push(Figure::less(&format!("{name}: failed"), window.failed as f64, Unit::Count));
-            figures.push(Figure::less(&format!("{name}: time to heal"), healed, Unit::Seconds));
+            figures.push(Figure::less(&format!("{name}: failed for"), failing, Unit::Seconds));
         }
         let slowest = window.slowest.as_secs_f64() * 1e3;
-        figures.push(Figure::less(&format!("{name}: slowest answer"), slowest, Unit::Milliseconds));
+        let after = if matches!(event, Event::Nothing) { "" } else { " after that" };
+        figures.push(Figure::less(&format!("{name}: slowest answer{after}"), slowest, Unit::Milliseconds));
     }
     Ok(())
 }

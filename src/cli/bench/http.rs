@@ -7,7 +7,7 @@ use std::{
 
 use anyhow::{Context as _, bail};
 use clap::Args;
-use http::{HeaderMap, HeaderValue, Method, Uri, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri, header, uri::Authority};
 use rustls::pki_types::ServerName;
 
 use super::{
@@ -31,8 +31,8 @@ use crate::{
 const REQUESTS: u64 = 100_000;
 
 /// What is said of bytes on the wire.
-pub(super) const WIRE: &str = "The wire is the loopback interface, over all hops: client, links, service. Headers of packets \
-                               that are handed over together are counted once.";
+pub(super) const WIRE: &str = "The wire is the loopback interface, what others send over it among it, over all hops: client, \
+                               links, service. Headers of packets that are handed over together are counted once.";
 
 /// Measure requests.
 #[derive(Debug, Args)]
@@ -73,8 +73,30 @@ pub(in crate::cli) struct HttpArgs {
     /// It sends back what it gets: send --size bytes, and compare.
     #[arg(long, requires = "url", help_heading = "Anything else")]
     echo: bool,
+    /// Send this with each request, such as 'x-adit-endpoint: web'; may be repeated. Host is replaced.
+    #[arg(long = "header", value_name = "NAME: VALUE", requires = "url", value_parser = header_line)]
+    #[arg(help_heading = "Anything else")]
+    headers: Vec<(HeaderName, HeaderValue)>,
     #[command(flatten)]
     output: OutputArgs,
+}
+
+fn header_line(text: &str) -> Result<(HeaderName, HeaderValue), String> {
+    let (name, value) = text.split_once(':').ok_or("expected NAME: VALUE, such as 'x-adit-endpoint: web'")?;
+    let name: HeaderName = name.trim().parse().map_err(|_| format!("{name:?} is no name of a header"))?;
+    let value = value.trim();
+    match name {
+        header::CONTENT_LENGTH | header::TRANSFER_ENCODING => {
+            return Err(format!("{name} is the body's own: choose what is sent by --echo and --size"));
+        }
+        header::HOST if value.parse::<Authority>().is_err() => {
+            return Err(format!("{value:?} is no host, such as web.example.com"));
+        }
+        _ => {}
+    }
+    let value =
+        HeaderValue::from_str(value).map_err(|_| format!("the value of {name} has what none may have"))?;
+    Ok((name, value))
 }
 
 fn version(text: &str) -> Result<Version, &'static str> {
@@ -108,7 +130,12 @@ pub(super) fn run(args: &HttpArgs) -> Result<(), Failure> {
 impl HttpArgs {
     fn subject(&self) -> String {
         let what = match (&self.url, self.is_echo()) {
-            (Some(url), _) => url.to_string(),
+            (Some(url), _) if self.headers.is_empty() => url.to_string(),
+            // Values may be secret.
+            (Some(url), _) => {
+                let names: Vec<_> = self.headers.iter().map(|(name, _)| name.as_str()).collect();
+                format!("{url} with {}", names.join(", "))
+            }
             (None, _) => {
                 let (endpoints, upstreams) = (self.endpoints, self.upstreams);
                 format!("{}, {endpoints} endpoints, {upstreams} upstreams", self.fabric.describe())
@@ -162,14 +189,26 @@ impl HttpArgs {
     /// What is asked of a server, for an endpoint if it has such.
     fn template(&self, url: &Uri, endpoint: Option<&str>) -> anyhow::Result<Template> {
         let mut headers = HeaderMap::new();
+        let given = self.headers.iter().rev().find(|(name, _)| *name == header::HOST);
+        let authority: Authority = match given {
+            Some((_, host)) => host.to_str()?.parse()?,
+            None => url.authority().context("a URL has a host")?.clone(),
+        };
         let uri = match self.http {
             Version::Http1 => {
-                let authority = url.authority().context("a URL has a host")?.as_str();
-                headers.insert(header::HOST, HeaderValue::from_str(authority)?);
+                headers.insert(header::HOST, HeaderValue::from_str(authority.as_str())?);
                 url.path_and_query().map_or("/", |path| path.as_str()).parse()?
             }
-            Version::Http2 | Version::Http3 => url.clone(),
+            // There the host is part of the target.
+            Version::Http2 | Version::Http3 => {
+                let mut parts = url.clone().into_parts();
+                parts.authority = Some(authority);
+                Uri::from_parts(parts)?
+            }
         };
+        for (name, value) in self.headers.iter().filter(|(name, _)| *name != header::HOST) {
+            headers.append(name.clone(), value.clone());
+        }
         if let Some(endpoint) = endpoint {
             headers.insert("x-adit-endpoint", HeaderValue::from_str(endpoint)?);
         }
@@ -207,7 +246,7 @@ async fn once(args: &HttpArgs, progress: &Progress) -> anyhow::Result<Run> {
             tls: args.with_tls(),
             port: false,
         };
-        own = Some((Fabric::start(&args.fabric.setup(), &wanted).await?, services));
+        own = Some((Fabric::start(&args.fabric.setup(), &wanted, progress).await?, services));
     }
     let fabric = own.as_ref().map(|(fabric, _)| fabric);
     let urls = args.urls(fabric)?;
@@ -233,6 +272,7 @@ async fn once(args: &HttpArgs, progress: &Progress) -> anyhow::Result<Run> {
     let spent = meter.end();
     if let Some((fabric, _)) = &mut own {
         fabric.runs()?;
+        fabric.leave(&[]).await;
     }
     // From the client to the edge, between nodes, to the agent, to its service.
     let hops = match args.fabric.count() {
@@ -249,7 +289,8 @@ pub(super) async fn drive(load: &Arc<Load>, plan: Plan, progress: &Progress) -> 
     let start = Instant::now();
     let recorder = Arc::new(Recorder::new(start));
     let turns = Arc::new(Turns::new(Pace::new(plan, start), load.clients)?);
-    progress.during(load.run(turns, &recorder), |elapsed| progress.of(&recorder, &plan, elapsed)).await;
+    let running = load.run(turns, &recorder);
+    progress.during(running, |elapsed| progress.of("requests", &recorder, &plan, elapsed)).await;
     Ok(recorder.tally())
 }
 
@@ -278,6 +319,10 @@ fn result(tally: Tally, spent: Spent, hops: Option<f64>) -> Run {
     spent.into_run(tally, "requests/s", figures, notes)
 }
 
+/// Linux accounts processor time in hundredths of a second, so that none of them is not known to be none at all, and is left out.
+/// Half of one, as differences of such numbers are a little off.
+const TICK: f64 = 0.005;
+
 /// Processor time of nodes, of agents, of both together, and of this process, for so many of something.
 pub(super) fn cpu_figures(spent: &Spent, amount: f64, per: &str) -> Vec<Figure> {
     let (nodes, agents) = (spent.cpu("node"), spent.cpu("agent"));
@@ -289,7 +334,8 @@ pub(super) fn cpu_figures(spent: &Spent, amount: f64, per: &str) -> Vec<Figure> 
         ("this process", spent.cpu("bench")),
     ];
     let figure = |(who, cpu): (&str, Option<f64>)| {
-        Some(Figure::less(&format!("CPU {per}, {who}"), cpu? / amount, Unit::CpuSeconds))
+        let cpu = cpu.filter(|cpu| *cpu >= TICK)?;
+        Some(Figure::less(&format!("CPU {per}, {who}"), cpu / amount, Unit::CpuSeconds))
     };
     named.into_iter().filter_map(figure).collect()
 }

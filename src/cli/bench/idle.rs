@@ -69,7 +69,7 @@ pub(super) fn run(args: &IdleArgs) -> Result<(), Failure> {
 async fn once(args: &IdleArgs, endpoints: u32, progress: &Progress) -> anyhow::Result<Run> {
     progress.says("starting");
     let wanted = Wanted { kind: "http", endpoints: 0, services: &[], tls: false, port: false };
-    let mut fabric = Fabric::start(&Setup::own(1, 0), &wanted).await?;
+    let mut fabric = Fabric::start(&Setup::own(1, 0), &wanted, progress).await?;
     let trust = Trust::Roots(Trust::roots_from_file(&fabric.ca())?);
     let config = client::Config::new(fabric.link.clone(), &trust)?;
     // What an agent has ready for flows is its own memory, of which there is to be enough for all of them.
@@ -119,7 +119,11 @@ async fn once(args: &IdleArgs, endpoints: u32, progress: &Progress) -> anyhow::R
         figures,
         processes: spent.processes,
         other_cpu: spent.other_cpu,
-        notes: vec!["CPU when idle is of one processor. This process is all agents.".into()],
+        notes: vec![
+            "CPU when idle is of one processor. This process is all agents. Bytes are those of the loopback interface, what \
+             others send over it among them."
+                .into(),
+        ],
         ..Run::default()
     })
 }

@@ -2,7 +2,10 @@
 
 use clap::ValueEnum;
 
-use super::fabric::{Fabric, FabricArgs, Wanted};
+use super::{
+    fabric::{Fabric, FabricArgs, Wanted},
+    progress::Progress,
+};
 use crate::{
     cli::failure::Failure,
     load::{Services, Speaks, Way},
@@ -54,11 +57,12 @@ impl Path {
         kind: &str,
         speaks: Speaks,
         via: Via,
+        progress: &Progress,
     ) -> anyhow::Result<Self> {
         let services = Services::start(1, speaks).await?;
         let port = via == Via::Port;
         let wanted = Wanted { kind, endpoints: 1, services: &services.addresses, tls: false, port };
-        let fabric = Fabric::start(&args.setup(), &wanted).await?;
+        let fabric = Fabric::start(&args.setup(), &wanted, progress).await?;
         let ways = fabric.ways(args, port).await?;
         Ok(Self { fabric, ways, services })
     }

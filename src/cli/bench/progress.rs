@@ -2,6 +2,7 @@
 
 use std::{
     future::Future,
+    io::{self, Write as _},
     time::{Duration, Instant},
 };
 
@@ -34,14 +35,25 @@ impl Progress {
         self.bar.set_message(format!("{}{what}", self.prefix));
     }
 
-    /// The share and the word of a run that goes by a plan.
-    pub(super) fn of(&self, recorder: &Recorder, plan: &Plan, elapsed: Duration) -> (f64, String) {
+    /// Says something that stays, also where there is no terminal.
+    pub(super) fn notes(&self, what: &str) {
+        self.bar.suspend(|| drop(writeln!(io::stderr().lock(), "adit: {what}")));
+    }
+
+    /// The share and the word of a run of so many of something that goes by a plan.
+    pub(super) fn of(
+        &self,
+        what: &str,
+        recorder: &Recorder,
+        plan: &Plan,
+        elapsed: Duration,
+    ) -> (f64, String) {
         let (good, failed) = recorder.counts();
         let by_count = plan.requests.map(|requests| (good + failed) as f64 / requests as f64);
         let by_time = plan.duration.map(|duration| elapsed.as_secs_f64() / duration.as_secs_f64());
         let rate = good as f64 / elapsed.as_secs_f64().max(0.001);
         let failed = if failed > 0 { format!(", {failed} FAILED") } else { String::new() };
-        (by_count.or(by_time).unwrap_or(0.0), format!("{good}, {rate:.0}/s{failed}"))
+        (by_count.or(by_time).unwrap_or(0.0), format!("{good} {what}, {rate:.0}/s{failed}"))
     }
 
     /// Does something while its share of all and its word are shown.

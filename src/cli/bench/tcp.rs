@@ -80,7 +80,7 @@ pub(super) fn run(args: &TcpArgs) -> Result<(), Failure> {
 async fn once(args: &TcpArgs, via: Via, progress: &Progress) -> anyhow::Result<Run> {
     progress.says("starting");
     let Path { mut fabric, ways, services: _services } =
-        Path::start(&args.fabric, "tcp", Speaks::Tcp, via).await?;
+        Path::start(&args.fabric, "tcp", Speaks::Tcp, via, progress).await?;
     let start = Instant::now();
     let bulk = Bulk {
         ways,
@@ -107,6 +107,7 @@ async fn once(args: &TcpArgs, via: Via, progress: &Progress) -> anyhow::Result<R
     let seconds = recorder.tally().elapsed.as_secs_f64();
     let spent = meter.end();
     fabric.runs()?;
+    fabric.leave(&bulk.ways).await;
     let bytes = counted.load(Relaxed) as f64;
     let mut figures = vec![
         Figure::plain("bytes carried", bytes, Unit::Bytes),

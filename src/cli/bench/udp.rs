@@ -63,7 +63,7 @@ pub(super) fn run(args: &UdpArgs) -> Result<(), Failure> {
 async fn once(args: &UdpArgs, via: Via, progress: &Progress) -> anyhow::Result<Run> {
     progress.says("starting");
     let Path { mut fabric, ways, services: _services } =
-        Path::start(&args.fabric, "udp", Speaks::Udp, via).await?;
+        Path::start(&args.fabric, "udp", Speaks::Udp, via, progress).await?;
     let packets = Arc::new(Packets {
         ways,
         clients: usize::from(args.clients),
@@ -76,9 +76,10 @@ async fn once(args: &UdpArgs, via: Via, progress: &Progress) -> anyhow::Result<R
     let recorder = Arc::new(Recorder::new(start));
     let turns = Arc::new(Turns::new(Pace::new(plan, start), packets.clients)?);
     let running = packets.run(turns, &recorder);
-    let arrived = progress.during(running, |elapsed| progress.of(&recorder, &plan, elapsed)).await;
+    let arrived = progress.during(running, |elapsed| progress.of("packets", &recorder, &plan, elapsed)).await;
     let (spent, tally) = (meter.end(), recorder.tally());
     fabric.runs()?;
+    fabric.leave(&packets.ways).await;
     let seconds = tally.elapsed.as_secs_f64();
     let lost = arrived.sent.saturating_sub(arrived.came) as f64 / arrived.sent.max(1) as f64;
     let mut figures = vec![
