@@ -133,14 +133,17 @@ fn through(state: &State) -> String {
     }
 }
 
-/// How a client comes to an endpoint through the node that the agent was told of. The agent does not know that node's edge,
-/// which is taken to be at the usual port.
+/// How a client comes to an endpoint through the node that the agent was told of. The agent does not know that node's edge, so
+/// the usual port is named as no more than a guess.
 fn way(endpoint: &Endpoint, connect: &Address) -> String {
     let name = &endpoint.name;
     match endpoint.kind {
         Kind::Http | Kind::Http2 | Kind::Http2Tls => {
             let edge = HostPort { host: connect.at.host.clone(), port: 8000 };
-            format!("curl -H 'x-adit-endpoint: {name}' http://{edge}/")
+            format!(
+                "if the node's edge is at port {}: curl -H 'x-adit-endpoint: {name}' http://{edge}/",
+                edge.port
+            )
         }
         Kind::Udp => format!("adit forward udp PORT {name} --connect {connect}"),
         Kind::Tcp | Kind::Other(_) => format!("adit forward tcp PORT {name} --connect {connect}"),
@@ -163,7 +166,7 @@ mod tests {
         assert_eq!(
             told("node.example.com:9001"),
             [
-                "curl -H 'x-adit-endpoint: it' http://node.example.com:8000/",
+                "if the node's edge is at port 8000: curl -H 'x-adit-endpoint: it' http://node.example.com:8000/",
                 "adit forward tcp PORT it --connect node.example.com:9001",
             ]
         );

@@ -19,8 +19,9 @@ use ask::Asker;
 use view::View;
 
 /// Show what a node sees: the other nodes, the links of agents and forwarders, and the endpoints.
+// Each flag may also stand before the name of a table. Where one stands on both sides, the one behind it holds.
 #[derive(Debug, Args)]
-#[command(args_conflicts_with_subcommands = true)]
+#[command(mut_args(|arg| arg.global(true)))]
 pub(super) struct StatusArgs {
     #[command(subcommand)]
     what: Option<What>,
@@ -160,5 +161,46 @@ impl Shown {
             true => serde_json::json!({ "error": format!("{error:#}") }).to_string(),
             false => table::bad(&format!("adit: {error:#}"), self.colour),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::ffi::OsString;
+
+    use clap::Parser;
+
+    use super::*;
+    use crate::{cli::operator::Admin, config};
+
+    #[derive(Debug, Parser)]
+    struct Line {
+        #[command(flatten)]
+        status: StatusArgs,
+    }
+
+    /// The path that is asked and where, with ADIT_ADMIN in the environment.
+    fn asked(words: &[&str]) -> (String, Option<String>) {
+        let line = ["status"].iter().chain(words).map(OsString::from);
+        let variable = |name: &str| (name == "ADIT_ADMIN").then(|| "env:1".into());
+        let line: Line = config::parse(line, variable, &[]).unwrap();
+        let (view, show) = line.status.split();
+        let admin = Admin::new(&show.admin).ok().map(|admin| admin.url().to_string());
+        (view.path(show.node.as_ref()), admin)
+    }
+
+    #[test]
+    fn flags_may_stand_on_either_side_of_the_table() {
+        let asks = |words: &[&str], path: &str, admin: &str| {
+            assert_eq!(asked(words), (path.to_owned(), Some(admin.to_owned())), "{words:?}");
+        };
+        asks(&["--admin", "a:1"], "/api/v1/status", "a:1");
+        asks(&["--admin", "a:1", "nodes"], "/api/v1/nodes", "a:1");
+        asks(&["nodes", "--admin", "a:1"], "/api/v1/nodes", "a:1");
+        asks(&["--admin=a:1", "--watch", "--json", "nodes"], "/api/v1/nodes", "a:1");
+        asks(&["--admin", "a:1", "nodes", "--admin", "b:1"], "/api/v1/nodes", "b:1");
+        asks(&["--node", "n2", "flows", "--max", "5"], "/api/v1/flows?limit=5&node=n2", "env:1");
+        asks(&["--json", "node", "n2"], "/api/v1/nodes/n2", "env:1");
+        asks(&[], "/api/v1/status", "env:1");
     }
 }

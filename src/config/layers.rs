@@ -4,7 +4,7 @@
 //! argument's own parser first, so that a mistake is told with the place where it stands. Then clap reads the command line.
 
 use std::{
-    ffi::OsString,
+    ffi::{OsStr, OsString},
     fs,
     path::{Path, PathBuf},
 };
@@ -120,17 +120,32 @@ fn with_defaults(command: Command, path: &[String], values: &Values) -> Command 
     }
 }
 
-/// The subcommand that the line names. No flag with a value comes before one, so the line's first words are the path.
+/// The subcommand that the line names. No flags come before one but those that it has as well (global ones), so all else of
+/// the line's first words is the path.
 fn subcommand<'a>(root: &'a Command, line: &[OsString]) -> (Vec<String>, &'a Command) {
     let (mut path, mut command) = (Vec::new(), root);
-    for word in line.iter().skip(1) {
-        let Some(next) = command.find_subcommand(word) else {
+    let mut words = line.iter().skip(1);
+    while let Some(word) = words.next() {
+        if let Some(next) = command.find_subcommand(word) {
+            path.push(next.get_name().to_owned());
+            command = next;
+        } else if let Some(flag) = global_flag(command, word) {
+            let is_value_next = flag.get_action().takes_values() && !flag.is_require_equals_set();
+            if is_value_next && !word.as_encoded_bytes().contains(&b'=') {
+                words.next();
+            }
+        } else {
             break;
-        };
-        path.push(next.get_name().to_owned());
-        command = next;
+        }
     }
     (path, command)
+}
+
+/// The flag of this word, if it may come before a subcommand.
+fn global_flag<'a>(command: &'a Command, word: &OsStr) -> Option<&'a Arg> {
+    let word = word.to_str()?.strip_prefix("--")?;
+    let long = word.split_once('=').map_or(word, |(long, _)| long);
+    command.get_arguments().find(|arg| arg.is_global_set() && arg.get_long() == Some(long))
 }
 
 fn config_file(matches: &ArgMatches) -> Option<&Path> {

@@ -73,6 +73,12 @@ def life_of_a_cluster(browser):
             page.until(TILE, ["errors-s", 0.1, 1e6])
         check("responses with a status of 500 are counted as errors", True)
 
+        late = Page(browser, f"http://{one.admin}")
+        late.open("/dashboard")
+        late.until(STORY, "node n2: node linked")
+        check("what has happened before the page was opened is listed", late.page.locator("#story li", has_text="node n2: node linked").count() == 1)
+        late.close()
+
         scripts(page)
         keyboard(page)
         hang(page, two)

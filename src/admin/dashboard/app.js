@@ -2,17 +2,21 @@
 
 import { html, keyed, say, set, svg } from './draw.js';
 import { Picture } from './picture.js';
-import { Refused, follow } from './stream.js';
-import { changed, story } from './story.js';
+import { Refused, ask, follow } from './stream.js';
+import { changed, noted, story } from './story.js';
 import { Tables } from './tables.js';
 import * as text from './text.js';
 
 const TOKEN = 'adit-token';
 const EVENTS = 'api/v1/events';
+const RECENT = 'api/v1/recent';
 
 /** How many events the small plots go back, and how many sentences are kept. */
 const PLOTTED = 90;
 const TOLD = 60;
+
+/** How many sentences of before the page was opened there are at most. */
+const EARLIER = 20;
 
 /** Waits between two tries to connect, in milliseconds. */
 const RETRY = [500, 5000];
@@ -55,6 +59,7 @@ function heard(name, data) {
   const before = state;
   state = changed(before, data);
   for (const [level, sentence] of story(before, state)) tell(level, sentence);
+  if (!before) earlier();
   plotted.push(state.rates);
   if (plotted.length > PLOTTED) plotted.shift();
   document.title = `${state.cluster} · adit`;
@@ -62,10 +67,34 @@ function heard(name, data) {
 }
 
 let number = 0;
-function tell(level, sentence) {
+function sentenceOf(level, sentence, time) {
   number += 1;
-  told.unshift({ key: number, level, sentence, time: text.clock(new Date()) });
+  return { key: number, level, sentence, time };
+}
+
+function tell(level, sentence) {
+  told.unshift(sentenceOf(level, sentence, text.clock(new Date())));
   told.length = Math.min(told.length, TOLD);
+}
+
+/** Tells what has happened before the page was opened. Without it, the list only begins later. */
+async function earlier() {
+  const opened = Date.now();
+  let events;
+  try {
+    ({ events } = await ask(RECENT, sessionStorage.getItem(TOKEN)));
+  } catch {
+    return;
+  }
+  const now = Date.now();
+  // What is younger comes by the stream as well.
+  const before = events.filter((event) => event.age_s * 1000 > now - opened).slice(0, EARLIER);
+  for (const event of before) {
+    const time = event.age_s < 86400 ? text.clock(new Date(now - event.age_s * 1000)) : `${text.age(event.age_s)} ago`;
+    told.push(sentenceOf(...noted(event), time));
+  }
+  told.length = Math.min(told.length, TOLD);
+  draw();
 }
 
 function telling({ level, sentence, time }) {

@@ -1,7 +1,7 @@
 // What has happened between two states of the cluster, in words.
 
 import { agentState } from './tables.js';
-import { agentName, plural } from './text.js';
+import { agentName, count, plural } from './text.js';
 
 /** So many of a kind are named one by one. */
 const NAMED = 3;
@@ -17,6 +17,16 @@ export function changed(state, event) {
     next[kind] = rows;
   }
   return next;
+}
+
+const LEVELS = {
+  linked: 'good', node_linked: 'good', reload: 'good', link_refused: 'bad', node_gone: 'bad', reload_refused: 'bad',
+};
+
+/** A sentence of what the node itself has noted, with what it is. */
+export function noted({ what, who, why, times }) {
+  const often = times > 1 ? `, ${count(times)} times` : '';
+  return [LEVELS[what] ?? 'note', `${who}: ${what.replaceAll('_', ' ')}${often}: ${why}`];
 }
 
 /** Sentences, each with what it is: `plain`, `good`, `note` or `bad`. */

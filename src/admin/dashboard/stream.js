@@ -48,6 +48,14 @@ export function parsed(event) {
   return [field('event'), JSON.parse(field('data') ?? 'null')];
 }
 
+/** What the node tells at once, when it is asked for it. */
+export async function ask(path, token) {
+  const headers = token ? { Authorization: `Bearer ${token}` } : {};
+  const response = await fetch(path, { headers, cache: 'no-store', signal: AbortSignal.timeout(SILENCE) });
+  if (!response.ok) throw await refused(response);
+  return response.json();
+}
+
 async function refused(response) {
   try {
     const { code, error } = await response.json();

@@ -307,7 +307,7 @@ const DAY: u64 = 24 * 3600;
 /// A time as far as it matters.
 fn rough(seconds: u64) -> String {
     match seconds {
-        days if days >= 2 * DAY => format!("{}days", days / DAY),
+        days if days >= 2 * DAY => format!("{}d", days / DAY),
         hours if hours >= 7200 => format!("{}h", hours / 3600),
         seconds => age(seconds),
     }
@@ -317,7 +317,11 @@ fn millis(ms: f64) -> String {
     format!("{ms:.1}ms")
 }
 
+/// Of what is days old, nobody asks for the minute.
 pub(super) fn age(seconds: u64) -> String {
+    if seconds >= DAY {
+        return format!("{}d{}h", seconds / DAY, seconds % DAY / 3600);
+    }
     humantime::format_duration(Duration::from_secs(seconds)).to_string().replace(' ', "")
 }
 
@@ -355,9 +359,15 @@ mod tests {
         let all = [one("edge", 400 * day), one("link", 6 * day), one("peer", -3 * 3600)];
         assert_eq!(
             certificates(&all, UNIX_EPOCH, true),
-            "certificates end: edge in 400days, \u{1b}[33mlink in 6days\u{1b}[0m, \
+            "certificates end: edge in 400d, \u{1b}[33mlink in 6d\u{1b}[0m, \
              \u{1b}[31mpeer ENDED 3h ago (a)\u{1b}[0m\n"
         );
         assert_eq!(certificates(&[], UNIX_EPOCH, false), "");
+    }
+
+    #[test]
+    fn an_age_is_as_exact_as_anybody_asks_for() {
+        let told = [0, 61, DAY - 1, DAY, 40 * DAY + 3 * 3600 + 59].map(age);
+        assert_eq!(told, ["0s", "1m1s", "23h59m59s", "1d0h", "40d3h"]);
     }
 }

@@ -125,6 +125,14 @@ impl View {
     }
 }
 
+/// What a status has of what has happened, which is no good news: where there is none, other things may have happened.
+fn news(recent: &[Event], colour: bool) -> String {
+    match recent {
+        [] => "nothing that needs a look: `adit status recent` has the rest\n".to_owned(),
+        recent => rows(recent, colour),
+    }
+}
+
 impl Status {
     fn title(&self, colour: bool) -> String {
         let Self { node, cluster, version, .. } = self;
@@ -139,7 +147,7 @@ impl Status {
             rows(&self.peers, colour),
             rows(&self.links, colour),
             rows(&self.endpoints, colour),
-            rows(&self.recent, colour),
+            news(&self.recent, colour),
         ];
         tables.join("\n")
     }
@@ -163,7 +171,7 @@ impl Page {
             rows(agents, colour),
             rows(&status.links, colour),
             rows(&status.endpoints, colour),
-            rows(&status.recent, colour),
+            news(&status.recent, colour),
         ];
         tables.join("\n")
     }
@@ -213,6 +221,16 @@ mod tests {
              5s    link ended  agent 00112233 (laptop)  default  2      no packet\n\
              1m1s  node gone   node n3                  -        1      silent\n"
         );
+    }
+
+    #[test]
+    fn a_status_without_bad_news_says_where_the_good_is() {
+        let status = r#"{"node": "n1", "cluster": "adit", "phase": "ready", "version": "0.1.0", "links": [],
+            "endpoints": []}"#;
+        let text = View::All.render(status.as_bytes(), false).unwrap();
+        assert!(text.ends_with("nothing that needs a look: `adit status recent` has the rest\n"));
+        let nothing = View::Recent.render(br#"{"node": "n1", "events": []}"#, false).unwrap();
+        assert_eq!(nothing, "nothing has happened of late\n");
     }
 
     #[test]
