@@ -2,6 +2,7 @@
 
 use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr},
+    sync::Arc,
     time::Duration,
 };
 
@@ -19,6 +20,7 @@ use serde_json::{Value, json};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
+    sync::Notify,
 };
 use tokio_tungstenite::tungstenite::{
     Message,
@@ -195,13 +197,25 @@ async fn a_request_that_is_forwarded_has_one_line_and_that_names_both_nodes() {
 
 /// A service that begins to answer `/half`, and breaks off at `/breaks`; it leaves all else unanswered.
 async fn half() -> service::Running {
-    service::tcp(|mut stream| async move {
-        let head = service::read_head(&mut stream).await.unwrap_or_default();
-        if head.contains(" /half ") || head.contains(" /breaks ") {
-            ok(stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\nhalf").await);
-        }
-        if !head.contains(" /breaks ") {
-            drop(service::drain(&mut stream).await);
+    half_and_tell(&Arc::default()).await
+}
+
+/// The same, and it tells when it has all of a request for `/never`.
+async fn half_and_tell(asked: &Arc<Notify>) -> service::Running {
+    let asked = Arc::clone(asked);
+    service::tcp(move |mut stream| {
+        let asked = Arc::clone(&asked);
+        async move {
+            let head = service::read_request(&mut stream).await.unwrap_or_default();
+            if head.contains(" /half ") || head.contains(" /breaks ") {
+                ok(stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\nhalf").await);
+            }
+            if head.contains(" /never ") {
+                asked.notify_one();
+            }
+            if !head.contains(" /breaks ") {
+                drop(service::drain(&mut stream).await);
+            }
         }
     })
     .await
@@ -211,7 +225,8 @@ async fn half() -> service::Running {
 async fn a_client_that_goes_away_and_a_service_that_breaks_off_are_told_apart() {
     let mut lines = Lines::new();
     let fabric = node().await;
-    let service = half().await;
+    let asked = Arc::new(Notify::new());
+    let service = half_and_tell(&asked).await;
     let agent = fabric.agent("web", Kind::Http, service.address).await;
     for (version, protocol) in ["HTTP/1.1", "HTTP/2"].into_iter().enumerate() {
         let client =
@@ -230,11 +245,10 @@ async fn a_client_that_goes_away_and_a_service_that_breaks_off_are_told_apart() 
         }
         // Before there is a response.
         let mut client = client().await;
-        let asked = tokio::time::timeout(
-            Duration::from_millis(300),
-            client.send(request("POST", "web", "/never", "four")),
-        );
-        assert!(asked.await.is_err());
+        tokio::select! {
+            _ = client.send(request("POST", "web", "/never", "four")) => panic!("it is not answered"),
+            () = soon(asked.notified()) => {}
+        }
         drop(client);
         let expected = answered(&agent, "POST", "/never", 200, (0, 4));
         let gone = json!({ "protocol": protocol, "ended": "client went away", "status": null });
@@ -248,8 +262,8 @@ async fn what_a_node_answers_itself_has_its_code() {
     let mut lines = Lines::new();
     let fabric = Fabric::with(|config| {
         on(config);
-        config.edge.limits.request_timeout = Duration::from_millis(300);
-        config.edge.limits.stall_timeout = Some(Duration::from_millis(900));
+        config.edge.limits.request_timeout = Duration::from_secs(2);
+        config.edge.limits.stall_timeout = Some(Duration::from_secs(3));
         config.edge.limits.max_body_bytes = Some(10);
         config.upstream_wait = Duration::ZERO;
     })
@@ -393,7 +407,7 @@ async fn an_association_has_one_line_with_its_packets() {
     let mut lines = Lines::new();
     let fabric = Fabric::with(|config| {
         on(config);
-        config.udp.idle = Duration::from_millis(300);
+        config.udp.idle = Duration::from_secs(2);
         config.udp.ports = vec![udp::Port { listen: ANY, endpoint: ok("udp".parse()) }];
     })
     .await;

@@ -374,12 +374,12 @@ fn process(folder: &std::path::Path, words: &[&str]) -> Process {
 #[tokio::test]
 async fn a_node_that_an_operator_drains_leaves_as_by_a_signal() {
     let folder = ok(tempfile::tempdir());
-    let mut node = process(folder.path(), &["--drain-delay", "500ms", "--grace-period", "20s"]);
+    let mut node = process(folder.path(), &["--drain-delay", "3s", "--grace-period", "20s"]);
     let admin = node.address("admin");
     let drained = post(admin, "/api/v1/drain", "").await;
     let told = json(&drained);
     assert_eq!((drained.status.as_u16(), &told["phase"]), (202, &"draining".into()), "{told}");
-    assert_eq!((&told["drain_delay_s"], &told["grace_period_s"]), (&0.5.into(), &20.0.into()));
+    assert_eq!((&told["drain_delay_s"], &told["grace_period_s"]), (&3.0.into(), &20.0.into()));
     eventually("it is not ready", async || match TcpStream::connect(admin).await {
         Ok(_) => ask(admin, "GET", "/ready", "", &[]).await.text() == "draining\n",
         Err(_) => true,

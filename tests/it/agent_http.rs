@@ -451,8 +451,9 @@ async fn a_service_with_tls_gets_and_answers_requests_as_others_do() {
     let agent = ok(Agent::start(agent::Config::new(fabric.client(), vec![endpoint])));
     ok(soon(agent.serve()).await);
     let mut client = Http1::connect(nodes.edge(0)).await;
-    for _ in 0..3 {
-        let answer = client.ask(request("POST", "web", "/", "hello")).await;
+    // A flow that has been idle for a while is used again for what may be sent twice alone.
+    for (method, content) in [("POST", "hello"), ("GET", ""), ("GET", "")] {
+        let answer = client.ask(request(method, "web", "/", content)).await;
         assert_eq!(answer.text(), format!("host: {}", service.address));
     }
     assert_eq!(service.accepted(), 1);
@@ -590,7 +591,7 @@ async fn a_request_under_way_finishes_when_the_agent_leaves() {
     }
 }
 
-const TIMEOUT: Duration = Duration::from_secs(1);
+const TIMEOUT: Duration = Duration::from_secs(2);
 
 #[tokio::test]
 async fn a_response_that_begins_too_late_is_a_504_counted_from_the_requests_last_byte() {
@@ -609,7 +610,7 @@ async fn a_response_that_begins_too_late_is_a_504_counted_from_the_requests_last
                     ok(ends.send(drain(&mut stream).await.1).await);
                     return;
                 }
-                sleep(TIMEOUT / 2).await;
+                sleep(TIMEOUT / 4).await;
                 // What comes after the header has no limit.
                 ok(stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n").await);
                 sleep(TIMEOUT * 3 / 2).await;
@@ -635,7 +636,7 @@ async fn a_response_that_begins_too_late_is_a_504_counted_from_the_requests_last
         assert_eq!(answer.headers[header::CONTENT_TYPE], "application/json");
         let told: serde_json::Value = ok(serde_json::from_slice(&answer.body));
         assert_eq!(told["code"], "response_timeout");
-        assert!(told["error"].as_str().is_some_and(|error| error.contains("within 1s")), "{told}");
+        assert!(told["error"].as_str().is_some_and(|error| error.contains("within 2s")), "{told}");
         // The edge vouches for its own word alone.
         assert!(!answer.headers.contains_key("x-adit-error"));
         // The client's connection goes on.
@@ -713,7 +714,7 @@ async fn the_access_log_has_one_line_for_each_request_once_that_has_ended() {
     let now = Arc::new(Notify::new());
     let broken = Arc::clone(&now);
     let service = service::tcp(move |stream| telling(stream, Arc::clone(&broken))).await;
-    let flags = ["--access-log", "--response-header-timeout", "300ms"];
+    let flags = ["--access-log", "--response-header-timeout", "2s"];
     let (_folder, _node, agent, edge) = processes(service.address, &flags);
     let next = || -> serde_json::Value {
         let mut line: serde_json::Value = ok(serde_json::from_str(&agent.log_with("adit::access")));

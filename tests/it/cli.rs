@@ -22,7 +22,7 @@ use adit::{
 use clap::Parser;
 use http::HeaderValue;
 
-use crate::support::process::Process;
+use crate::support::{process::Process, service::refusing};
 
 /// The program, in `folder`, with logs of errors alone.
 pub(crate) fn adit(folder: &Path, words: &[&str]) -> Command {
@@ -376,7 +376,7 @@ fn a_taken_port_is_named_with_its_flag() {
 #[test]
 fn status_says_when_no_node_answers() {
     let folder = tempfile::tempdir().unwrap();
-    let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+    let free = refusing().to_string();
     let output = output(&mut adit(folder.path(), &["status", "--admin", &free]));
     assert_eq!(output.status.code(), Some(1));
     assert!(

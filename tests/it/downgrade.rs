@@ -152,7 +152,7 @@ const HOST: &str = "host: 127.0.0.1";
 
 #[tokio::test]
 async fn http2_reaches_the_service_with_one_length() {
-    let recorder = Recorder::start().await;
+    let recorder = Recorder::patient().await;
     let five = format!("{HEAD}content-length: 5 | {HOST} || hello");
     let chunked = |body: &str| format!("{HEAD}{HOST} | transfer-encoding: chunked || {body}");
     let plain = || format!("{HEAD}{HOST} || ");
@@ -203,7 +203,7 @@ async fn http2_reaches_the_service_with_one_length() {
 
 #[tokio::test]
 async fn a_body_that_breaks_its_promise_resets_the_services_request() {
-    let recorder = Recorder::start().await;
+    let recorder = Recorder::patient().await;
     let length = || post(&[("content-length", "10")]);
     for (what, fields, then) in [
         ("too little", length(), data("", END_STREAM)),

@@ -42,7 +42,7 @@ pub(crate) async fn held(go: &Arc<Semaphore>) -> service::Running {
 
 #[tokio::test]
 async fn a_node_that_leaves_is_not_ready_at_once_and_finishes_what_it_has() {
-    let mut fabric = Fabric::with(|config| config.drain_delay = Duration::from_millis(500)).await;
+    let mut fabric = Fabric::with(|config| config.drain_delay = Duration::from_secs(3)).await;
     let go = Arc::new(Semaphore::new(0));
     let slow = held(&go).await;
     let _agent = fabric.agent("web", Kind::Http, slow.address).await;

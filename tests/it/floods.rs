@@ -70,7 +70,7 @@ async fn many_agents_of_one_endpoint_come_and_go_without_holding_up_requests() {
         eventually("they are gone", async || agents(&node, "endpoint-1").await == 0).await;
     };
     let longest = served_meanwhile(&node, work).await;
-    assert!(longest < Duration::from_secs(2), "{longest:?}");
+    assert!(longest < Duration::from_secs(5), "{longest:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -87,7 +87,7 @@ async fn many_endpoints_come_and_go_without_holding_up_requests() {
         eventually("they are gone", async || endpoints().await == 1).await;
     };
     let longest = served_meanwhile(&node, work).await;
-    assert!(longest < Duration::from_secs(2), "{longest:?}");
+    assert!(longest < Duration::from_secs(5), "{longest:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -106,7 +106,7 @@ async fn endpoints_by_the_million_are_refused() {
         }
     };
     let longest = served_meanwhile(&node, work).await;
-    assert!(longest < Duration::from_secs(5), "{longest:?}");
+    assert!(longest < Duration::from_secs(10), "{longest:?}");
     let counted = async || metric(node.addresses.admin, "adit_peer_refusals_total").await == 1;
     eventually("it is counted", counted).await;
     eventually("nothing of it is left", async || metric(node.addresses.admin, "adit_endpoints").await == 0)

@@ -13,7 +13,7 @@ use crate::support::{
     Fabric,
     client::get,
     eventually, ok,
-    service::{self, full},
+    service::{self, Running, full},
     soon,
 };
 
@@ -59,22 +59,29 @@ async fn an_endpoint_is_withdrawn_while_its_service_says_that_it_is_not_well() {
     ok(soon(agent.drain(Duration::from_secs(10))).await);
 }
 
+/// A service that answers whatever it is asked.
+async fn answering(address: &str) -> Running {
+    service::tcp_at(address, |mut stream| async move {
+        while service::read_request(&mut stream).await.is_some() {
+            drop(tokio::io::AsyncWriteExt::write_all(&mut stream, service::OK).await);
+        }
+    })
+    .await
+}
+
 #[tokio::test]
 async fn an_endpoint_is_withdrawn_while_its_service_accepts_no_connection() {
-    let fabric = Fabric::start().await;
-    let mut service = service::mirror().await;
+    let fabric = Fabric::with(|config| config.upstream_wait = Duration::ZERO).await;
+    // The port is given up for a while, and must not be another test's when it is wanted again: so it is of an address of
+    // its own, where there are more.
+    let mut service = answering(if cfg!(target_os = "linux") { "127.66.0.1:0" } else { "127.0.0.1:0" }).await;
     let address = service.address;
     let agent = agent(&fabric, address, "tcp");
     ok(soon(agent.serve()).await);
     assert_eq!(error(&fabric).await, "none", "it was up, so it was listened for");
     drop(service);
     eventually("it is withdrawn", async || error(&fabric).await == "no_upstream").await;
-    service = service::tcp_at(&address.to_string(), |mut stream| async move {
-        while service::read_request(&mut stream).await.is_some() {
-            drop(tokio::io::AsyncWriteExt::write_all(&mut stream, service::OK).await);
-        }
-    })
-    .await;
+    service = answering(&address.to_string()).await;
     eventually("it is served again", async || error(&fabric).await == "none").await;
     ok(soon(agent.drain(Duration::from_secs(10))).await);
     drop(service);

@@ -17,7 +17,7 @@ use http_body_util::{BodyExt, StreamBody};
 use hyper::body::{Frame, Incoming};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    sync::{Barrier, Semaphore, mpsc},
+    sync::{Barrier, Notify, Semaphore, mpsc},
     time::timeout,
 };
 
@@ -291,7 +291,7 @@ async fn dying() -> (Running, Arc<AtomicUsize>) {
     let service = http2::raw(h2::server::Builder::new(), move |mut connection| {
         let asked = Arc::clone(&counted);
         async move {
-            let (tasks, die) = (adit::drain::Tasks::new(), Arc::new(tokio::sync::Notify::new()));
+            let (tasks, die) = (adit::drain::Tasks::new(), Arc::new(Notify::new()));
             loop {
                 let next = tokio::select! {
                     next = connection.accept() => next,
@@ -335,30 +335,36 @@ async fn what_may_have_been_delivered_is_sent_again_only_where_that_is_safe() {
 
 #[tokio::test]
 async fn a_response_that_breaks_in_the_middle_ends_in_an_error() {
-    let service = http2::raw(h2::server::Builder::new(), async |mut connection| {
-        while let Some(Ok((request, mut respond))) = connection.accept().await {
-            let mut response = Response::new(());
-            if request.uri().path() == "/short" {
-                response.headers_mut().insert(header::CONTENT_LENGTH, ok("100".parse()));
-            }
-            let mut body = ok(respond.send_response(response, false));
-            ok(body.send_data(Bytes::from_static(b"half"), request.uri().path() == "/short"));
-            // What has been written goes out as the connection is asked for the next request.
-            let now = async {
-                tokio::time::sleep(Duration::from_millis(100)).await;
-            };
-            tokio::select! {
-                _ = connection.accept() => panic!("there is one request"),
-                () = now => {}
-            }
-            match request.uri().path() {
-                "/error" => body.send_reset(Reason::INTERNAL_ERROR),
-                "/cancel" => body.send_reset(Reason::CANCEL),
-                // Nor is this an end: END_STREAM is missing.
-                "/none" => body.send_reset(Reason::NO_ERROR),
-                "/close" => return,
-                "/short" => {}
-                other => panic!("{other}"),
+    let now = Arc::new(Notify::new());
+    let told = Arc::clone(&now);
+    let service = http2::raw(h2::server::Builder::new(), move |mut connection| {
+        let now = Arc::clone(&told);
+        async move {
+            while let Some(Ok((request, mut respond))) = connection.accept().await {
+                let mut response = Response::new(());
+                let short = request.uri().path() == "/short";
+                if short {
+                    response.headers_mut().insert(header::CONTENT_LENGTH, ok("100".parse()));
+                }
+                let mut body = ok(respond.send_response(response, false));
+                ok(body.send_data(Bytes::from_static(b"half"), short));
+                // It has ended already.
+                if short {
+                    continue;
+                }
+                // What has been written goes out as the connection is asked for the next request.
+                tokio::select! {
+                    _ = connection.accept() => panic!("there is one request"),
+                    () = now.notified() => {}
+                }
+                match request.uri().path() {
+                    "/error" => body.send_reset(Reason::INTERNAL_ERROR),
+                    "/cancel" => body.send_reset(Reason::CANCEL),
+                    // Nor is this an end: END_STREAM is missing.
+                    "/none" => body.send_reset(Reason::NO_ERROR),
+                    "/close" => return,
+                    other => panic!("{other}"),
+                }
             }
         }
     })
@@ -374,6 +380,7 @@ async fn a_response_that_breaks_in_the_middle_ends_in_an_error() {
             };
             if path != "/short" {
                 assert_eq!(ok(body::next(&mut response).await.expect("half a response")), "half");
+                now.notify_one();
             }
             let end = body::next(&mut response).await;
             assert!(matches!(end, Some(Err(_))), "{path} seems complete: {end:?}");

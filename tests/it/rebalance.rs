@@ -19,8 +19,8 @@ const AGENTS: usize = 12;
 const REBALANCE: Rebalance = Rebalance { threshold: 0.3, minimum: 0, rate: 0.5 };
 const MOST: usize = 5;
 
-/// How long a request waits for an agent: for news to pass from node to node, not for an agent to link again.
-const WAIT: Duration = Duration::from_millis(200);
+/// How long a request waits for an agent: for news to pass from node to node, on a machine that is busy too.
+const WAIT: Duration = Duration::from_secs(1);
 
 /// Nothing more will move after so long: nodes decide each second, and whoever is asked to move does within the next.
 const CALM: Duration = Duration::from_secs(3);
@@ -85,7 +85,7 @@ async fn agents_that_are_all_at_one_node_spread_over_three_and_nothing_is_lost()
     let load = [0, 1, 2].map(|number| Load::of(nodes.edge(number), &["GET", "POST"], &endpoints));
 
     let mut last = (links(&nodes).await, Instant::now());
-    assert!(last.0[0].0 > 2 * MOST, "they are still together: {last:?}");
+    assert!(last.0[0].0 > MOST, "there is nothing left to move: {last:?}");
     eventually("the agents stay where they are", async || {
         for flow in &mut flows {
             use_flow(flow).await;

@@ -26,12 +26,20 @@ use crate::support::{
     client::{Http1, get, request},
     eventually,
     fabric::{LINK, identity},
+    free,
     middle::Middle,
     ok,
-    process::Process,
+    process::{Process, restarted},
     raw::{Raw, hello},
     service, soon,
 };
+
+const ANY: &str = "127.0.0.1:0";
+
+/// The arguments of a node with its edge and its link port at these addresses.
+fn node_at<'a>(edge: &'a str, link: &'a str) -> [&'a str; 9] {
+    ["node", "--edge-bind", edge, "--link-bind", link, "--admin-bind", ANY, "--peer-bind", ANY]
+}
 
 async fn serves(fabric: &Fabric) -> bool {
     get(fabric.addresses.edge, "web", "/").await.status == StatusCode::OK
@@ -58,23 +66,7 @@ async fn an_agent_links_once_there_is_a_node_and_again_when_it_has_restarted() {
 #[tokio::test]
 async fn a_node_that_was_killed_resets_its_old_links_at_the_first_packet() {
     let folder = ok(tempfile::tempdir());
-    let start = |edge: &str, link: &str| {
-        Process::start(
-            folder.path(),
-            &[
-                "node",
-                "--edge-bind",
-                edge,
-                "--link-bind",
-                link,
-                "--admin-bind",
-                "127.0.0.1:0",
-                "--peer-bind",
-                "127.0.0.1:0",
-            ],
-        )
-    };
-    let node = start("127.0.0.1:0", "127.0.0.1:0");
+    let node = Process::start(folder.path(), &node_at(ANY, ANY));
     let (edge, link) = (node.address("edge"), node.address("link"));
     let service = service::mirror().await;
     // Left to the idle time-out alone, the link would be held for five minutes.
@@ -87,8 +79,8 @@ async fn a_node_that_was_killed_resets_its_old_links_at_the_first_packet() {
     assert_eq!(get(edge, "web", "/").await.status, StatusCode::OK);
     node.signal("KILL");
     drop(node);
-    let node = start(&edge.to_string(), &link.to_string());
-    node.address("edge");
+    let (at, to) = (edge.to_string(), link.to_string());
+    let (_node, _) = restarted(folder.path(), &node_at(&at, &to), "edge").await;
     eventually("the agent is back", async || get(edge, "web", "/").await.status == StatusCode::OK).await;
 }
 
@@ -165,8 +157,9 @@ async fn a_suspect_link_is_passed_over_and_used_again_when_it_answers() {
     for _ in 0..20 {
         assert!(serves(&fabric).await);
     }
+    // If it held up those that it gets, half of them, each would wait 1.5 s for the suspicion.
     assert!(
-        started.elapsed() < Duration::from_secs(1),
+        started.elapsed() < Duration::from_secs(5),
         "a suspect link holds nobody up: {:?}",
         started.elapsed()
     );
@@ -260,17 +253,12 @@ async fn a_node_that_welcomes_and_closes_at_once_is_not_hammered() {
 #[tokio::test]
 async fn an_agent_finds_the_authority_that_its_node_makes_later() {
     let folder = ok(tempfile::tempdir());
-    // A port that is free now; nobody else asks for this one by number.
-    let link = ok(ok(tokio::net::UdpSocket::bind("127.0.0.1:0").await).local_addr()).to_string();
+    // A port that is free now, for UDP and for TCP; nobody else asks for this one by number.
+    let link = ok(free::both().await.0.local_addr()).to_string();
     let service = service::mirror().await;
     let target = service.address.to_string();
     let agent = Process::start(folder.path(), &["agent", "http", "web", &target, "--connect", &link]);
-    let any = "127.0.0.1:0";
-    let node = Process::start(
-        folder.path(),
-        &["node", "--edge-bind", any, "--link-bind", &link, "--admin-bind", any, "--peer-bind", any],
-    );
-    let edge = node.address("edge");
+    let (_node, edge) = restarted(folder.path(), &node_at(ANY, &link), "edge").await;
     agent.line_with("serving web");
     assert_eq!(get(edge, "web", "/").await.status, StatusCode::OK);
 }

@@ -28,7 +28,7 @@ use crate::support::{
     fabric::{identity, issue},
     load::Load,
     ok,
-    process::Process,
+    process::{Process, restarted},
     service, soon,
     tokens::Issuer,
 };
@@ -246,7 +246,7 @@ async fn what_needs_a_restart_is_named_and_the_rest_holds() {
     // It is said again for as long as it is so.
     node.process.signal("HUP");
     node.reloaded("unchanged", 2).await;
-    assert_eq!(node.process.logged("needs a restart").len(), 2);
+    eventually("it is said again", async || node.process.logged("needs a restart").len() == 2).await;
     assert_eq!(node.process.logged("INFO").len(), logged, "information is logged no more");
 }
 
@@ -520,7 +520,7 @@ async fn an_agent_believes_the_authority_that_its_file_holds_now() {
     // The node ends without a goodbye; in its place comes one that has the newer certificate alone.
     node.process.signal("KILL");
     node.process.wait();
-    let again = Process::start(
+    let (_again, admin) = restarted(
         node.folder.path(),
         &[
             "node",
@@ -535,8 +535,9 @@ async fn an_agent_believes_the_authority_that_its_file_holds_now() {
             "--peer-bind",
             ANY,
         ],
-    );
-    let admin = again.address("admin");
+        "admin",
+    )
+    .await;
     eventually("the agent is linked", async || {
         get(admin, "", "/api/v1/status").await.text().contains("\"echo\"")
     })

@@ -78,12 +78,21 @@ async fn requests_in_turn_cost_the_service_one_connection() {
     let mut two = Http1::connect(web.edge).await;
     let three = Http2::connect(web.edge).await;
     for _ in 0..50 {
-        assert_ok(&one.ask(post()).await);
+        assert_ok(&one.ask(get()).await);
         assert_ok(&two.ask(get()).await);
         let over_http2 = Request::get("http://web.example.com/").body(body(""));
         assert_ok(&three.ask(ok(over_http2)).await);
     }
     assert_eq!(service.accepted(), 1);
+    for _ in 0..50 {
+        let began = Instant::now();
+        assert_ok(&two.ask(get()).await);
+        let before = service.accepted();
+        assert_ok(&one.ask(post()).await);
+        // One that was used longer ago is not for a POST.
+        let fresh = began.elapsed() < Duration::from_secs(1);
+        assert!(!fresh || service.accepted() == before, "a POST takes it too");
+    }
 }
 
 #[tokio::test]

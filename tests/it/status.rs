@@ -48,8 +48,9 @@ fn reviewed(text: &str) -> String {
         let is_id = bare.len() == 8 && bare.bytes().all(|byte| byte.is_ascii_hexdigit());
         let name = match bare {
             bare if bare.parse::<SocketAddr>().is_ok() => "ADDRESS",
-            _ if is_time => "TIME",
+            // Some ids would be times too, such as one of digits with a `d` behind them.
             _ if is_id => "ID",
+            _ if is_time => "TIME",
             env!("CARGO_PKG_VERSION") => "VERSION",
             other => other,
         };

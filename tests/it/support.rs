@@ -17,6 +17,7 @@ pub(crate) mod raw;
 pub(crate) mod fabric;
 pub(crate) mod postgres;
 pub(crate) mod frames;
+pub(crate) mod free;
 pub(crate) mod process;
 pub(crate) mod program;
 pub(crate) mod proxy;

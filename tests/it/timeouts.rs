@@ -141,7 +141,7 @@ pub(crate) async fn the_time_runs_from_the_requests_end(nodes: usize) {
     let over_http1 = async |wait| Http1::connect(web.edge).await.ask(upload(wait)).await;
     let http2 = Http2::connect(web.edge).await;
     let over_http2 = async |wait| whole(ok(http2.send(over_http2(upload(wait))).await)).await;
-    let answers = tokio::join!(over_http1(500), over_http1(1500), over_http2(500), over_http2(1500));
+    let answers = tokio::join!(over_http1(200), over_http1(1500), over_http2(200), over_http2(1500));
     assert_eq!((answers.0.status, answers.0.text()), (StatusCode::OK, "250"));
     assert_late(&answers.1);
     assert_eq!((answers.2.status, answers.2.text()), (StatusCode::OK, "250"));

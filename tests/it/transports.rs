@@ -11,13 +11,14 @@ use adit::{
 use http::StatusCode;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::{TcpListener, TcpStream, UdpSocket},
+    net::{TcpListener, TcpStream},
 };
 
 use crate::support::{
     Fabric,
     client::get,
     fabric::linked_over,
+    free::both,
     load::Load,
     middle::Middle,
     ok, random,
@@ -29,18 +30,6 @@ use crate::support::{
 /// A node that tells of itself an address at which nothing is.
 async fn node() -> Fabric {
     Fabric::with(|config| config.link.advertise = Some(ok("127.0.0.1:1".parse()))).await
-}
-
-/// A port at which this test has both UDP and TCP: another test may have the TCP port of the number that this one got for UDP.
-async fn both() -> (UdpSocket, TcpListener) {
-    for _ in 0..100 {
-        let udp = ok(UdpSocket::bind("127.0.0.1:0").await);
-        match TcpListener::bind(ok(udp.local_addr())).await {
-            Ok(tcp) => return (udp, tcp),
-            Err(error) => assert_eq!(error.kind(), std::io::ErrorKind::AddrInUse),
-        }
-    }
-    panic!("of a hundred ports for UDP, none was free for TCP");
 }
 
 /// Passes TCP connections on to a node.

@@ -206,9 +206,11 @@ async fn answers_again(client: &Client) {
 
 #[tokio::test]
 async fn a_service_that_is_not_there_breaks_nothing_and_is_found_once_it_is() {
+    // A port at which nobody is and that nobody else is given meanwhile: a socket that is connected elsewhere has it, and what
+    // anybody else sends there is refused.
     let held = ok(UdpSocket::bind("127.0.0.1:0").await);
+    ok(held.connect("127.0.0.1:1").await);
     let address = ok(held.local_addr());
-    drop(held);
     let path = UdpPath::to(address).await;
     let client = path.client().await;
     let counters = path.agent.client().packets().clone();
@@ -218,6 +220,7 @@ async fn a_service_that_is_not_there_breaks_nothing_and_is_found_once_it_is() {
     })
     .await;
     assert_eq!(metric(path.fabric.addresses.admin, "adit_udp_associations").await, 1, "it stands");
+    drop(held);
     let echo = Echo::at(address).await;
     answers_again(&client).await;
     assert_eq!(echo.clients(), 1);

@@ -116,6 +116,14 @@ impl Fabric {
 
     /// The same with certificates of an authority that others have as well.
     pub(crate) async fn of(authority: Arc<Authority>, change: impl FnOnce(&mut node::Config)) -> Self {
+        ok(Self::try_of(authority, change).await)
+    }
+
+    /// The same, where the node may not start.
+    pub(crate) async fn try_of(
+        authority: Arc<Authority>,
+        change: impl FnOnce(&mut node::Config),
+    ) -> Result<Self, node::StartError> {
         let any: SocketAddr = ([127, 0, 0, 1], 0).into();
         let mut config = node::Config {
             node: ok(NodeId::new("n1")),
@@ -152,9 +160,9 @@ impl Fabric {
             drain_delay: Duration::ZERO,
         };
         change(&mut config);
-        let node = ok(Node::start(config.clone()).await);
+        let node = Node::start(config.clone()).await?;
         let addresses = node.addresses().clone();
-        Self { authority, config, node: Some(node), addresses }
+        Ok(Self { authority, config, node: Some(node), addresses })
     }
 
     /// How often the edge has refused something, or cut it, for this reason.
@@ -261,7 +269,7 @@ impl Fabric {
             loop {
                 match Node::start(self.config.clone()).await {
                     Ok(node) => return node,
-                    Err(_) => tokio::task::yield_now().await,
+                    Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
                 }
             }
         };

@@ -2,10 +2,10 @@
 
 use std::{
     io,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, OnceLock, PoisonError},
 };
 
-use tracing::{Level, subscriber::DefaultGuard};
+use tracing::{Dispatch, Level, Subscriber, subscriber::DefaultGuard};
 
 /// The log from when this is made, information and worse, until it is dropped.
 #[derive(Debug)]
@@ -27,6 +27,18 @@ impl io::Write for Text {
     }
 }
 
+/// Has a subscriber for this thread's default.
+///
+/// Of a single one, tracing asks nobody but the thread that reaches an event or a span first: where that is another test's,
+/// which has none, it is off for good. So there is always another, which is asked as well and written to by nobody.
+fn set_default(subscriber: impl Subscriber + Send + Sync + 'static) -> DefaultGuard {
+    static OTHER: OnceLock<Dispatch> = OnceLock::new();
+    OTHER.get_or_init(|| {
+        Dispatch::new(tracing_subscriber::fmt().with_max_level(Level::INFO).with_writer(io::sink).finish())
+    });
+    tracing::subscriber::set_default(subscriber)
+}
+
 impl Log {
     pub(crate) fn of_this_thread() -> Self {
         let text = Text::default();
@@ -36,7 +48,7 @@ impl Log {
             .with_ansi(false)
             .with_writer(move || writer.clone())
             .finish();
-        Self { text, _guard: tracing::subscriber::set_default(subscriber) }
+        Self { text, _guard: set_default(subscriber) }
     }
 
     /// The same as JSON.
@@ -49,7 +61,7 @@ impl Log {
             .flatten_event(true)
             .with_writer(move || writer.clone())
             .finish();
-        Self { text, _guard: tracing::subscriber::set_default(subscriber) }
+        Self { text, _guard: set_default(subscriber) }
     }
 
     /// The lines that have a text in them.

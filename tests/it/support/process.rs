@@ -8,8 +8,9 @@ use std::{
     sync::{
         Arc, Condvar, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicUsize, Ordering::Relaxed},
-        mpsc::{self, Receiver},
+        mpsc::{self, Receiver, TryRecvError},
     },
+    time::{Duration, Instant},
 };
 
 use super::ok;
@@ -101,7 +102,7 @@ impl Process {
 
     /// The next line of the log that has a text in it.
     pub(crate) fn log_with(&self, text: &str) -> String {
-        let end = std::time::Instant::now() + super::SOON;
+        let end = Instant::now() + super::SOON;
         let mut lines = self.log.lines();
         loop {
             let seen = self.seen.load(Relaxed);
@@ -109,7 +110,7 @@ impl Process {
                 self.seen.store(seen + at + 1, Relaxed);
                 return lines[seen + at].clone();
             }
-            let left = end.saturating_duration_since(std::time::Instant::now());
+            let left = end.saturating_duration_since(Instant::now());
             assert!(!left.is_zero(), "{text:?} is not logged: {lines:?}");
             lines = self.log.more.wait_timeout(lines, left).unwrap_or_else(PoisonError::into_inner).0;
         }
@@ -117,9 +118,27 @@ impl Process {
 
     /// The address in the next line that begins with a name, such as `edge   http://127.0.0.1:8000`.
     pub(crate) fn address(&self, name: &str) -> SocketAddr {
-        let line = self.line_with(&format!("{name} "));
-        let address = line.rsplit("://").next().and_then(|rest| rest.split_whitespace().next());
-        ok(address.expect("the line has an address").parse())
+        address_in(&self.line_with(&format!("{name} ")))
+    }
+
+    /// The next line of standard output that has a text in it; nothing where that ends before.
+    async fn printed_unless_it_ends(&self, text: &str) -> Option<String> {
+        let mut found = None;
+        super::eventually(&format!("{text:?} is printed, or nothing any more"), async || {
+            loop {
+                match self.lines.try_recv() {
+                    Ok(line) if line.contains(text) => {
+                        found = Some(line);
+                        return true;
+                    }
+                    Ok(_) => {}
+                    Err(TryRecvError::Empty) => return false,
+                    Err(TryRecvError::Disconnected) => return true,
+                }
+            }
+        })
+        .await;
+        found
     }
 
     pub(crate) fn id(&self) -> u32 {
@@ -157,12 +176,32 @@ impl Process {
     }
 }
 
+/// A process that takes the ports again that one before it had, and the address in the first line that begins with a name.
+/// One of the ports may be another test's for a while: then it ends before it prints that, and is started once more.
+pub(crate) async fn restarted(folder: &Path, arguments: &[&str], name: &str) -> (Process, SocketAddr) {
+    let end = Instant::now() + super::SOON;
+    loop {
+        let process = Process::start(folder, arguments);
+        if let Some(line) = process.printed_unless_it_ends(&format!("{name} ")).await {
+            return (process, address_in(&line));
+        }
+        assert!(Instant::now() < end, "it ends before it listens: {:?}", process.logged(""));
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
 impl Drop for Process {
     fn drop(&mut self) {
         // It may have ended by itself.
         drop(self.child.kill());
         drop(self.child.wait());
     }
+}
+
+/// The address in a line such as `edge   http://127.0.0.1:8000`.
+fn address_in(line: &str) -> SocketAddr {
+    let address = line.rsplit("://").next().and_then(|rest| rest.split_whitespace().next());
+    ok(address.expect("the line has an address").parse())
 }
 
 fn lines_of(output: impl Read + Send + 'static) -> Receiver<String> {
@@ -179,9 +218,9 @@ fn lines_of(output: impl Read + Send + 'static) -> Receiver<String> {
 }
 
 fn next_with(lines: &Receiver<String>, text: &str) -> String {
-    let end = std::time::Instant::now() + super::SOON;
+    let end = Instant::now() + super::SOON;
     loop {
-        let left = end.saturating_duration_since(std::time::Instant::now());
+        let left = end.saturating_duration_since(Instant::now());
         let line = lines.recv_timeout(left);
         let line = line.unwrap_or_else(|error| panic!("no line with {text:?}: {error}"));
         if line.contains(text) {

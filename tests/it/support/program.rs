@@ -57,7 +57,7 @@ pub(crate) struct Server {
 
 impl Server {
     /// nginx with this inside of its `http`, where it is installed.
-    pub(crate) async fn nginx(http: impl FnOnce(SocketAddr, &Path) -> String) -> Option<Self> {
+    pub(crate) async fn nginx(http: impl Fn(SocketAddr, &Path) -> String) -> Option<Self> {
         // Its workers stay whom it is run by; only root has a choice.
         let frame = |address, folder: &Path| {
             let temporary = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
@@ -73,7 +73,7 @@ impl Server {
     }
 
     /// HAProxy, where it is installed.
-    pub(crate) async fn haproxy(config: impl FnOnce(SocketAddr, &Path) -> String) -> Option<Self> {
+    pub(crate) async fn haproxy(config: impl Fn(SocketAddr, &Path) -> String) -> Option<Self> {
         // Memory for as many connections as there may be open files would be much.
         let frame = |address, folder: &Path| format!("global\n maxconn 500\n{}", config(address, folder));
         Self::start("haproxy", &["-db", "-f", "config"], frame).await
@@ -82,15 +82,22 @@ impl Server {
     async fn start(
         name: &str,
         arguments: &'static [&'static str],
-        config: impl FnOnce(SocketAddr, &Path) -> String,
+        config: impl Fn(SocketAddr, &Path) -> String,
     ) -> Option<Self> {
         let program = tool(name)?;
-        let (folder, address) = (ok(tempfile::tempdir()), free_address());
-        ok(fs::write(folder.path().join("config"), config(address, folder.path())));
-        let process = spawn(&program, arguments, folder.path());
-        let mut server = Self { address, program, arguments, process, folder };
-        server.accepts().await;
-        Some(server)
+        let mut tries = 3;
+        loop {
+            let (folder, address) = (ok(tempfile::tempdir()), free_address());
+            ok(fs::write(folder.path().join("config"), config(address, folder.path())));
+            let process = spawn(&program, arguments, folder.path());
+            let mut server = Self { address, program: program.clone(), arguments, process, folder };
+            tries -= 1;
+            match server.accepts().await {
+                Ok(()) => return Some(server),
+                // The port was another test's before it was the server's.
+                Err(told) => assert!(tries > 0 && told.contains("in use"), "{told}"),
+            }
+        }
     }
 
     /// Changes its configuration, for when it reads it the next time.
@@ -122,7 +129,7 @@ impl Server {
     pub(crate) async fn restart(&mut self) {
         self.stop();
         self.process = spawn(&self.program, self.arguments, self.folder.path());
-        self.accepts().await;
+        self.accepts().await.unwrap_or_else(|told| panic!("{told}"));
     }
 
     /// Stops it with all its connections.
@@ -132,15 +139,17 @@ impl Server {
         drop(self.process.wait());
     }
 
-    async fn accepts(&mut self) {
+    /// Waits until it accepts connections. Where it has ended instead, the error is what it has said.
+    async fn accepts(&mut self) -> Result<(), String> {
+        let mut ended = None;
         eventually("the server accepts connections", async || {
-            if let Some(status) = ok(self.process.try_wait()) {
-                let log = fs::read_to_string(self.folder.path().join("log"));
-                panic!("{} has ended: {status}\n{}", self.program.display(), ok(log));
-            }
-            tokio::net::TcpStream::connect(self.address).await.is_ok()
+            ended = ok(self.process.try_wait());
+            ended.is_some() || tokio::net::TcpStream::connect(self.address).await.is_ok()
         })
         .await;
+        let Some(status) = ended else { return Ok(()) };
+        let log = ok(fs::read_to_string(self.folder.path().join("log")));
+        Err(format!("{} has ended: {status}\n{log}", self.program.display()))
     }
 }
 

@@ -72,6 +72,17 @@ impl Recorder {
         Self::behind(vec![Fabric::with(impatient).await]).await
     }
 
+    /// The same, for what is whole and so waits for nothing: an edge that gives it more time than it needs anywhere.
+    pub(crate) async fn patient() -> Self {
+        let patient = |config: &mut adit::node::Config| {
+            let limits = &mut config.edge.limits;
+            limits.head_timeout = Duration::from_secs(2);
+            limits.idle_timeout = Duration::from_secs(2);
+            limits.stall_timeout = Some(Duration::from_secs(4));
+        };
+        Self::behind(vec![Fabric::with(patient).await]).await
+    }
+
     /// The same, behind another node than the one that it is asked through.
     pub(crate) async fn behind_another_node() -> Self {
         Self::behind(Nodes::with(2, impatient).await.all).await
