@@ -28,8 +28,9 @@ const HANDSHAKE: Duration = Duration::from_secs(10);
 const HANDSHAKES: usize = 64;
 const FAIR: Duration = Duration::from_millis(500);
 
-/// How long a connection may be without a request whose head is whole.
-const SILENCE: Duration = Duration::from_secs(30);
+/// How long a connection may be without a request whose head is whole: longer than scrapes are usually apart, so that one
+/// connection does for many.
+const SILENCE: Duration = Duration::from_secs(75);
 
 /// Who has come in.
 #[derive(Debug, Clone)]

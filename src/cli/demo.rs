@@ -77,7 +77,7 @@ pub(super) fn run(args: DemoArgs) -> Result<(), Failure> {
 /// The parts, each as it would run in a process of its own.
 struct Demo {
     services: service::Services,
-    /// The one that clients are told of, then those that the agent is linked to.
+    /// The one that clients are told of, then the others, of which the second is where the agent begins.
     nodes: Vec<Node>,
     agent: Agent,
     forwarder: Forwarder,
