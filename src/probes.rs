@@ -86,12 +86,8 @@ impl Drop for Probes {
 async fn accept(listener: TcpListener, router: Router, tasks: Tasks) {
     let places = Crowd::new(CONNECTIONS, FAIR);
     loop {
-        let next = async {
-            let (stream, _) = net::accept(&listener).await;
-            (stream, places.enter().await)
-        };
-        let (stream, place) = tokio::select! {
-            next = next => next,
+        let (stream, _, place) = tokio::select! {
+            accepted = places.accept(&listener) => accepted,
             () = tasks.signalled() => return,
         };
         let router = TowerToHyperService::new(router.clone());

@@ -17,7 +17,7 @@ use tokio_rustls::TlsAcceptor;
 
 use crate::{
     drain::Tasks,
-    net::{self, Connection, Crowd, Place},
+    net::{Connection, Crowd, Place},
     tls::ServerTls,
 };
 
@@ -44,28 +44,23 @@ pub(super) struct Visitor {
 pub(super) async fn accept(listener: TcpListener, tls: Option<ServerTls>, router: Router, tasks: Tasks) {
     let places = Crowd::new(HANDSHAKES, FAIR);
     loop {
-        let next = async {
-            let (stream, address) = net::accept(&listener).await;
-            let handshake = match &tls {
-                None => None,
-                Some(tls) => Some((tls.current(), places.enter().await)),
-            };
-            (stream, address, handshake)
-        };
-        let (stream, address, handshake) = tokio::select! {
-            next = next => next,
+        let (stream, address, place) = tokio::select! {
+            accepted = places.accept(&listener) => accepted,
             () = tasks.signalled() => return,
         };
-        let (router, group) = (router.clone(), tasks.clone());
+        let (tls, router, group) = (tls.clone(), router.clone(), tasks.clone());
         tasks.spawn(async move {
-            let connection = match handshake {
-                None => Connection::Tcp(stream),
-                Some((tls, place)) => match secure(stream, address, tls, place).await {
-                    Some(connection) => connection,
-                    None => return,
-                },
+            let connection = match tls {
+                Some(tls) => secure(stream, address, tls.current(), place).await,
+                None => {
+                    // There is no handshake to be made in it.
+                    drop(place);
+                    Some(Connection::Tcp(stream))
+                }
             };
-            serve(connection, address, router, &group).await;
+            if let Some(connection) = connection {
+                serve(connection, address, router, &group).await;
+            }
         });
     }
 }

@@ -316,7 +316,7 @@ async fn join(incoming: Incoming, version: Version, doubt: Arc<Notify>) {
     let (client, clients) = (incoming.open().client, Clients::of(incoming.open()));
     let counts = Counts::default().counted(counters.tally(kind));
     let carried = || (counts.left_to_right(), counts.right_to_left());
-    let span = (!reads_requests).then(|| FlowSpan::begin(&tracer, incoming.open(), &endpoint, carried));
+    let span = FlowSpan::begin((!reads_requests).then_some(&tracer), incoming.open(), &endpoint, carried);
     let connection = match endpoint.service.connect(kind, incoming.open().into()).await {
         Ok(connection) => connection,
         Err(error) => {
@@ -328,18 +328,14 @@ async fn join(incoming: Incoming, version: Version, doubt: Arc<Notify>) {
             if let Some(inspected) = inspected {
                 inspected.unreached(&endpoint, client.map(|client| client.ip()), error.to_string());
             }
-            if let Some(span) = span {
-                span.end(Some(UNREACHED));
-            }
+            span.end(Some(UNREACHED));
             return incoming.refuse(Refusal::new(error.code(), error.to_string())).await;
         }
     };
     let flow = match incoming.accept().await {
         Ok(flow) => flow,
         Err(error) => {
-            if let Some(span) = span {
-                span.end(None);
-            }
+            span.end(None);
             return tracing::debug!(endpoint = %endpoint.name, %error, "a flow went away before it began");
         }
     };
@@ -359,9 +355,7 @@ async fn join(incoming: Incoming, version: Version, doubt: Arc<Notify>) {
             return http::serve(flow, clients, connection, &endpoint, inspected, &tracer, counting).await;
         }
         let end = splice(flow, connection, &counts).await;
-        if let Some(span) = span {
-            span.end(matches!(end, Err(Broken::Right(_))).then_some(BROKE));
-        }
+        span.end(matches!(end, Err(Broken::Right(_))).then_some(BROKE));
         tracing::debug!(
             endpoint = %endpoint.name,
             client = client.map(tracing::field::display),

@@ -55,8 +55,10 @@ pub(super) struct FlowSpan<F: Fn() -> (u64, u64)> {
 }
 
 impl<F: Fn() -> (u64, u64)> FlowSpan<F> {
-    pub(super) fn begin(tracer: &Tracer, open: &Open, endpoint: &Endpoint, carried: F) -> Self {
-        let span = (!open.kind.is_http()).then(|| tracer.flow(Hop::Agent, &mut open.trace.clone())).flatten();
+    /// None of its own has a flow without a tracer, and one that carries requests.
+    pub(super) fn begin(tracer: Option<&Tracer>, open: &Open, endpoint: &Endpoint, carried: F) -> Self {
+        let tracer = tracer.filter(|_| !open.kind.is_http());
+        let span = tracer.and_then(|tracer| tracer.flow(Hop::Agent, &mut open.trace.clone()));
         let transport = if open.kind == Kind::Udp { "udp" } else { "tcp" };
         Self { span: Spanned::new(span, endpoint), transport, carried, error: Some(CUT) }
     }

@@ -28,7 +28,7 @@ pub(super) async fn join(
     }
     let activity = Activity::default().counted(counters.tally(Kind::Udp));
     let carried = || (activity.bytes_left_to_right(), activity.bytes_right_to_left());
-    let span = FlowSpan::begin(&tracer, incoming.open(), &endpoint, carried);
+    let span = FlowSpan::begin(Some(&tracer), incoming.open(), &endpoint, carried);
     let service = match endpoint.service.associate(client.packets().clone()).await {
         Ok(service) => service,
         Err(error) => {

@@ -121,22 +121,20 @@ impl Slot {
             }
             self.last_error.clear();
             self.last_refusal.clear();
-            let (why, wait) = match left {
+            let (reason, why, wait) = match left {
                 Left::GoAway(away) => {
-                    self.links.lost(self.index, "leaving");
-                    ("the node is leaving".into(), away.smear.mul_f64(rand::random()))
+                    ("leaving", "the node is leaving".into(), away.smear.mul_f64(rand::random()))
                 }
                 Left::Suspect => {
-                    self.links.lost(self.index, "silent");
                     self.rest(&session.node);
-                    ("the link does not answer".into(), Duration::ZERO)
+                    ("silent", "the link does not answer".into(), Duration::ZERO)
                 }
                 Left::Ended(why) => {
-                    self.links.lost(self.index, "ended");
                     self.rest(&session.node);
-                    (why, self.failed())
+                    ("ended", why, self.failed())
                 }
             };
+            self.links.lost(self.index, reason);
             tracing::warn!(why, node = %session.node, role = ?self.role, "the link must be replaced");
             self.links.note(Some(why));
             tokio::time::sleep(wait).await;

@@ -8,11 +8,13 @@ use std::{
     collections::VecDeque,
     convert::Infallible,
     future::Future,
+    net::SocketAddr,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
 use tokio::{
+    net::{TcpListener, TcpStream},
     sync::{Notify, oneshot},
     time::Instant,
 };
@@ -60,13 +62,19 @@ impl Crowd {
     }
 
     /// Waits for a place. Cancel safe.
-    pub async fn enter(&self) -> Place {
+    async fn enter(&self) -> Place {
         loop {
             match self.try_enter() {
                 Ok(place) => return place,
                 Err(until) => drop(tokio::time::timeout_at(until, self.left.notified()).await),
             }
         }
+    }
+
+    /// Accepts the next connection, and waits for a place for it. What has been accepted is closed if this is dropped meanwhile.
+    pub async fn accept(&self, listener: &TcpListener) -> (TcpStream, SocketAddr, Place) {
+        let (stream, address) = super::accept(listener).await;
+        (stream, address, self.enter().await)
     }
 
     /// Whether more than half of the places are taken.

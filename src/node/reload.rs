@@ -40,8 +40,9 @@ pub fn check(config: &Config) -> Result<(), StartError> {
 }
 
 impl Node {
-    /// Exchanges what can be: the certificates of the edge, the link port, the admin port and the peer port, the authorities that clients'
-    /// and peers' certificates are judged by, what callers are asked for, and their limits. Of all else the configuration is not looked at.
+    /// Exchanges what can be: the certificates of the edge, the link port, the admin port and the peer port, the authorities
+    /// that clients' and peers' certificates are judged by, what callers are asked for, and their limits. Of all else the
+    /// configuration is not looked at.
     ///
     /// # Errors
     /// When something in it cannot be used; then nothing is exchanged.

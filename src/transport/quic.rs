@@ -150,14 +150,19 @@ mod tests {
 
     pub(super) const SOON: Duration = Duration::from_secs(30);
 
-    /// A link between two who are set up like this: of the one who has opened it, and of the other.
-    pub(super) async fn pair(opener: &Settings, other: &Settings) -> (Link, Link, Dialer, Listener) {
+    /// One who dials, and one who listens with a certificate for `node.example` that the first believes.
+    pub(super) fn ends(opener: &Settings, other: &Settings) -> (Dialer, Listener) {
         let authority = authority();
         let identity = issue(&authority, &["node.example"]);
         let server = tls::server_config(&[identity], ClientAuth::None, &[b"test"]).unwrap();
         let listener = Listener::bind(([127, 0, 0, 1], 0).into(), server, None, other).unwrap();
         let trust = Trust::Roots(roots(&authority));
-        let dialer = Dialer::new(tls::client_config(&trust, None, &[b"test"]).unwrap(), opener).unwrap();
+        (Dialer::new(tls::client_config(&trust, None, &[b"test"]).unwrap(), opener).unwrap(), listener)
+    }
+
+    /// A link between two who are set up like this: of the one who has opened it, and of the other.
+    pub(super) async fn pair(opener: &Settings, other: &Settings) -> (Link, Link, Dialer, Listener) {
+        let (dialer, listener) = ends(opener, other);
         let dial = dialer.dial(listener.local_address().unwrap(), "node.example");
         let accept = async { listener.accept().await.unwrap().handshake(SOON).await.unwrap() };
         let (opened, accepted) = tokio::join!(dial, accept);

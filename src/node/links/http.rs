@@ -33,7 +33,7 @@ use super::{Door, HANDSHAKE};
 use crate::{
     auth::{self, Action, Limited, LinkPass, Shown, Standing},
     drain::Tasks,
-    net::{self, Connection, Crowd, websocket as limits},
+    net::{Connection, Crowd, websocket as limits},
     protocol::{AgentId, Code, EndpointId, InvalidId, Role, TenantId},
     tls::ServerTls,
     transport::{Datagrams, websocket},
@@ -58,8 +58,7 @@ const TLS_HANDSHAKE: u8 = 0x16;
 pub(super) async fn accept(listener: TcpListener, tls: ServerTls, door: Arc<Door>, tasks: Tasks) {
     let handshakes = Crowd::new(HANDSHAKES, FAIR);
     loop {
-        let (stream, client) = net::accept(&listener).await;
-        let place = handshakes.enter().await;
+        let (stream, client, place) = handshakes.accept(&listener).await;
         let (tls, door, of_link) = (tls.clone(), Arc::clone(&door), tasks.clone());
         tasks.spawn(async move {
             match place.hold(tokio::time::timeout(HANDSHAKE, upgrade(stream, client, &tls, &door))).await {

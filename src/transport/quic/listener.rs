@@ -12,8 +12,9 @@ use crate::{
     transport::{Link, Lost, Settings},
 };
 
-/// How many handshakes may be under way at once; more are turned away, unless the oldest has had its time. From half of it on, a client must prove its address
-/// first (RFC 9000 §8.1.2), so that a flood from forged addresses costs a packet each, not a handshake.
+/// How many handshakes may be under way at once; more are turned away, unless the oldest has had its time. From half of it on, a
+/// client must prove its address first (RFC 9000 §8.1.2), so that a flood from forged addresses costs a packet each, not a
+/// handshake.
 const HANDSHAKES: usize = 256;
 
 /// How long a handshake may take when there are so many. It takes two round trips, and its turn on a busy machine.
@@ -234,28 +235,13 @@ impl Incoming {
 #[cfg(test)]
 mod tests {
     use super::{
-        super::{Dialer, tests::SOON},
+        super::tests::{SOON, ends},
         *,
     };
-    use crate::tls::{
-        self, ClientAuth, Trust,
-        tests::{authority, issue, roots},
-    };
-
-    /// A listener, and what dials it.
-    fn ports() -> (Listener, Dialer) {
-        let (authority, settings) = (authority(), Settings::default());
-        let identity = issue(&authority, &["node.example"]);
-        let server = tls::server_config(&[identity], ClientAuth::None, &[b"test"]).unwrap();
-        let listener = Listener::bind(([127, 0, 0, 1], 0).into(), server, None, &settings).unwrap();
-        let trust = Trust::Roots(roots(&authority));
-        let client = tls::client_config(&trust, None, &[b"test"]).unwrap();
-        (listener, Dialer::new(client, &settings).unwrap())
-    }
 
     #[tokio::test]
     async fn handshakes_that_do_not_come_to_their_end_give_way_to_another() {
-        let (mut listener, dialer) = ports();
+        let (dialer, mut listener) = ends(&Settings::default(), &Settings::default());
         let fair = Duration::from_millis(500);
         listener.handshakes = Crowd::new(4, fair);
         let address = listener.local_address().unwrap();
